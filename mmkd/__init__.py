@@ -1,0 +1,11 @@
+"""Knowledge distillation for MMDetection: importing it registers everything into ``mmdet.registry``."""
+
+from .compat import check_stack
+
+check_stack()
+
+from . import alignments, connectors, distillers, evaluation, hooks, losses  # noqa: E402
+from .distillers import Distiller  # noqa: E402
+from .version import __version__  # noqa: E402
+
+__all__ = ['Distiller', '__version__', 'alignments', 'connectors', 'distillers', 'evaluation', 'hooks', 'losses']

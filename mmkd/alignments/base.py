@@ -1,0 +1,103 @@
+"""What an alignment gets and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmdet.structures import SampleList
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..recorder import Recorder, Source
+from .class_map import ClassMap
+
+
+@dataclass
+class Pair:
+    """Student and teacher values that mean the same thing, ready for a loss.
+
+    Args:
+        student: Tensor of any shape.
+        teacher: Tensor of the same shape, without gradient.
+        weight: How much each entry of the first dimension counts, or None for all alike.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    weight: Tensor | None = None
+
+
+@dataclass
+class Step:
+    """All that one training step knows; alignments read it.
+
+    Args:
+        data_samples: The batch's meta information and ground truth.
+        student: The student model.
+        teacher: The teacher's model.
+        student_record: What the student computed.
+        teacher_record: What the teacher computed.
+        class_map: Which class is which; None when no class-aware alignment is in use.
+        shared: Inputs both were evaluated on, by name (:meth:`mmkd.families.Family.run`).
+    """
+
+    data_samples: SampleList
+    student: nn.Module
+    teacher: nn.Module
+    student_record: Recorder
+    teacher_record: Recorder
+    class_map: ClassMap | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
+
+
+class Alignment:
+    """Brings recorded outputs of student and teacher into correspondence.
+
+    A subclass defines :meth:`__call__`. What it reads beside the two recorded outputs it lists in
+    ``student_sources`` and ``teacher_sources``; what the two models must agree on it checks once, in
+    :meth:`check`.
+    """
+
+    needs_class_map = False
+    #: The activation that the paired scores are meant for, where they are class scores.
+    activation: str | None = None
+
+    @property
+    def student_sources(self) -> list[Source]:
+        return []
+
+    @property
+    def teacher_sources(self) -> list[Source]:
+        return []
+
+    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+        """Refuse a pair of models that this alignment cannot bring together.
+
+        Args:
+            student: The student model.
+            teacher: The teacher's model.
+            options: The teacher's family options, e.g. ``proposals``.
+
+        Raises:
+            ConfigError: With what does not fit and how to mend it.
+        """
+
+    def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair the recorded outputs.
+
+        Args:
+            student: Output of the student's recorded module, connector applied.
+            teacher: Output of the teacher's.
+            step: Everything else.
+        """
+        raise NotImplementedError
+
+
+def require_same_shape(student: Tensor, teacher: Tensor, what: str, hint: str = '') -> None:
+    """Raise a ConfigError that prints both shapes if they differ."""
+    if student.shape != teacher.shape:
+        raise ConfigError(
+            f'{what}: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape'
+            f'{hint}'
+        )

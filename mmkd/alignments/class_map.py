@@ -1,0 +1,184 @@
+"""Which class of the teacher is which class of the student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+
+# Spellings of the same thing in VOC and COCO (and in files written by hand), as sets of equals.
+SYNONYMS: tuple[frozenset[str], ...] = tuple(
+    frozenset(names)
+    for names in (
+        ('aeroplane', 'airplane', 'plane'),
+        ('motorbike', 'motorcycle'),
+        ('tvmonitor', 'tv', 'television'),
+        ('sofa', 'couch'),
+        ('diningtable', 'table'),
+        ('pottedplant', 'plant'),
+        ('bike', 'bicycle'),
+        ('person', 'people', 'pedestrian'),
+        ('cellphone', 'mobilephone'),
+        ('hairdrier', 'hairdryer'),
+        ('doughnut', 'donut'),
+    )
+)
+UNMAPPED = ('background', 'drop')
+
+
+def _plain(name: str) -> str:
+    return ''.join(letter for letter in name.lower() if letter.isalnum())
+
+
+class ClassMap:
+    """Pairs the classes of student and teacher by name.
+
+    Names are compared without case, spaces and punctuation, then through a table of synonyms (VOC's
+    ``tvmonitor`` is COCO's ``tv``).
+
+    A softmax head has one more output than classes, the background, last. What the teacher gives to
+    classes that the student does not have goes to the background (``unmapped='background'``), as the
+    student must call such an object background; or it is left out and the rest renormalised (``drop``).
+    A sigmoid head has independent outputs: those without a counterpart are always left out.
+
+    Args:
+        student: Class names of the student, in the order of its outputs.
+        teacher: Class names of the teacher, in the order of its outputs.
+        synonyms: More names that mean the same, student name to teacher name.
+        exclude: Student classes the teacher does not know and that distillation leaves alone.
+        unmapped: ``background`` or ``drop``, see above.
+
+    Raises:
+        ConfigError: A student class has no counterpart and is not excluded, or two have the same.
+    """
+
+    def __init__(
+        self,
+        student: Sequence[str],
+        teacher: Sequence[str],
+        synonyms: Mapping[str, str] | None = None,
+        exclude: Sequence[str] = (),
+        unmapped: str = 'background',
+    ) -> None:
+        if unmapped not in UNMAPPED:
+            raise ConfigError(f"class_map.unmapped='{unmapped}' is none of {UNMAPPED}")
+        strangers = [name for name in exclude if name not in student]
+        if strangers:
+            raise ConfigError(
+                f'class_map.exclude names {", ".join(strangers)}, which the student does not have '
+                f'({", ".join(student)})'
+            )
+        self.student, self.teacher, self.unmapped = tuple(student), tuple(teacher), unmapped
+        self._given = {_plain(a): _plain(b) for a, b in (synonyms or {}).items()}
+        found = {name: self._counterpart(name) for name in student if name not in exclude}
+        lost = [name for name, index in found.items() if index is None]
+        if lost:
+            raise ConfigError(
+                f'the teacher has no class for {", ".join(lost)} (it has {", ".join(teacher)}); name '
+                f'their counterparts in class_map.synonyms or leave them to the labels alone with '
+                f'class_map=dict(exclude={lost})'
+            )
+        taken: dict[int, str] = {}
+        for name, index in found.items():
+            if index in taken:
+                raise ConfigError(
+                    f"the student's classes {taken[index]} and {name} both mean the teacher's "
+                    f'{teacher[index]}; put one of them into class_map.exclude'
+                )
+            taken[index] = name
+        self.student_index = [i for i, name in enumerate(student) if name in found]
+        self.teacher_index = [found[student[i]] for i in self.student_index]
+        self.left_over = [i for i in range(len(teacher)) if i not in taken]
+        self.is_identity = self.student_index == self.teacher_index == list(range(len(teacher)))
+        self._positions = [-1] * len(student) + [len(found)]
+        for position, index in enumerate(self.student_index):
+            self._positions[index] = position
+        self._on_device: dict[tuple, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Number of shared classes."""
+        return len(self.student_index)
+
+    @property
+    def excludes(self) -> bool:
+        """Whether some student classes are left out."""
+        return len(self) < len(self.student)
+
+    def _counterpart(self, name: str) -> int | None:
+        plain = _plain(name)
+        index = {_plain(theirs): i for i, theirs in reversed(list(enumerate(self.teacher)))}
+        wanted = self._given.get(plain, plain)
+        if wanted in index:
+            return index[wanted]
+        same = set().union(*(group for group in SYNONYMS if wanted in group))
+        return next((index[other] for other in index if other in same), None)
+
+    def student_logits(self, scores: Tensor, softmax: bool, axis: int = -1) -> Tensor:
+        """The student's class scores before the activation, for the shared classes.
+
+        Args:
+            scores: ``len(student classes)`` along ``axis``, one more with a softmax.
+            softmax: Whether the head uses a softmax with background, else a sigmoid.
+            axis: The class axis.
+
+        Returns:
+            ``len(self)`` scores along ``axis``, then the background's with a softmax.
+        """
+        self._check_size(scores, self.student, 'student', softmax, axis)
+        if not self.excludes:
+            return scores
+        keep = self.student_index + [len(self.student)] * softmax
+        return scores.index_select(axis, self._tensor(keep, scores.device))
+
+    def teacher_logits(self, scores: Tensor, softmax: bool, axis: int = -1) -> Tensor:
+        """The teacher's class scores at the same places; arguments as :meth:`student_logits`."""
+        self._check_size(scores, self.teacher, 'teacher', softmax, axis)
+        if self.is_identity:
+            return scores
+        shared = scores.index_select(axis, self._tensor(self.teacher_index, scores.device))
+        if not softmax:
+            return shared
+        rest = [len(self.teacher)]
+        if self.unmapped == 'background':
+            rest = self.left_over + rest
+        rest = scores.index_select(axis, self._tensor(rest, scores.device))
+        # The log of summed exponentials is the score that gives the summed probability.
+        return torch.cat([shared, rest.logsumexp(axis, keepdim=True)], axis)
+
+    def position(self, labels: Tensor) -> Tensor:
+        """Where student labels stand among the shared classes.
+
+        Args:
+            labels: Student labels of any shape; ``len(student classes)`` is the background.
+
+        Returns:
+            Same shape; ``len(self)`` for the background, -1 for an excluded class.
+        """
+        return self._tensor(self._positions, labels.device)[labels]
+
+    def student_label(self, position: Tensor) -> Tensor:
+        """The student's label of shared classes; positions lie in [0, ``len(self)``)."""
+        return self._tensor(self.student_index, position.device)[position]
+
+    def teacher_label(self, position: Tensor) -> Tensor:
+        """The teacher's label of shared classes; positions lie in [0, ``len(self)``)."""
+        return self._tensor(self.teacher_index, position.device)[position]
+
+    def _check_size(
+        self, scores: Tensor, names: Sequence[str], owner: str, softmax: bool, axis: int
+    ) -> None:
+        if scores.shape[axis] != len(names) + softmax:
+            raise ConfigError(
+                f'the {owner} gives {scores.shape[axis]} class scores (shape {tuple(scores.shape)}) '
+                f'where {len(names)} classes{" and the background" if softmax else ""} were expected'
+            )
+
+    def _tensor(self, values: Sequence[int], device: torch.device) -> Tensor:
+        # Kept on the device: a copy from the host each step would stall a GPU.
+        key = (tuple(values), device)
+        if key not in self._on_device:
+            self._on_device[key] = torch.tensor(values, dtype=torch.long, device=device)
+        return self._on_device[key]

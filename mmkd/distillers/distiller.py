@@ -1,0 +1,318 @@
+"""The model that is trained: a student, with a teacher beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmengine.dist import is_distributed
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from ..alignments import ClassMap, Step
+from ..errors import ConfigError
+from ..families import family_of
+from ..recorder import Recorder, Source
+from .loss_entry import LossEntry
+from .teacher import Teacher, preserve_rng_state
+
+CONNECTORS = 'connectors'
+
+
+@MODELS.register_module()
+class Distiller(BaseModel):
+    """Trains a detector on its own losses and on what a teacher says about the same images.
+
+    To everything outside it *is* the student: it has the student's modules under the student's
+    names, so that its checkpoints, optimizer groups and hooks are those of plain MMDetection. Only
+    the connectors are added; they are trained with the rest, and kept out of ``state_dict``
+    (:class:`mmkd.hooks.DistillationHook` saves them beside it). The teacher is built when training
+    starts and never for testing.
+
+    Args:
+        student: Model config of any MMDetection detector.
+        teacher: Arguments of :class:`mmkd.distillers.teacher.Teacher`.
+        losses: Distillation losses by name; each is a config as :class:`LossEntry` reads it. With
+            none, training is plain MMDetection's.
+        class_map: Arguments of :class:`mmkd.alignments.ClassMap` beside the names.
+        classes: The student's class names, in order. By default the training data tells them.
+
+    Raises:
+        ConfigError, PathError: A config value does not hold; the message names the key.
+    """
+
+    def __init__(
+        self,
+        student: dict[str, Any],
+        teacher: dict[str, Any] | None = None,
+        losses: dict[str, dict[str, Any]] | None = None,
+        class_map: dict[str, Any] | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        student = MODELS.build(student)
+        with preserve_rng_state():  # connectors must not shift the student's random numbers
+            self.entries = {
+                name: LossEntry(name, config) for name, config in (losses or {}).items() if config
+            }
+        if self.entries and not teacher:
+            raise ConfigError('losses are declared, but no teacher')
+        self._wear(student)
+        connectors = {e.name: e.connector for e in self.entries.values() if e.connector is not None}
+        if connectors:
+            self.add_module(CONNECTORS, nn.ModuleDict(connectors))
+        self.teacher: Teacher | None = None
+        self.class_map: ClassMap | None = None
+        self.classes = classes
+        self._teacher_config = teacher
+        self._class_map_config = class_map or {}
+        self._recorders: dict[tuple[str, ...], _Recorders] = _PerModel()
+
+    # ------------------------------------------------------------------ the training step
+
+    def forward(
+        self, inputs: Tensor, data_samples: SampleList | None = None, mode: str = 'tensor'
+    ) -> Any:
+        """As the student's; with ``mode='loss'`` the distillation losses are added."""
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        return self.student(inputs, data_samples, mode)
+
+    def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
+        """One training step's losses: the student's own, and the active distillation losses.
+
+        Args:
+            inputs: Images as the student's data preprocessor made them, shape (N, 3, H, W).
+            data_samples: Their ground truth and meta information.
+
+        Returns:
+            Losses by name, each a scalar or a list of scalars.
+        """
+        factors = {name: entry.schedule() for name, entry in self.entries.items()}
+        active = tuple(name for name, factor in factors.items() if factor > 0)
+        if not active:
+            return self.student(inputs, data_samples, mode='loss') | self._idle_connectors(active)
+        self.prepare()
+        record = self._recorders_of(active)
+        family = self.teacher.family
+        try:
+            with record.student:
+                losses = self.student(inputs, data_samples, mode='loss')
+            with record.teacher:
+                shared = self.teacher(
+                    inputs, data_samples, self.data_preprocessor, record.parts, record.student
+                )
+            if record.follow is not None:
+                with record.follow:
+                    family.follow(self.student, record.student, shared)
+            for name in active:
+                if name in losses:
+                    raise ConfigError(f"losses.{name}: the student has a loss '{name}' of its own")
+                step = Step(
+                    data_samples=data_samples,
+                    student=self.student,
+                    teacher=self.teacher.detector,
+                    student_record=record.student_of[name],
+                    teacher_record=record.teacher,
+                    class_map=self.class_map,
+                    shared=shared,
+                )
+                losses[name] = self.entries[name](step, factors[name])
+        finally:
+            record.clear()
+        return losses | self._idle_connectors(active)
+
+    # ------------------------------------------------------------------ before the first step
+
+    def init_weights(self) -> None:
+        """Initialise the student as it does itself, then load the teacher.
+
+        mmengine calls this when training starts, and never for testing.
+        """
+        self.student.init_weights()
+        if self.entries:
+            self._load_teacher()
+
+    def prepare(self, classes: Sequence[str] | None = None) -> None:
+        """Load the teacher, pair the classes and check every loss entry; at most once.
+
+        Args:
+            classes: The student's class names. By default those of the running training's data.
+
+        Raises:
+            ConfigError, PathError: What does not fit, with the loss entry it concerns.
+        """
+        if self._recorders or not self.entries:
+            return
+        self._load_teacher()
+        for entry in self.entries.values():
+            entry.check(self.student, self.teacher.detector, self.teacher.family.options)
+        if any(entry.align.needs_class_map for entry in self.entries.values()):
+            self.class_map = self._pair_classes(self.classes or classes)
+        self._recorders_of(tuple(self.entries))
+
+    def _load_teacher(self) -> None:
+        if self.teacher is not None:
+            return
+        try:
+            self.teacher = Teacher(**self._teacher_config)
+        except TypeError as error:
+            if '__init__() ' not in str(error):
+                raise
+            raise ConfigError(f'teacher: {str(error).split("__init__() ")[-1]}') from None
+
+    def _pair_classes(self, classes: Sequence[str] | None) -> ClassMap:
+        if classes is None:
+            meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
+            classes = meta.get('classes')
+        if not classes:
+            raise ConfigError("the student's class names are not known; set model.classes to them")
+        if not self.teacher.classes:
+            raise ConfigError(
+                'the class names of the teacher are neither in its checkpoint nor in its config; set '
+                'model.teacher.classes to them'
+            )
+        count = family_of(self.student).num_classes()
+        if count is not None and count != len(classes):
+            raise ConfigError(
+                f'the student was built for {count} classes, but its data has {len(classes)}; set '
+                f'num_classes of its heads in model.student'
+            )
+        try:
+            return ClassMap(classes, self.teacher.classes, **self._class_map_config)
+        except TypeError as error:
+            raise ConfigError(f'class_map: {str(error).split("__init__() ")[-1]}') from None
+
+    def _recorders_of(self, active: tuple[str, ...]) -> _Recorders:
+        if active not in self._recorders:
+            entries = [self.entries[name] for name in active]
+            self._recorders[active] = _Recorders(entries, self.student, self.teacher)
+        return self._recorders[active]
+
+    # ------------------------------------------------------------------ being the student
+
+    def _wear(self, student: nn.Module) -> None:
+        """Take over the student's tables of modules, parameters and buffers.
+
+        The tables of tensors are the student's own objects, so that whatever replaces a tensor does so
+        for both; the table of modules is a copy, since connectors are added to it.
+        """
+        for table in ('_parameters', '_buffers', '_non_persistent_buffers_set'):
+            self.__dict__[table] = student.__dict__[table]
+        self.__dict__['_modules'] = student._modules.copy()
+        # Past nn.Module's __setattr__, which would add the student as a module of its own.
+        self.__dict__['student'] = student
+        # mmengine's get_state_dict runs this hook, but not an overridden state_dict().
+        self._register_state_dict_hook(_drop_connectors)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if 'student' not in self.__dict__:
+                raise
+            return getattr(self.__dict__['student'], name)
+
+    def train(self, mode: bool = True) -> Distiller:
+        self.training = mode
+        self.student.train(mode)
+        if CONNECTORS in self._modules:
+            self._modules[CONNECTORS].train(mode)
+        return self
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.student.parse_losses(losses)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        # The student may rename keys of older checkpoints here, as mmdet's detectors do.
+        self.student._load_from_state_dict(state_dict, prefix, *args)
+        # Connectors are not part of it, so they are never missing: give them what they have.
+        for key, value in self.connector_state().items():
+            state_dict.setdefault(f'{prefix}{CONNECTORS}.{key}', value)
+
+    def connector_state(self) -> dict[str, Tensor]:
+        """The connectors' ``state_dict``; empty where there are none."""
+        connectors = self._modules.get(CONNECTORS)
+        return {} if connectors is None else connectors.state_dict()
+
+    def load_connector_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`connector_state` gave.
+
+        Raises:
+            ConfigError: It belongs to other connectors.
+        """
+        own = self.connector_state()
+        shapes = {key: tuple(value.shape) for key, value in own.items()}
+        given = {key: tuple(value.shape) for key, value in state.items()}
+        if shapes != given:
+            differing = sorted(
+                key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key)
+            )
+            raise ConfigError(
+                f'the checkpoint holds other connectors than the losses declare ({", ".join(differing)} '
+                f'differ); resume with the losses it was written with, or start from it with load_from'
+            )
+        if state:
+            self._modules[CONNECTORS].load_state_dict(state)
+
+    def _idle_connectors(self, active: tuple[str, ...]) -> dict[str, Tensor]:
+        """Zero losses through the connectors of inactive entries: DDP waits for every gradient."""
+        if not is_distributed():
+            return {}
+        return {
+            name: sum(weight.sum() for weight in entry.connector.parameters()) * 0.0
+            for name, entry in self.entries.items()
+            if entry.connector is not None and name not in active
+        }
+
+
+class _Recorders:
+    """The recorders for one set of active losses."""
+
+    def __init__(self, entries: Sequence[LossEntry], student: nn.Module, teacher: Teacher) -> None:
+        family = teacher.family
+        parts_of = {}
+        for entry in entries:
+            with entry.blame():
+                parts_of[entry.name] = entry.teacher_parts(family)
+                # Looked up one by one, so that a wrong path is blamed on its entry.
+                teacher.recorder(entry.teacher_sources)
+                Recorder(student, entry.student_sources, owner='student')
+        self.parts: set[str] = set().union(*parts_of.values())
+        again = family.follow_parts(self.parts)
+        follows = [entry for entry in entries if parts_of[entry.name] & again]
+        first = [entry for entry in entries if entry not in follows]
+        self.student = Recorder(
+            student,
+            _sources(first, 'student') + family.student_sources(self.parts),
+            owner='student',
+        )
+        self.follow = Recorder(student, _sources(follows, 'student'), 'student') if follows else None
+        self.teacher = teacher.recorder(_sources(entries, 'teacher'))
+        self.student_of = {
+            entry.name: self.follow if entry in follows else self.student for entry in entries
+        }
+
+    def clear(self) -> None:
+        for recorder in (self.student, self.follow, self.teacher):
+            if recorder is not None:
+                recorder.clear()
+
+
+class _PerModel(dict):
+    """A cache that a copy of the model starts anew: what it holds points into the original's modules."""
+
+    def __deepcopy__(self, memo: dict) -> _PerModel:
+        return _PerModel()
+
+
+def _sources(entries: Sequence[LossEntry], side: str) -> list[Source]:
+    return [source for entry in entries for source in getattr(entry, f'{side}_sources')]
+
+
+def _drop_connectors(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
+    for key in [key for key in state if key.startswith(f'{prefix}{CONNECTORS}.')]:
+        del state[key]

@@ -1,0 +1,21 @@
+"""How each kind of detector runs as teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .base import Family
+from .two_stage import TwoStage
+
+__all__ = ['Family', 'TwoStage', 'family_of']
+
+# The first that covers a detector runs it.
+FAMILIES: tuple[type[Family], ...] = (TwoStage, Family)
+
+
+def family_of(detector: nn.Module, **options: Any) -> Family:
+    """The family of a detector, with the options of the ``teacher`` config."""
+    kind = next(family for family in FAMILIES if family.covers(detector))
+    return kind(detector, **options)

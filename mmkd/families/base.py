@@ -1,0 +1,88 @@
+"""What every MMDetection detector has in common when it runs as teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmdet.structures import SampleList
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..recorder import Recorder, Source
+
+
+class Family:
+    """Runs the parts of a detector that losses read, and no others.
+
+    A part is a stretch of the forward pass; ``parts`` maps the detector's attributes to them. This
+    class knows the one part all detectors share, the features. A subclass adds the heads of its
+    kind, without label assignment, post-processing or task losses.
+
+    Args:
+        detector: The detector to run.
+        options: Choices of the subclass, from the ``teacher`` config.
+    """
+
+    parts: dict[str, str] = dict(backbone='features', neck='features')
+
+    def __init__(self, detector: nn.Module, **options: Any) -> None:
+        if options:
+            raise ConfigError(
+                f'teacher: {type(detector).__name__} takes no option {", ".join(sorted(options))}'
+            )
+        self.detector = detector
+        #: Choices that alignments may ask for, by name.
+        self.options: dict[str, Any] = {}
+
+    @classmethod
+    def covers(cls, detector: nn.Module) -> bool:
+        """Whether this family knows how to run a detector."""
+        return hasattr(detector, 'extract_feat')
+
+    def part_of(self, source: Source) -> str:
+        """The part that computes a source.
+
+        Raises:
+            ConfigError: No part of this family does.
+        """
+        top = source.module.split('.')[0]
+        if top not in self.parts:
+            raise ConfigError(
+                f"'{source.module}' cannot be recorded: of a {type(self.detector).__name__} mmkd runs "
+                f'only {", ".join(self.parts)}'
+            )
+        return self.parts[top]
+
+    def num_classes(self) -> int | None:
+        """Number of classes the classifier was built for, background not counted, or None."""
+        head = getattr(self.detector, 'bbox_head', None)
+        return getattr(head, 'num_classes', None)
+
+    def student_sources(self, parts: set[str]) -> list[Source]:
+        """What the student must record so that the teacher's parts can run."""
+        return []
+
+    def follow_parts(self, parts: set[str]) -> set[str]:
+        """The parts that the student computes again on inputs that the teacher chose."""
+        return set()
+
+    def run(
+        self, inputs: Tensor, data_samples: SampleList, parts: set[str], student: Recorder
+    ) -> dict[str, Any]:
+        """Run ``parts`` on images.
+
+        Args:
+            inputs: Normalised images, shape (N, 3, H, W).
+            data_samples: Their meta information; ground truth is not read.
+            parts: Names of parts.
+            student: What the student recorded on the same images.
+
+        Returns:
+            What student and teacher were both evaluated on, by name.
+        """
+        if parts:
+            self.detector.extract_feat(inputs)
+        return {}
+
+    def follow(self, student: nn.Module, recorded: Recorder, shared: dict[str, Any]) -> None:
+        """Have the student compute :meth:`follow_parts` on the inputs that the teacher chose."""

@@ -1,0 +1,56 @@
+"""What distillation adds to mmengine's training loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from .distillers import Distiller
+
+STATE = 'distillation'
+
+
+@HOOKS.register_module()
+class DistillationHook(Hook):
+    """Checks a distillation before its first iteration and keeps its connectors in checkpoints.
+
+    Connectors lie under the key ``distillation`` beside ``state_dict``, which stays that of the plain
+    student. ``configs/_base_/distillation.py`` registers the hook.
+    """
+
+    priority = 'NORMAL'
+
+    def before_train(self, runner: Runner) -> None:
+        model = _distiller(runner)
+        if model is None or not model.entries:
+            return
+        model.prepare((getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes'))
+        teacher = model.teacher
+        student_size = sum(parameter.numel() for parameter in model.student.parameters())
+        runner.logger.info(
+            f'Distilling {type(teacher.detector).__name__} ({teacher.num_parameters() / 1e6:.2f} M '
+            f'parameters, {teacher.checkpoint}) into {type(model.student).__name__} '
+            f'({student_size / 1e6:.2f} M) by {", ".join(model.entries)}'
+        )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        model = _distiller(runner)
+        state = {} if model is None else model.connector_state()
+        if state:
+            cpu = {key: value.cpu() for key, value in state.items()}
+            checkpoint[STATE] = dict(connectors=cpu)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        model = _distiller(runner)
+        # Only a resumed training goes on with its connectors; load_from takes the student alone.
+        if model is not None and getattr(runner, '_resume', False):
+            model.load_connector_state(checkpoint.get(STATE, {}).get('connectors', {}))
+
+
+def _distiller(runner: Runner) -> Distiller | None:
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return model if isinstance(model, Distiller) else None

@@ -1,0 +1,7 @@
+"""Distillation losses: tensors of student and teacher in, a scalar out."""
+
+from .giou import GIoU
+from .kl_divergence import KLDivergence
+from .regression import L1, MSE, SmoothL1
+
+__all__ = ['L1', 'MSE', 'GIoU', 'KLDivergence', 'SmoothL1']

@@ -1,0 +1,58 @@
+"""Distances between numbers: features, deltas, box coordinates."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .reduction import weighted_mean
+
+
+@MODELS.register_module()
+class MSE(nn.Module):
+    r"""Mean squared error :math:`\frac1n \sum (s - t)^2`.
+
+    The hint loss of FitNets (Romero et al., ICLR 2015, arXiv 1412.6550, eq. 3) on features; on
+    logits, Ba and Caruana: Do Deep Nets Really Need to be Deep?, NeurIPS 2014 (arXiv 1312.6184).
+    """
+
+    def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Same shapes (N, …); weight of shape (N,); returns a scalar."""
+        values = F.mse_loss(student.float(), teacher.float(), reduction='none')
+        return weighted_mean(values, weight)
+
+
+@MODELS.register_module()
+class L1(nn.Module):
+    r"""Mean absolute error :math:`\frac1n \sum |s - t|`."""
+
+    def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Same shapes (N, …); weight of shape (N,); returns a scalar."""
+        values = F.l1_loss(student.float(), teacher.float(), reduction='none')
+        return weighted_mean(values, weight)
+
+
+@MODELS.register_module()
+class SmoothL1(nn.Module):
+    r"""Squared error below :math:`\beta`, absolute error above: :math:`d^2 / 2\beta` or :math:`d - \beta / 2`.
+
+    Girshick: Fast R-CNN, ICCV 2015 (arXiv 1504.08083), eq. 3, where :math:`\beta` is 1.
+
+    Args:
+        beta: Where the two pieces meet, in the unit of the values.
+    """
+
+    def __init__(self, beta: float = 1.0) -> None:
+        super().__init__()
+        if beta <= 0:
+            raise ConfigError(f'beta={beta} must be above 0; for 0 use L1')
+        self.beta = beta
+
+    def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Same shapes (N, …); weight of shape (N,); returns a scalar."""
+        values = F.smooth_l1_loss(
+            student.float(), teacher.float(), reduction='none', beta=self.beta
+        )
+        return weighted_mean(values, weight)

@@ -1,0 +1,178 @@
+"""Capture what chosen modules of a model compute, only while asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from .errors import ConfigError, PathError, near
+
+CAPTURES = ('output', 'input')
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to capture in a model.
+
+    Args:
+        module: Dotted path as in ``model.named_modules()``, e.g. ``roi_head.bbox_head.fc_cls``; the
+            empty path is the model itself.
+        capture: ``output`` or ``input`` of the module's call.
+        method: Name of a method of the module; its result (or arguments, with ``capture='input'``)
+            is captured in place of the module's call.
+        index: Position in a captured tuple or list; for inputs, the position of the positional
+            argument, or the name of a keyword argument. ``None`` keeps the whole output.
+    """
+
+    module: str
+    capture: str = 'output'
+    method: str | None = None
+    index: int | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.capture not in CAPTURES:
+            raise ConfigError(f"capture='{self.capture}' of '{self.module}' is none of {CAPTURES}")
+        if self.capture == 'input' and self.index is None:
+            raise ConfigError(
+                f"an input of '{self.module}' needs index=: the position or name of the argument"
+            )
+
+    @classmethod
+    def parse(cls, source: str | dict | Source) -> Source:
+        """A source from its config form: a module path, or a dict of the arguments above."""
+        if isinstance(source, cls):
+            return source
+        if isinstance(source, str):
+            return cls(source)
+        try:
+            return cls(**source)
+        except TypeError as error:
+            raise ConfigError(f'{dict(source)} does not describe what to record: {error}') from None
+
+    def __str__(self) -> str:
+        name = '.'.join(filter(None, (self.module, self.method and f'{self.method}()')))
+        name = name if self.index is None else f'{name}[{self.index}]'
+        return name if self.capture == 'output' else f'input of {name}'
+
+
+class Recorder:
+    """Forward hooks that live as long as a ``with`` block.
+
+    Inside the block, every call of a recorded module is kept; ``recorder[source]`` gives the value
+    of a single call, or the list of values when the module was called more than once (a head shared by
+    feature levels). Leaving the block removes all hooks; :meth:`clear` drops what was captured.
+    Captured tensors are the model's own, not copies: an in-place operation that follows a recorded
+    module changes them.
+
+    Args:
+        model: The model that runs inside the block.
+        sources: What to capture.
+        owner: How messages call the model, e.g. ``student``.
+
+    Raises:
+        PathError: A module or method does not exist; near names are listed.
+    """
+
+    def __init__(self, model: nn.Module, sources: Iterable[Source], owner: str = 'model') -> None:
+        self.owner = owner
+        self.sources = list(dict.fromkeys(sources))
+        self._modules = {source: self._find(model, source) for source in self.sources}
+        self._calls: dict[Source, list[Any]] = {}
+        self._handles: list[Any] = []
+        self._wrapped: list[tuple[nn.Module, str, Any]] = []
+
+    def _find(self, model: nn.Module, source: Source) -> nn.Module:
+        modules = dict(model.named_modules())
+        if source.module not in modules:
+            hint = near(source.module, modules)
+            raise PathError(
+                f"the {self.owner} ({type(model).__name__}) has no module '{source.module}'{hint}"
+            )
+        module = modules[source.module]
+        if source.method and not callable(getattr(module, source.method, None)):
+            hint = near(source.method, (n for n in dir(module) if not n.startswith('_')))
+            raise PathError(
+                f"{self.owner} module '{source.module}' ({type(module).__name__}) has no method "
+                f"'{source.method}'{hint}"
+            )
+        return module
+
+    def __enter__(self) -> Recorder:
+        self.clear()
+        try:
+            for source, module in self._modules.items():
+                if source.method is None:
+                    hook = partial(self._on_call, source)
+                    self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+            for source, module in self._modules.items():
+                if source.method is not None:
+                    self._wrap_method(source, module)
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, exc_type: type | None, *_: Any) -> None:
+        self._release()
+        if exc_type is not None:
+            self.clear()
+
+    def _release(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+        while self._wrapped:
+            module, method, own = self._wrapped.pop()
+            # The wrapper shadows the class's method on this one instance only.
+            if own is None:
+                del module.__dict__[method]
+            else:
+                module.__dict__[method] = own
+
+    def _wrap_method(self, source: Source, module: nn.Module) -> None:
+        inner = getattr(module, source.method)
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            result = inner(*args, **kwargs)
+            self._keep(source, args, kwargs, result)
+            return result
+
+        self._wrapped.append((module, source.method, module.__dict__.get(source.method)))
+        module.__dict__[source.method] = recorded
+
+    def _on_call(self, source: Source, module: nn.Module, args: tuple, kwargs: dict, output: Any):
+        self._keep(source, args, kwargs, output)
+
+    def _keep(self, source: Source, args: tuple, kwargs: dict, output: Any) -> None:
+        value = output
+        if source.capture == 'input':
+            value = kwargs if isinstance(source.index, str) else args
+        if source.index is not None:
+            try:
+                value = value[source.index]
+            except (IndexError, KeyError, TypeError):
+                held = sorted(value) if isinstance(value, dict) else type(value).__name__
+                size = f' of length {len(value)}' if isinstance(value, (tuple, list)) else ''
+                raise PathError(
+                    f'{self.owner}: {source} is not there; the {source.capture} is {held}{size}'
+                ) from None
+        self._calls.setdefault(source, []).append(value)
+
+    def __getitem__(self, source: Source) -> Any:
+        calls = self._calls.get(source)
+        if not calls:
+            raise PathError(
+                f'the {self.owner} was not seen to compute {source}: the module exists but was not '
+                f'called in this pass'
+            )
+        return calls[0] if len(calls) == 1 else calls
+
+    def __contains__(self, source: Source) -> bool:
+        return bool(self._calls.get(source))
+
+    def clear(self) -> None:
+        """Drop everything captured."""
+        self._calls.clear()

@@ -1,0 +1,145 @@
+"""Recorder and Source."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from mmkd.errors import ConfigError, PathError
+from mmkd.recorder import Recorder, Source
+
+
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cls = nn.Linear(4, 3)
+
+    def forward(self, x, scale=1.0):
+        return self.cls(x) * scale, self.targets(x)
+
+    def targets(self, x):
+        return dict(labels=x.argmax(-1))
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(2, 4)
+        self.head = Head()
+        self.spare = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x), scale=2.0)
+
+
+@pytest.fixture
+def model():
+    return Model()
+
+
+def hooks_of(model):
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_output_input_index_keyword_and_method(model):
+    whole = Source('head')
+    scores = Source('head', index=0)
+    fed = Source('head', capture='input', index=0)
+    scale = Source('head', capture='input', index='scale')
+    labels = Source('head', method='targets', index='labels')
+    root = Source('', index=0)
+    x = torch.randn(5, 2)
+    with Recorder(model, [whole, scores, fed, scale, labels, root]) as seen:
+        out, targets = model(x)
+    assert seen[whole][0] is out and seen[scores] is out and seen[root] is out
+    assert torch.equal(seen[fed], model.body(x))
+    assert seen[scale] == 2.0
+    assert seen[labels] is targets['labels']
+
+
+def test_a_module_called_more_than_once_gives_a_list(model):
+    source = Source('body')
+    with Recorder(model, [source]) as seen:
+        first, second = model.body(torch.zeros(1, 2)), model.body(torch.ones(1, 2))
+    assert seen[source][0] is first and seen[source][1] is second
+
+
+def test_a_second_pass_starts_empty(model):
+    source = Source('body')
+    recorder = Recorder(model, [source])
+    for _ in range(2):
+        with recorder:
+            out = model.body(torch.zeros(1, 2))
+    assert recorder[source] is out
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_no_hook_and_no_wrapper_outlives_the_block(model, fails):
+    sources = [Source('head'), Source('body'), Source('head', method='targets')]
+    recorder = Recorder(model, [*sources, Source('head', method='targets', index='labels')])
+    try:
+        with recorder:
+            assert hooks_of(model) == 2
+            model(torch.zeros(1, 2))
+            if fails:
+                raise RuntimeError
+    except RuntimeError:
+        assert sources[0] not in recorder
+    assert hooks_of(model) == 0
+    assert 'targets' not in vars(model.head)
+    assert model.head.targets.__func__ is Head.targets
+
+
+def test_a_method_replaced_on_the_instance_comes_back(model):
+    own = model.head.targets = lambda x: 'own'
+    with Recorder(model, [Source('head', method='targets')]) as seen:
+        model(torch.zeros(1, 2))
+    assert seen[Source('head', method='targets')] == 'own'
+    assert vars(model.head)['targets'] is own
+
+
+def test_no_activation_outlives_clear(model):
+    source = Source('body')
+    recorder = Recorder(model, [source])
+    with recorder:
+        model(torch.zeros(1, 2))
+    kept = weakref.ref(recorder[source])
+    recorder.clear()
+    gc.collect()
+    assert kept() is None
+
+
+def test_wrong_module_path_names_near_ones(model):
+    with pytest.raises(PathError, match=r"student \(Model\) has no module 'head.clss'.*near: head.cls"):
+        Recorder(model, [Source('head.clss')], owner='student')
+    with pytest.raises(PathError, match=r"no method 'target'.*near: targets"):
+        Recorder(model, [Source('head', method='target')])
+
+
+def test_a_module_that_was_not_called_says_so(model):
+    with Recorder(model, [Source('spare')], owner='teacher') as seen:
+        model(torch.zeros(1, 2))
+    with pytest.raises(PathError, match='teacher was not seen to compute spare.*not called in this pass'):
+        seen[Source('spare')]
+
+
+def test_an_index_that_is_not_there_says_what_is(model):
+    with pytest.raises(PathError, match=r'head\[7\] is not there; the output is tuple of length 2'):
+        with Recorder(model, [Source('head', index=7)]):
+            model(torch.zeros(1, 2))
+    assert hooks_of(model) == 0
+
+
+def test_config_forms():
+    assert Source.parse('neck') == Source('neck')
+    assert Source.parse(dict(module='neck', index=1)) == Source('neck', index=1)
+    with pytest.raises(ConfigError, match='does not describe what to record.*path'):
+        Source.parse(dict(path='neck'))
+    with pytest.raises(ConfigError, match='needs index='):
+        Source('neck', capture='input')
+    with pytest.raises(ConfigError, match="capture='grad'"):
+        Source('neck', capture='grad')
