@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope, init_default_scope
 
 import mmkd  # noqa: F401  (registers)
@@ -20,6 +20,7 @@ def clean_state():
     """Each test starts with mmdet's scope, no training in progress and the same random numbers."""
     init_default_scope('mmdet')
     MessageHub._instance_dict.clear()
+    MMLogger.get_current_instance().setLevel('WARNING')  # every weight's initialisation is logged
     torch.manual_seed(0)
     yield
     MessageHub._instance_dict.clear()

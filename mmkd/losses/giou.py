@@ -34,6 +34,8 @@ class GIoU(nn.Module):
                 f'GIoU compares boxes of shape (N, 4), got {tuple(student.shape)}; with RoI boxes set '
                 f"align.coordinates='box'"
             )
+        if not len(student):  # bbox_overlaps would cut the graph
+            return student.sum()
         overlaps = bbox_overlaps(
             student.float(), teacher.float(), mode='giou', is_aligned=True, eps=self.eps
         )

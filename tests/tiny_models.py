@@ -9,6 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -111,7 +112,8 @@ def _merge(config: dict, changes: dict) -> None:
 def save_teacher(path: Path, model: dict, classes: tuple[str, ...] | None = CLASSES, seed: int = 1) -> Path:
     """Write a checkpoint of random weights that belongs to a model config."""
     torch.manual_seed(seed)
-    detector = MODELS.build(copy.deepcopy(model))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        detector = MODELS.build(copy.deepcopy(model))
     # Fresh heads are all but constant; spread them so that teacher and student disagree.
     for module in detector.modules():
         if isinstance(module, nn.Linear):

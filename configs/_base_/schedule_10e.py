@@ -1,0 +1,17 @@
+# SGD for 10 epochs: MMDetection's schedule_1x.py (12 epochs, steps after 8 and 11), shortened.
+_base_ = 'mmdet::_base_/schedules/schedule_1x.py'
+
+train_cfg = dict(max_epochs=10)
+
+param_scheduler = [
+    # schedule_1x.py: linear warm-up over the first 500 iterations, from a thousandth.
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    # schedule_1x.py's steps at 8/12 and 11/12 of the training, rounded to whole epochs of 10.
+    dict(type='MultiStepLR', begin=0, end=10, by_epoch=True, milestones=[7, 9], gamma=0.1),
+]
+
+# schedule_1x.py: lr 0.02 for 16 images a step; momentum 0.9 and weight_decay 1e-4 are inherited.
+# The linear scaling rule (Goyal et al. 2017, sec. 2.1) makes it 0.01 for the 8 of voc2012.py, and
+# goes on doing so for any other batch size or number of GPUs.
+optim_wrapper = dict(optimizer=dict(lr=0.01))
+auto_scale_lr = dict(enable=True, base_batch_size=8)

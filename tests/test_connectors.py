@@ -1,0 +1,30 @@
+"""ConvConnector."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmkd.connectors import ConvConnector
+from mmkd.errors import ConfigError
+
+
+def test_levels_share_one_convolution_or_have_their_own():
+    levels = [torch.randn(2, 4, size, size) for size in (8, 4)]
+    shared = ConvConnector(4, 6)
+    assert len(shared.convs) == 1
+    assert [out.shape for out in shared(levels)] == [(2, 6, 8, 8), (2, 6, 4, 4)]
+    assert shared(levels[0]).shape == (2, 6, 8, 8)
+    own = ConvConnector([4, 5], 6)
+    outs = own([levels[0], torch.randn(2, 5, 4, 4)])
+    assert [out.shape[1] for out in outs] == [6, 6]
+    assert [conv.out_channels for conv in ConvConnector(4, [6, 7, 8]).convs] == [6, 7, 8]
+
+
+def test_what_does_not_fit_says_why():
+    with pytest.raises(ConfigError, match=r'level 0 has shape \(1, 3, 2, 2\), but in_channels is 4'):
+        ConvConnector(4, 6)(torch.zeros(1, 3, 2, 2))
+    with pytest.raises(ConfigError, match='made for 2 levels, got 1'):
+        ConvConnector([4, 4], 6)([torch.zeros(1, 4, 2, 2)])
+    with pytest.raises(ConfigError, match='in_channels has 2 levels and out_channels 3'):
+        ConvConnector([4, 4], [6, 6, 6])

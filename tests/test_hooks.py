@@ -1,0 +1,168 @@
+"""Whole trainings: what is written, what is resumed, what mmengine's other hooks see."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from tiny_models import CLASSES, ROI_LOSSES, RPN_LOSSES, faster_rcnn, feature_loss, save_teacher
+from mmengine.runner import Runner
+from tiny_training import train, training_config, write_coco
+
+from mmkd.errors import ConfigError
+
+LOSSES = dict(**ROI_LOSSES, **RPN_LOSSES, loss_kd_neck=feature_loss())
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp('data') / 'coco')
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory):
+    model = faster_rcnn(channels=24)
+    path = save_teacher(tmp_path_factory.mktemp('teacher') / 'teacher.pth', model)
+    return dict(config=dict(model=model), checkpoint=str(path))
+
+
+def distiller(teacher, losses=LOSSES, **schedule):
+    losses = copy.deepcopy(losses)
+    for entry in losses.values():
+        # Gentle, since the teacher is random: ten steps must not diverge.
+        entry.update(schedule=dict(schedule), loss_weight=1e-3)
+    return dict(type='Distiller', student=faster_rcnn(), teacher=teacher, losses=losses)
+
+
+def weights(runner):
+    return {name: value.clone() for name, value in runner.model.state_dict().items()}
+
+
+def test_off_is_plain_mmdet_bit_for_bit(data, teacher, tmp_path):
+    """Ten steps without any loss, with losses that have not begun, and with an EMA beside them."""
+    results = []
+    for index, model in enumerate(
+        (
+            faster_rcnn(),
+            dict(type='Distiller', student=faster_rcnn()),
+            distiller(teacher, begin=10, unit='iter'),
+        )
+    ):
+        results.append(weights(train(training_config(model, data, tmp_path / str(index), iters=10))))
+    plain = results[0]
+    untrained = MODELS.build(faster_rcnn()).state_dict()
+    assert any(not torch.equal(plain[name], untrained[name]) for name in plain)
+    for other in results[1:]:
+        assert list(other) == list(plain)
+        for name in plain:
+            assert torch.equal(plain[name], other[name]), name
+
+
+def test_what_is_written_is_a_plain_student_with_connectors_beside(data, teacher, tmp_path):
+    runner = train(training_config(distiller(teacher), data, tmp_path))
+    checkpoint = torch.load(tmp_path / 'iter_4.pth', weights_only=False)
+    MODELS.build(faster_rcnn()).load_state_dict(checkpoint['state_dict'], strict=True)
+    saved = checkpoint['distillation']['connectors']
+    assert list(saved) == ['loss_kd_neck.convs.0.weight', 'loss_kd_neck.convs.0.bias']
+    for name, value in runner.model.connectors.state_dict().items():
+        assert torch.equal(saved[name], value)
+    size = sum(value.numel() for value in checkpoint['state_dict'].values())
+    assert size == sum(value.numel() for value in MODELS.build(faster_rcnn()).state_dict().values())
+    optimized = {id(p) for group in runner.optim_wrapper.optimizer.param_groups for p in group['params']}
+    assert optimized == {id(p) for p in runner.model.parameters()}
+    assert {id(p) for p in runner.model.connectors.parameters()} <= optimized
+
+
+def test_a_resume_restores_connectors_and_their_optimizer_state(data, teacher, tmp_path):
+    first = train(training_config(distiller(teacher), data, tmp_path))
+    trained = first.model.connectors.state_dict()
+    config = training_config(distiller(teacher), data, tmp_path, iters=5)
+    config.resume = True
+    config.optim_wrapper.optimizer.lr = 0.0  # so that what it starts from can be read at the end
+    config.optim_wrapper.optimizer.weight_decay = 0.0
+    runner = Runner.from_cfg(config)
+    runner.train()
+    assert runner.iter == 5
+    momentum = [
+        runner.optim_wrapper.optimizer.state[p]['momentum_buffer']
+        for p in runner.model.connectors.parameters()
+    ]
+    assert all(buffer.any() for buffer in momentum)
+    checkpoint = torch.load(tmp_path / 'iter_4.pth', weights_only=False)
+    for name, value in checkpoint['distillation']['connectors'].items():
+        assert torch.equal(value, trained[name])
+    # The optimizer's learning rate comes back with it, so one step has moved them a little, no more.
+    for name, value in runner.model.connectors.state_dict().items():
+        assert torch.allclose(value, trained[name], atol=0.05) and not torch.equal(
+            value, MODELS.build(feature_loss()['connector']).state_dict()[name.split('.', 1)[1]]
+        )
+
+
+def test_a_resume_with_other_losses_says_what_differs(data, teacher, tmp_path):
+    train(training_config(distiller(teacher), data, tmp_path))
+    config = training_config(distiller(teacher, ROI_LOSSES), data, tmp_path, iters=5)
+    config.resume = True
+    with pytest.raises(ConfigError, match=r'loss_kd_neck.convs.0.weight differ.*load_from'):
+        train(config)
+
+
+def test_the_plain_student_and_the_distiller_start_from_each_others_checkpoints(data, teacher, tmp_path):
+    train(training_config(distiller(teacher), data, tmp_path / 'kd'))
+    config = training_config(faster_rcnn(), data, tmp_path / 'plain')
+    config.load_from = str(tmp_path / 'kd' / 'iter_4.pth')
+    train(config)
+    config = training_config(distiller(teacher), data, tmp_path / 'again')
+    config.load_from = str(tmp_path / 'plain' / 'iter_4.pth')
+    train(config)
+
+
+def test_testing_needs_no_teacher_and_agrees_with_the_plain_student(data, teacher, tmp_path):
+    train(training_config(distiller(teacher), data, tmp_path / 'kd'))
+    missing = dict(config='no/such/config.py', checkpoint='no/such/file.pth')
+    metrics = []
+    for index, model in enumerate((distiller(missing), faster_rcnn())):
+        model = copy.deepcopy(model)
+        config = training_config(model, data, tmp_path / f'test{index}')
+        config.load_from = str(tmp_path / 'kd' / 'iter_4.pth')
+        metrics.append(Runner.from_cfg(config).test())
+    assert metrics[0] == metrics[1]
+
+
+def test_an_ema_copies_and_saves_the_student_alone(data, teacher, tmp_path):
+    config = training_config(
+        distiller(teacher), data, tmp_path, custom_hooks=[dict(type='EMAHook', momentum=0.5)]
+    )
+    runner = train(config)
+    (ema,) = (hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook')
+    averaged = ema.ema_model.module
+    student = sum(p.numel() for p in runner.model.parameters())
+    assert sum(p.numel() for p in averaged.parameters()) == student
+    assert averaged.teacher is None or averaged.teacher is runner.model.teacher
+    checkpoint = torch.load(tmp_path / 'iter_4.pth', weights_only=False)
+    plain = MODELS.build(faster_rcnn())
+    plain.load_state_dict(checkpoint['state_dict'], strict=True)
+    assert not any('connectors' in key for key in checkpoint['ema_state_dict'])
+    # mmengine saves the averaged weights as the model's, and the trained ones as the EMA's.
+    name = 'roi_head.bbox_head.fc_cls.weight'
+    assert torch.equal(checkpoint['state_dict'][name], averaged.state_dict()[name])
+    assert not torch.equal(checkpoint['state_dict'][name], runner.model.state_dict()[name])
+    config = copy.deepcopy(config)
+    config.update(resume=True)
+    config.train_cfg.max_iters = 5
+    assert train(config).iter == 5
+
+
+def test_wrong_classes_stop_before_the_first_iteration(data, teacher, tmp_path):
+    config = training_config(distiller(teacher), data, tmp_path)
+    config.train_dataloader.dataset.metainfo = dict(classes=('cat', 'dog'))
+    with pytest.raises(ConfigError, match='student was built for 3 classes, but its data has 2'):
+        train(config)
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_classes_of_another_order_are_found_in_the_training_data(data, teacher, tmp_path):
+    config = training_config(distiller(teacher), data, tmp_path, iters=1)
+    config.train_dataloader.dataset.metainfo = dict(classes=CLASSES[::-1])
+    assert train(config).model.class_map.teacher_index == [2, 1, 0]
