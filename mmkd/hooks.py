@@ -19,7 +19,7 @@ class DistillationHook(Hook):
     """Checks a distillation before its first iteration and keeps its connectors in checkpoints.
 
     Connectors lie under the key ``distillation`` beside ``state_dict``, which stays that of the plain
-    student. ``configs/_base_/distillation.py`` registers the hook.
+    student. In a config: ``default_hooks=dict(distillation=dict(type='DistillationHook'))``.
     """
 
     priority = 'NORMAL'
@@ -28,6 +28,7 @@ class DistillationHook(Hook):
         model = _distiller(runner)
         if model is None or not model.entries:
             return
+        model.attended = True
         model.prepare((getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes'))
         teacher = model.teacher
         student_size = sum(parameter.numel() for parameter in model.student.parameters())

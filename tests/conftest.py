@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-import pytest
-import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope, init_default_scope
+# Tiny tensors: more threads cost time, most of all when something else runs beside the tests.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-import mmkd  # noqa: F401  (registers)
+from pathlib import Path  # noqa: E402
 
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from mmengine.logging import MessageHub, MMLogger  # noqa: E402
+from mmengine.registry import DefaultScope, init_default_scope  # noqa: E402
+
+import mmkd  # noqa: E402, F401  (registers)
+
+torch.set_num_threads(1)
 REPOSITORY = Path(__file__).parents[1]
 
 

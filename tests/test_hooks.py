@@ -162,6 +162,16 @@ def test_wrong_classes_stop_before_the_first_iteration(data, teacher, tmp_path):
     assert not list(tmp_path.glob('*.pth'))
 
 
+def test_connectors_that_nothing_saves_stop_the_training(data, teacher, tmp_path):
+    config = training_config(distiller(teacher), data, tmp_path, iters=1)
+    del config.default_hooks.distillation
+    with pytest.raises(ConfigError, match="would lose the connectors.*type='DistillationHook'"):
+        train(config)
+    config = training_config(distiller(teacher, ROI_LOSSES), data, tmp_path, iters=1)
+    del config.default_hooks.distillation
+    assert train(config).iter == 1  # nothing to lose
+
+
 def test_classes_of_another_order_are_found_in_the_training_data(data, teacher, tmp_path):
     config = training_config(distiller(teacher), data, tmp_path, iters=1)
     config.train_dataloader.dataset.metainfo = dict(classes=CLASSES[::-1])

@@ -67,6 +67,8 @@ class Distiller(BaseModel):
         self.teacher: Teacher | None = None
         self.class_map: ClassMap | None = None
         self.classes = classes
+        #: Whether a DistillationHook looks after this model.
+        self.attended = False
         self._teacher_config = teacher
         self._class_map_config = class_map or {}
         self._recorders: dict[tuple[str, ...], _Recorders] = _PerModel()
@@ -147,6 +149,12 @@ class Distiller(BaseModel):
         """
         if self._recorders or not self.entries:
             return
+        hub = MessageHub.get_current_instance()
+        if self.connector_state() and hub.get_info('loop_stage') == 'train' and not self.attended:
+            raise ConfigError(
+                'checkpoints would lose the connectors of the losses; add to the config: '
+                "default_hooks=dict(distillation=dict(type='DistillationHook'))"
+            )
         self._load_teacher()
         for entry in self.entries.values():
             entry.check(self.student, self.teacher.detector, self.teacher.family.options)
