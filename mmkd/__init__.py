@@ -8,4 +8,13 @@ from . import alignments, connectors, distillers, evaluation, hooks, losses  # n
 from .distillers import Distiller  # noqa: E402
 from .version import __version__  # noqa: E402
 
-__all__ = ['Distiller', '__version__', 'alignments', 'connectors', 'distillers', 'evaluation', 'hooks', 'losses']
+__all__ = [
+    'Distiller',
+    '__version__',
+    'alignments',
+    'connectors',
+    'distillers',
+    'evaluation',
+    'hooks',
+    'losses',
+]

@@ -29,7 +29,9 @@ class DistillationHook(Hook):
         if model is None or not model.entries:
             return
         model.attended = True
-        model.prepare((getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes'))
+        model.prepare(
+            (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        )
         teacher = model.teacher
         student_size = sum(parameter.numel() for parameter in model.student.parameters())
         runner.logger.info(

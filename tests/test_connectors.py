@@ -22,7 +22,9 @@ def test_levels_share_one_convolution_or_have_their_own():
 
 
 def test_what_does_not_fit_says_why():
-    with pytest.raises(ConfigError, match=r'level 0 has shape \(1, 3, 2, 2\), but in_channels is 4'):
+    with pytest.raises(
+        ConfigError, match=r'level 0 has shape \(1, 3, 2, 2\), but in_channels is 4'
+    ):
         ConvConnector(4, 6)(torch.zeros(1, 3, 2, 2))
     with pytest.raises(ConfigError, match='made for 2 levels, got 1'):
         ConvConnector([4, 4], 6)([torch.zeros(1, 4, 2, 2)])

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 from mmdet.registry import MODELS
-from tiny_models import CLASSES, ROI_LOSSES, RPN_LOSSES, faster_rcnn, feature_loss, save_teacher
 from mmengine.runner import Runner
+from tiny_models import CLASSES, ROI_LOSSES, RPN_LOSSES, faster_rcnn, feature_loss, save_teacher
 from tiny_training import train, training_config, write_coco
 
 from mmkd.errors import ConfigError
@@ -50,7 +50,9 @@ def test_off_is_plain_mmdet_bit_for_bit(data, teacher, tmp_path):
             distiller(teacher, begin=10, unit='iter'),
         )
     ):
-        results.append(weights(train(training_config(model, data, tmp_path / str(index), iters=10))))
+        results.append(
+            weights(train(training_config(model, data, tmp_path / str(index), iters=10)))
+        )
     plain = results[0]
     untrained = MODELS.build(faster_rcnn()).state_dict()
     assert any(not torch.equal(plain[name], untrained[name]) for name in plain)
@@ -70,7 +72,9 @@ def test_what_is_written_is_a_plain_student_with_connectors_beside(data, teacher
         assert torch.equal(saved[name], value)
     size = sum(value.numel() for value in checkpoint['state_dict'].values())
     assert size == sum(value.numel() for value in MODELS.build(faster_rcnn()).state_dict().values())
-    optimized = {id(p) for group in runner.optim_wrapper.optimizer.param_groups for p in group['params']}
+    optimized = {
+        id(p) for group in runner.optim_wrapper.optimizer.param_groups for p in group['params']
+    }
     assert optimized == {id(p) for p in runner.model.parameters()}
     assert {id(p) for p in runner.model.connectors.parameters()} <= optimized
 
@@ -108,7 +112,9 @@ def test_a_resume_with_other_losses_says_what_differs(data, teacher, tmp_path):
         train(config)
 
 
-def test_the_plain_student_and_the_distiller_start_from_each_others_checkpoints(data, teacher, tmp_path):
+def test_the_plain_student_and_the_distiller_start_from_each_others_checkpoints(
+    data, teacher, tmp_path
+):
     train(training_config(distiller(teacher), data, tmp_path / 'kd'))
     config = training_config(faster_rcnn(), data, tmp_path / 'plain')
     config.load_from = str(tmp_path / 'kd' / 'iter_4.pth')

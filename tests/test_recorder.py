@@ -114,7 +114,9 @@ def test_no_activation_outlives_clear(model):
 
 
 def test_wrong_module_path_names_near_ones(model):
-    with pytest.raises(PathError, match=r"student \(Model\) has no module 'head.clss'.*near: head.cls"):
+    with pytest.raises(
+        PathError, match=r"student \(Model\) has no module 'head.clss'.*near: head.cls"
+    ):
         Recorder(model, [Source('head.clss')], owner='student')
     with pytest.raises(PathError, match=r"no method 'target'.*near: targets"):
         Recorder(model, [Source('head', method='target')])
@@ -123,7 +125,9 @@ def test_wrong_module_path_names_near_ones(model):
 def test_a_module_that_was_not_called_says_so(model):
     with Recorder(model, [Source('spare')], owner='teacher') as seen:
         model(torch.zeros(1, 2))
-    with pytest.raises(PathError, match='teacher was not seen to compute spare.*not called in this pass'):
+    with pytest.raises(
+        PathError, match='teacher was not seen to compute spare.*not called in this pass'
+    ):
         seen[Source('spare')]
 
 

@@ -28,7 +28,9 @@ def faster_rcnn(classes: int = 3, channels: int = 16, depth: int = 18, **changes
     deltas = dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4)
     loss_bbox = dict(type='L1Loss', loss_weight=1.0)
     assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.3)
-    proposals = dict(nms_pre=100, max_per_img=32, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
+    proposals = dict(
+        nms_pre=100, max_per_img=32, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0
+    )
     model = ConfigDict(
         type='FasterRCNN',
         data_preprocessor=dict(
@@ -52,7 +54,10 @@ def faster_rcnn(classes: int = 3, channels: int = 16, depth: int = 18, **changes
             in_channels=channels,
             feat_channels=channels,
             anchor_generator=dict(
-                type='AnchorGenerator', scales=[4], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]
+                type='AnchorGenerator',
+                scales=[4],
+                ratios=[0.5, 1.0, 2.0],
+                strides=[4, 8, 16, 32, 64],
             ),
             bbox_coder=dict(target_stds=[1.0] * 4, **deltas),
             loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True),
@@ -109,7 +114,9 @@ def _merge(config: dict, changes: dict) -> None:
             config[key] = value
 
 
-def save_teacher(path: Path, model: dict, classes: tuple[str, ...] | None = CLASSES, seed: int = 1) -> Path:
+def save_teacher(
+    path: Path, model: dict, classes: tuple[str, ...] | None = CLASSES, seed: int = 1
+) -> Path:
     """Write a checkpoint of random weights that belongs to a model config."""
     torch.manual_seed(seed)
     with DefaultScope.overwrite_default_scope('mmdet'):
@@ -173,7 +180,9 @@ def batch(size: tuple[int, int] = (96, 128), images: int = 2, seed: int = 0) -> 
     for index in range(images):
         shape = (height, width - 16 * index)  # of unequal width, so that there is padding
         inputs.append(torch.randint(0, 256, (3, *shape), generator=generator, dtype=torch.uint8))
-        top = torch.tensor([[4.0, 6.0, 44.0, 50.0], [30.0, 20.0, 90.0, 88.0], [50.0, 2.0, 70.0, 30.0]])
+        top = torch.tensor(
+            [[4.0, 6.0, 44.0, 50.0], [30.0, 20.0, 90.0, 88.0], [50.0, 2.0, 70.0, 30.0]]
+        )
         sample = DetDataSample(
             metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0), img_id=index)
         )

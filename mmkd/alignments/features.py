@@ -25,7 +25,9 @@ class FeatureAlignment(Alignment):
             pairs = list(zip(ours, theirs, strict=True))
         else:
             by_size = {level.shape[2:]: level for level in theirs}
-            pairs = [(level, by_size[level.shape[2:]]) for level in ours if level.shape[2:] in by_size]
+            pairs = [
+                (level, by_size[level.shape[2:]]) for level in ours if level.shape[2:] in by_size
+            ]
         if not pairs:
             raise ConfigError(
                 f'no common level: the student has maps of {_sizes(ours)}, the teacher of {_sizes(theirs)}'

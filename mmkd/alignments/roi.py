@@ -163,7 +163,9 @@ class RoIBoxAlignment(RoIAlignment):
         position, weight = self.judge(step, step.teacher_record[CLASSIFIER], foreground=True)
         ours = _of_class(student.float(), step.class_map.student_label(position))
         theirs = _of_class(teacher.float(), step.class_map.teacher_label(position))
-        coder, other = (model.roi_head.bbox_head.bbox_coder for model in (step.student, step.teacher))
+        coder, other = (
+            model.roi_head.bbox_head.bbox_coder for model in (step.student, step.teacher)
+        )
         if self.coordinates == 'delta':
             theirs = convert_deltas(theirs, other, coder)
         else:

@@ -127,7 +127,9 @@ class RPNBoxAlignment(RPNAlignment):
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
         ours, theirs = self.rows(student, teacher, 4)
-        theirs = convert_deltas(theirs, step.teacher.rpn_head.bbox_coder, step.student.rpn_head.bbox_coder)
+        theirs = convert_deltas(
+            theirs, step.teacher.rpn_head.bbox_coder, step.student.rpn_head.bbox_coder
+        )
         weight = None
         if self.confidence:
             head = step.teacher.rpn_head

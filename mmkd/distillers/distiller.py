@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ..alignments import ClassMap, Step
 from ..errors import ConfigError
 from ..families import family_of
-from ..recorder import Recorder, Source
+from ..random_state import preserve_rng_state
 from .loss_entry import LossEntry
-from .teacher import Teacher, preserve_rng_state
+from .step_recorders import PerModel, StepRecorders
+from .teacher import Teacher
 
 CONNECTORS = 'connectors'
 
@@ -71,7 +72,7 @@ class Distiller(BaseModel):
         self.attended = False
         self._teacher_config = teacher
         self._class_map_config = class_map or {}
-        self._recorders: dict[tuple[str, ...], _Recorders] = _PerModel()
+        self._recorders: dict[tuple[str, ...], StepRecorders] = PerModel()
 
     # ------------------------------------------------------------------ the training step
 
@@ -194,10 +195,10 @@ class Distiller(BaseModel):
         except TypeError as error:
             raise ConfigError(f'class_map: {str(error).split("__init__() ")[-1]}') from None
 
-    def _recorders_of(self, active: tuple[str, ...]) -> _Recorders:
+    def _recorders_of(self, active: tuple[str, ...]) -> StepRecorders:
         if active not in self._recorders:
             entries = [self.entries[name] for name in active]
-            self._recorders[active] = _Recorders(entries, self.student, self.teacher)
+            self._recorders[active] = StepRecorders(entries, self.student, self.teacher)
         return self._recorders[active]
 
     # ------------------------------------------------------------------ being the student
@@ -275,50 +276,6 @@ class Distiller(BaseModel):
             for name, entry in self.entries.items()
             if entry.connector is not None and name not in active
         }
-
-
-class _Recorders:
-    """The recorders for one set of active losses."""
-
-    def __init__(self, entries: Sequence[LossEntry], student: nn.Module, teacher: Teacher) -> None:
-        family = teacher.family
-        parts_of = {}
-        for entry in entries:
-            with entry.blame():
-                parts_of[entry.name] = entry.teacher_parts(family)
-                # Looked up one by one, so that a wrong path is blamed on its entry.
-                teacher.recorder(entry.teacher_sources)
-                Recorder(student, entry.student_sources, owner='student')
-        self.parts: set[str] = set().union(*parts_of.values())
-        again = family.follow_parts(self.parts)
-        follows = [entry for entry in entries if parts_of[entry.name] & again]
-        first = [entry for entry in entries if entry not in follows]
-        self.student = Recorder(
-            student,
-            _sources(first, 'student') + family.student_sources(self.parts),
-            owner='student',
-        )
-        self.follow = Recorder(student, _sources(follows, 'student'), 'student') if follows else None
-        self.teacher = teacher.recorder(_sources(entries, 'teacher'))
-        self.student_of = {
-            entry.name: self.follow if entry in follows else self.student for entry in entries
-        }
-
-    def clear(self) -> None:
-        for recorder in (self.student, self.follow, self.teacher):
-            if recorder is not None:
-                recorder.clear()
-
-
-class _PerModel(dict):
-    """A cache that a copy of the model starts anew: what it holds points into the original's modules."""
-
-    def __deepcopy__(self, memo: dict) -> _PerModel:
-        return _PerModel()
-
-
-def _sources(entries: Sequence[LossEntry], side: str) -> list[Source]:
-    return [source for entry in entries for source in getattr(entry, f'{side}_sources')]
 
 
 def _drop_connectors(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:

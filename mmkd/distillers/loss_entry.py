@@ -87,7 +87,7 @@ class LossEntry:
             activation = getattr(self.loss, 'activation', None)
             if activation and self.align.activation and activation != self.align.activation:
                 raise ConfigError(
-                    f"the scores are made for a {self.align.activation}: set activation="
+                    f'the scores are made for a {self.align.activation}: set activation='
                     f"'{self.align.activation}'"
                 )
 

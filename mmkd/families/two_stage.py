@@ -33,7 +33,11 @@ class TwoStage(Family):
     parts = dict(backbone='features', neck='features', rpn_head='rpn', roi_head='roi')
 
     def __init__(
-        self, detector: nn.Module, proposals: str = 'student', num_proposals: int = 256, **options: Any
+        self,
+        detector: nn.Module,
+        proposals: str = 'student',
+        num_proposals: int = 256,
+        **options: Any,
     ) -> None:
         super().__init__(detector, **options)
         if proposals not in ('student', 'teacher'):
@@ -44,7 +48,9 @@ class TwoStage(Family):
 
     @classmethod
     def covers(cls, detector: nn.Module) -> bool:
-        return bool(getattr(detector, 'with_rpn', False) and getattr(detector, 'with_roi_head', False))
+        return bool(
+            getattr(detector, 'with_rpn', False) and getattr(detector, 'with_roi_head', False)
+        )
 
     def part_of(self, source: Source) -> str:
         part = super().part_of(source)

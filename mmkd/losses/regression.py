@@ -36,7 +36,7 @@ class L1(nn.Module):
 
 @MODELS.register_module()
 class SmoothL1(nn.Module):
-    r"""Squared error below :math:`\beta`, absolute error above: :math:`d^2 / 2\beta` or :math:`d - \beta / 2`.
+    r"""Squared error :math:`d^2 / 2\beta` below :math:`\beta`, absolute error :math:`d - \beta / 2` above.
 
     Girshick: Fast R-CNN, ICCV 2015 (arXiv 1504.08083), eq. 3, where :math:`\beta` is 1.
 

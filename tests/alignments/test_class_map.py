@@ -14,7 +14,10 @@ VOC, COCO = VOCDataset.METAINFO['classes'], CocoDataset.METAINFO['classes']
 
 def test_every_voc_class_is_found_in_coco_and_back():
     class_map = ClassMap(VOC, COCO)
-    pairs = {VOC[i]: COCO[j] for i, j in zip(class_map.student_index, class_map.teacher_index, strict=True)}
+    pairs = {
+        VOC[i]: COCO[j]
+        for i, j in zip(class_map.student_index, class_map.teacher_index, strict=True)
+    }
     assert len(pairs) == 20
     different = {name: other for name, other in pairs.items() if name != other}
     assert different == {
@@ -60,7 +63,9 @@ def test_same_classes_cost_no_copy_but_another_order_is_sorted():
 
 
 def test_a_student_class_the_teacher_lacks_is_an_error_unless_excluded():
-    with pytest.raises(ConfigError, match=r"no class for unicorn \(it has cat, dog\).*exclude=\['unicorn'\]"):
+    with pytest.raises(
+        ConfigError, match=r"no class for unicorn \(it has cat, dog\).*exclude=\['unicorn'\]"
+    ):
         ClassMap(('cat', 'unicorn'), ('cat', 'dog'))
     class_map = ClassMap(('cat', 'unicorn', 'dog'), ('dog', 'cat'), exclude=['unicorn'])
     scores = torch.randn(4, 4)
@@ -78,7 +83,9 @@ def test_config_mistakes_are_named():
         ClassMap(('tv', 'tvmonitor'), ('tv',))
     with pytest.raises(ConfigError, match="unmapped='ignore'"):
         ClassMap(('cat',), ('cat',), unmapped='ignore')
-    with pytest.raises(ConfigError, match='teacher gives 4 class scores.*2 classes and the background'):
+    with pytest.raises(
+        ConfigError, match='teacher gives 4 class scores.*2 classes and the background'
+    ):
         ClassMap(('a', 'b'), ('a', 'b')).teacher_logits(torch.zeros(1, 4), softmax=True)
 
 

@@ -16,9 +16,9 @@ def maps(*sizes, channels=4):
 def test_levels_are_paired_in_order_or_by_size():
     ours, theirs = maps(8, 4), maps(8, 4)
     pairs = FeatureAlignment()(ours, list(theirs), None)
-    assert [(p.student is a, p.teacher is b) for p, a, b in zip(pairs, ours, theirs, strict=True)] == [
-        (True, True)
-    ] * 2
+    assert [
+        (p.student is a, p.teacher is b) for p, a, b in zip(pairs, ours, theirs, strict=True)
+    ] == [(True, True)] * 2
     more = maps(16, 8, 4, 2)
     pairs = FeatureAlignment()(ours, more, None)
     assert [p.teacher.shape[-1] for p in pairs] == [8, 4] and pairs[0].teacher is more[1]
@@ -27,9 +27,13 @@ def test_levels_are_paired_in_order_or_by_size():
 
 
 def test_what_cannot_be_paired_says_why():
-    with pytest.raises(ConfigError, match='no common level: the student has maps of 8x8, .*5x5, 3x3'):
+    with pytest.raises(
+        ConfigError, match='no common level: the student has maps of 8x8, .*5x5, 3x3'
+    ):
         FeatureAlignment()(maps(8), maps(5, 3), None)
-    with pytest.raises(ConfigError, match=r'\(2, 4, 8, 8\) and teacher \(2, 4, 4, 4\) differ in shape'):
+    with pytest.raises(
+        ConfigError, match=r'\(2, 4, 8, 8\) and teacher \(2, 4, 4, 4\) differ in shape'
+    ):
         FeatureAlignment()(maps(8), maps(4), None)
     with pytest.raises(ConfigError, match='ConvConnector", in_channels=4, out_channels=6'):
         FeatureAlignment()(maps(8), maps(8, channels=6), None)

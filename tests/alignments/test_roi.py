@@ -14,7 +14,9 @@ from mmkd.losses import MSE, GIoU, KLDivergence
 from mmkd.recorder import Recorder, Source
 
 REGRESSOR = Source('roi_head.bbox_head.fc_reg')
-ROIS = torch.tensor([[0.0, 4, 6, 40, 50], [0, 10, 10, 80, 70], [1, 30, 20, 90, 88], [1, 0, 0, 20, 20]])
+ROIS = torch.tensor(
+    [[0.0, 4, 6, 40, 50], [0, 10, 10, 80, 70], [1, 30, 20, 90, 88], [1, 0, 0, 20, 20]]
+)
 
 
 class Scene:
@@ -71,7 +73,11 @@ def test_class_scores_go_through_the_class_map():
 def test_proposals_on_excluded_classes_do_not_count():
     scene = Scene(('cat', 'unicorn'), ('cat',), exclude=['unicorn'])
     scene.labels[:] = torch.tensor([0, 1, 2, 1])
-    for align in (RoIClassAlignment(), RoIClassAlignment(confidence=True), RoIBoxAlignment(select='all')):
+    for align in (
+        RoIClassAlignment(),
+        RoIClassAlignment(confidence=True),
+        RoIBoxAlignment(select='all'),
+    ):
         weight = scene.pair(align).weight
         assert (weight > 0).tolist() == [True, False, True, False]
 
@@ -118,7 +124,9 @@ def test_deltas_of_another_normalisation_mean_the_same_boxes(agnostic):
     size = torch.tensor([[200.0, 100, 200, 100]] * 2 + [[184.0, 100, 184, 100]] * 2)
     again = student_coder.decode(ROIS[:, 1:], pair.teacher) / size
     assert torch.allclose(again, boxes.teacher, atol=1e-4)
-    assert torch.allclose(student_coder.decode(ROIS[:, 1:], pair.student) / size, boxes.student, atol=1e-5)
+    assert torch.allclose(
+        student_coder.decode(ROIS[:, 1:], pair.student) / size, boxes.student, atol=1e-5
+    )
     assert not torch.allclose(boxes.student, boxes.teacher, atol=1e-2)
 
 
@@ -126,7 +134,9 @@ def test_deltas_of_another_normalisation_mean_the_same_boxes(agnostic):
 def test_half_precision_outputs_give_finite_losses(dtype):
     scene = Scene(('dog', 'cat'), ('cat', 'horse', 'dog'))
     for name in ('student_cls', 'teacher_cls', 'student_reg', 'teacher_reg'):
-        setattr(scene, name, (getattr(scene, name) * 10).to(dtype).requires_grad_('student' in name))
+        setattr(
+            scene, name, (getattr(scene, name) * 10).to(dtype).requires_grad_('student' in name)
+        )
     scene.step.teacher_record._calls = {CLASSIFIER: [scene.teacher_cls]}
     for align, loss in (
         (RoIClassAlignment(confidence=True), KLDivergence(tau=4.0)),
@@ -142,7 +152,9 @@ def test_half_precision_outputs_give_finite_losses(dtype):
 
 def test_what_cannot_be_paired_says_why():
     sigmoid = dict(bbox_head=dict(loss_cls=dict(use_sigmoid=True)))
-    with pytest.raises(ConfigError, match='one RoI classifier uses a softmax and the other a sigmoid'):
+    with pytest.raises(
+        ConfigError, match='one RoI classifier uses a softmax and the other a sigmoid'
+    ):
         Scene(teacher=faster_rcnn(roi_head=sigmoid)).pair(RoIClassAlignment())
     with pytest.raises(ConfigError, match="needs the student's proposals.*align.select='teacher'"):
         Scene().pair(RoIBoxAlignment(select='labels'), proposals='teacher')
@@ -156,7 +168,9 @@ def test_what_cannot_be_paired_says_why():
         scene.pair(RoIClassAlignment())
     other = faster_rcnn()
     other['roi_head']['bbox_head']['bbox_coder'] = dict(type='TBLRBBoxCoder')
-    with pytest.raises(ConfigError, match="teacher's boxes are coded by TBLRBBoxCoder.*coordinates='box'"):
+    with pytest.raises(
+        ConfigError, match="teacher's boxes are coded by TBLRBBoxCoder.*coordinates='box'"
+    ):
         Scene(teacher=other).pair(RoIBoxAlignment())
 
 
@@ -166,7 +180,9 @@ def test_both_heads_see_the_same_proposals(tmp_path, proposals):
     config = faster_rcnn()
     checkpoint = save_teacher(tmp_path / 'teacher.pth', config)
     losses = {name: dict(entry) for name, entry in ROI_LOSSES.items()}
-    losses['loss_kd_all'] = dict(losses['loss_kd_bbox'], align=dict(type='RoIBoxAlignment', select='all'))
+    losses['loss_kd_all'] = dict(
+        losses['loss_kd_bbox'], align=dict(type='RoIBoxAlignment', select='all')
+    )
     losses['loss_kd_giou'] = dict(
         losses['loss_kd_bbox'], type='GIoU', align=dict(type='RoIBoxAlignment', coordinates='box')
     )
@@ -174,7 +190,9 @@ def test_both_heads_see_the_same_proposals(tmp_path, proposals):
         dict(
             type='Distiller',
             student=config,
-            teacher=dict(config=dict(model=config), checkpoint=str(checkpoint), proposals=proposals),
+            teacher=dict(
+                config=dict(model=config), checkpoint=str(checkpoint), proposals=proposals
+            ),
             losses=losses,
             classes=CLASSES,
         )

@@ -75,7 +75,9 @@ def test_levels_are_paired_by_stride():
     ours, theirs = maps(1, 1), maps(1, 2, strides=(8, 16, 32))
     pair = align(ours, theirs, step(student, teacher, None))[0]
     assert torch.equal(pair.student[:192, 0], ours[1].permute(0, 2, 3, 1)[0].reshape(-1))
-    with pytest.raises(ConfigError, match=r'RPN level 1 .*student \(2, 8, 8, 3, 1\) and teacher \(2, 4'):
+    with pytest.raises(
+        ConfigError, match=r'RPN level 1 .*student \(2, 8, 8, 3, 1\) and teacher \(2, 4'
+    ):
         align(ours, maps(1, 2, strides=(8, 16, 32), size=32), step(student, teacher, None))
 
 

@@ -40,7 +40,9 @@ def test_builds_and_runs_a_step(name, teachers):
     cfg = Config.fromfile(CONFIGS / name)
     if cfg.model.type == 'Distiller':
         cfg.model.teacher.checkpoint = teachers(cfg.model.teacher.config)
-        cfg.model.classes = [str(i) for i in range(cfg.model.student.roi_head.bbox_head.num_classes)]
+        cfg.model.classes = [
+            str(i) for i in range(cfg.model.student.roi_head.bbox_head.num_classes)
+        ]
         cfg.model.teacher.classes = cfg.model.classes
     model = MODELS.build(cfg.model).train()
     losses = model(**model.data_preprocessor(batch(size=(64, 96)), True), mode='loss')

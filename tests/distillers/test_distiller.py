@@ -55,7 +55,9 @@ def step(model, seed=0):
 
 
 def hooks_of(*models):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for x in models for m in x.modules())
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) for x in models for m in x.modules()
+    )
 
 
 # ---------------------------------------------------------------------- it is the student
@@ -67,7 +69,9 @@ def test_names_are_those_of_the_plain_student(make):
     assert list(get_state_dict(distiller)) == list(plain.state_dict())
     own = [name for name, _ in distiller.named_parameters() if not name.startswith('connectors.')]
     assert own == [name for name, _ in plain.named_parameters()]
-    assert [name for name, _ in distiller.named_buffers()] == [name for name, _ in plain.named_buffers()]
+    assert [name for name, _ in distiller.named_buffers()] == [
+        name for name, _ in plain.named_buffers()
+    ]
     assert distiller.with_roi_head is True
     with pytest.raises(AttributeError, match='no_such_thing'):
         distiller.no_such_thing  # noqa: B018
@@ -93,7 +97,9 @@ def test_predictions_are_the_plain_students(make):
     plain.load_state_dict(distiller.state_dict())
     ours, theirs = (model.test_step(batch()) for model in (distiller, plain))
     for a, b in zip(ours, theirs, strict=True):
-        assert len(a.pred_instances) and torch.equal(a.pred_instances.bboxes, b.pred_instances.bboxes)
+        assert len(a.pred_instances) and torch.equal(
+            a.pred_instances.bboxes, b.pred_instances.bboxes
+        )
 
 
 def test_moving_and_casting_reach_the_student_and_its_own_parameters(make):
@@ -101,7 +107,9 @@ def test_moving_and_casting_reach_the_student_and_its_own_parameters(make):
     distiller.student.register_parameter('level_embed', nn.Parameter(torch.zeros(2)))
     assert 'level_embed' in distiller.state_dict()
     distiller.to(torch.float64)
-    kinds = {p.dtype for p in distiller.student.parameters()} | {p.dtype for p in distiller.parameters()}
+    kinds = {p.dtype for p in distiller.student.parameters()} | {
+        p.dtype for p in distiller.parameters()
+    }
     assert kinds == {torch.float64}
 
 
@@ -162,7 +170,9 @@ def test_the_teacher_learns_nothing_from_a_step(make):
     total.backward()
     optimizer.step()
     assert all(p.grad is None for p in distiller.teacher.detector.parameters())
-    assert all(torch.equal(v, before[k]) for k, v in distiller.teacher.detector.state_dict().items())
+    assert all(
+        torch.equal(v, before[k]) for k, v in distiller.teacher.detector.state_dict().items()
+    )
 
 
 def test_neither_teacher_nor_checkpoint_is_needed_to_predict(make):
@@ -190,7 +200,11 @@ def test_gradients_reach_student_and_connectors(make):
     losses = step(distiller)
     assert {name for name in losses if 'kd' in name} == set(ALL_LOSSES)
     sum(losses[name] for name in ALL_LOSSES).backward()
-    for name in ('backbone.conv1.weight', 'neck.fpn_convs.0.conv.weight', 'rpn_head.rpn_cls.weight'):
+    for name in (
+        'backbone.conv1.weight',
+        'neck.fpn_convs.0.conv.weight',
+        'rpn_head.rpn_cls.weight',
+    ):
         assert distiller.get_parameter(name).grad.any(), name
     for name in ('fc_cls', 'fc_reg', 'shared_fcs.0'):
         assert distiller.get_parameter(f'roi_head.bbox_head.{name}.weight').grad.any(), name
@@ -330,7 +344,9 @@ def test_past_its_stop_training_is_plain_mmdet_bit_for_bit(make):
 
 
 def test_only_active_losses_are_computed(make):
-    losses = dict(ROI_LOSSES, loss_kd_neck=dict(feature_loss(), schedule=dict(begin=2, unit='iter')))
+    losses = dict(
+        ROI_LOSSES, loss_kd_neck=dict(feature_loss(), schedule=dict(begin=2, unit='iter'))
+    )
     losses['loss_kd_cls'] = dict(losses['loss_kd_cls'], schedule=dict(end=2, unit='iter'))
     losses['loss_kd_bbox'] = dict(losses['loss_kd_bbox'], schedule=dict(end=2, unit='iter'))
     distiller = make(losses=losses)
@@ -425,13 +441,17 @@ def test_classes_are_checked_before_the_first_iteration(make):
     MessageHub.get_instance('training').update_info('dataset_meta', dict(classes=CLASSES))
     distiller.prepare()
     assert distiller.class_map.is_identity
-    make(losses=dict(loss_kd_neck=feature_loss()), classes=None).prepare()  # features have no classes
+    make(
+        losses=dict(loss_kd_neck=feature_loss()), classes=None
+    ).prepare()  # features have no classes
 
 
 def test_a_name_the_student_uses_itself_is_refused(make):
     distiller = make(losses=dict(loss_cls=ROI_LOSSES['loss_kd_cls']))
     distiller.init_weights()
-    with pytest.raises(ConfigError, match="losses.loss_cls: the student has a loss 'loss_cls' of its own"):
+    with pytest.raises(
+        ConfigError, match="losses.loss_cls: the student has a loss 'loss_cls' of its own"
+    ):
         step(distiller)
 
 

@@ -21,10 +21,14 @@ def test_begin_and_end():
 def test_warm_up_rises_from_begin():
     schedule = Schedule(begin=2, warmup=4)
     assert [schedule.factor(now, 10) for now in (1, 3, 4, 6, 9)] == [0, 0.25, 0.5, 1, 1]
-    assert 0 < schedule.factor(2, 10) < 0.01  # on, so that the teacher runs from the first iteration
+    assert (
+        0 < schedule.factor(2, 10) < 0.01
+    )  # on, so that the teacher runs from the first iteration
 
 
-@pytest.mark.parametrize('decay, half, quarter', [('linear', 0.5, 0.75), ('cosine', 0.5, 0.8535534)])
+@pytest.mark.parametrize(
+    'decay, half, quarter', [('linear', 0.5, 0.75), ('cosine', 0.5, 0.8535534)]
+)
 def test_decay_reaches_zero_at_the_end(decay, half, quarter):
     for schedule in (Schedule(decay=decay), Schedule(decay=decay, end=8)):
         assert schedule.factor(0, 8) == 1

@@ -157,7 +157,9 @@ def test_weightless_entries_may_hold_anything():
 
 def test_giou_does_not_depend_on_the_unit():
     scale = torch.tensor([640.0, 480.0, 640.0, 480.0])
-    assert torch.allclose(GIoU()(boxes(1), boxes(2)), GIoU()(boxes(1) * scale, boxes(2) * scale), rtol=1e-4)
+    assert torch.allclose(
+        GIoU()(boxes(1), boxes(2)), GIoU()(boxes(1) * scale, boxes(2) * scale), rtol=1e-4
+    )
 
 
 def test_wrong_arguments_are_refused():

@@ -1,0 +1,107 @@
+# The data, schedule and runtime that all three trainings of the demo share.
+# `python tools/demo.py` draws the data (mmkd/datasets/drawn_scenes.py); nothing is downloaded.
+# "tuned for the demo": chosen on data sets of other seeds than the demo's own, within its time.
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+dataset_type = 'CocoDataset'
+data_root = 'work_dirs/demo/data/'
+metainfo = dict(
+    classes=(
+        'striped disc',
+        'dotted disc',
+        'striped box',
+        'dotted box',
+        'striped star',
+        'dotted star',
+    ),
+    palette=[
+        (230, 97, 1),
+        (253, 184, 99),
+        (44, 123, 182),
+        (116, 196, 218),
+        (178, 24, 102),
+        (240, 128, 190),
+    ],
+)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),  # the pictures' own size
+    dict(type='RandomFlip', prob=0.5),  # mmdet's schedule for COCO and VOC
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),  # the pictures' own size
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+# No worker processes: reading a picture this small takes 1 ms, a worker would take a core.
+train_dataloader = dict(
+    batch_size=8,  # tuned for the demo: many steps in little time
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='AspectRatioBatchSampler'),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/train.json',
+        data_prefix=dict(img='train/'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    persistent_workers=False,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/val.json',
+        data_prefix=dict(img='val/'),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/val.json', metric='bbox')
+test_evaluator = val_evaluator
+
+max_epochs = 8  # tuned for the demo
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+# AdamW, because training starts from random weights: SGD needs several times the steps.
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),  # tuned for the demo
+    clip_grad=dict(max_norm=10),
+)  # tuned for the demo: a start from random weights has outliers
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        convert_to_iter_based=True,
+        begin=0,
+        end=max_epochs,
+        T_max=max_epochs,
+    ),
+]
+
+default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=10),
+    # Two, because the older one is deleted before the newer one is written.
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
+)
+randomness = dict(seed=0)

@@ -1,0 +1,29 @@
+# The demo's distillation: the student config is the base, and alone the baseline.
+_base_ = ['./faster-rcnn_mobilenetv2_fpn.py', '../_base_/distillation.py']
+
+model = dict(
+    _delete_=True,
+    type='Distiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='{{fileDirname}}/faster-rcnn_r18_fpn.py',
+        checkpoint='work_dirs/demo/teacher/epoch_8.pth',
+    ),  # written by the demo
+    losses=dict(
+        loss_kd_cls=dict(
+            type='KLDivergence',
+            tau=2.0,  # tuned for the demo
+            loss_weight=1.0,  # tuned for the demo
+            student='roi_head.bbox_head.fc_cls',
+            teacher='roi_head.bbox_head.fc_cls',
+            align=dict(type='RoIClassAlignment'),
+        ),
+        loss_kd_bbox=dict(
+            type='MSE',
+            loss_weight=1.0,  # tuned for the demo
+            student='roi_head.bbox_head.fc_reg',
+            teacher='roi_head.bbox_head.fc_reg',
+            align=dict(type='RoIBoxAlignment', select='labels'),
+        ),
+    ),
+)

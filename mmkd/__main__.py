@@ -1,0 +1,47 @@
+"""``python -m mmkd TOOL …`` runs a tool, from the checkout or the installed package.
+
+Without TOOL it lists them. Configs are found by name as with mim.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def tool_folder() -> Path:
+    """Inside the package for a plain install, else beside it in the checkout."""
+    packaged = PACKAGE / '.mim' / 'tools'
+    return packaged if packaged.is_dir() else PACKAGE.parent / 'tools'
+
+
+def tools() -> dict[str, Path]:
+    """Tool names with their scripts; files that start with an underscore are shared code."""
+    scripts = sorted(tool_folder().glob('*.py'))
+    return {script.stem: script for script in scripts if not script.stem.startswith('_')}
+
+
+def main(argv: list[str]) -> int:
+    found = tools()
+    if not argv or argv[0] in ('-h', '--help'):
+        print(
+            'usage: python -m mmkd TOOL [options]      (python -m mmkd TOOL -h shows its options)\n'
+        )
+        for name, script in found.items():
+            summary = ast.get_docstring(ast.parse(script.read_text(encoding='utf-8'))) or ''
+            print(f'  {name:<12}{summary.splitlines()[0] if summary else ""}')
+        return 0
+    if argv[0] not in found:
+        print(f'mmkd: error: no tool {argv[0]!r}; there are: {", ".join(found)}', file=sys.stderr)
+        return 2
+    sys.stdout.flush()
+    # A new process: mmengine has chosen its device by now; `--device cpu` must come before.
+    os.execv(sys.executable, [sys.executable, str(found[argv[0]]), *argv[1:]])
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""Read checkpoints safely and load them strictly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from torch import nn
+
+from .errors import CheckpointError, ConfigError, MissingFileError
+
+SHOWN_KEYS = 6
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """Stand-in for ``getattr`` in training checkpoints, which name HistoryBuffer's statistics so."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise UnpicklingError(f'attribute {name} of {owner}')
+    return getattr(owner, name)
+
+
+def training_globals() -> list:
+    """What mmengine's training checkpoints hold besides tensors: logged scalars and numpy arrays."""
+    core = getattr(np, '_core', None) or np.core
+    dtypes = {type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i4', 'i8', 'u1', 'u4', 'b1')}
+    return [
+        HistoryBuffer,
+        (_history_method, 'builtins.getattr'),
+        # Both names of numpy's internals, so that checkpoints of numpy 1 and 2 can be read by either.
+        *(
+            (function, f'numpy.{package}.multiarray.{function.__name__}')
+            for function in (core.multiarray._reconstruct, core.multiarray.scalar)
+            for package in ('core', '_core')
+        ),
+        np.ndarray,
+        np.dtype,
+        slice,
+        *dtypes,
+    ]
+
+
+def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
+    """Read weights without running any code the file may carry.
+
+    Args:
+        checkpoint: A path or a http(s) URL (kept in torch hub's cache).
+        where: How messages call it, e.g. the config key and its value.
+        hint: What to do when there is no such file.
+
+    Returns:
+        A dict with ``state_dict`` and, where the file has them, ``meta`` and more.
+
+    Raises:
+        MissingFileError: There is no such file.
+        CheckpointError: The file is no checkpoint, or wants to run code.
+    """
+    if not checkpoint or not isinstance(checkpoint, (str, os.PathLike)):
+        raise ConfigError(f'{where} names no file; {hint}')
+    safe = getattr(torch.serialization, 'safe_globals', None)  # torch 2.5 and later
+    with safe(training_globals()) if safe else nullcontext():
+        try:
+            if str(checkpoint).startswith(('http://', 'https://')):
+                content = torch.hub.load_state_dict_from_url(
+                    checkpoint, map_location='cpu', weights_only=True
+                )
+            elif Path(checkpoint).is_file():
+                content = torch.load(checkpoint, map_location='cpu', weights_only=True)
+            else:
+                raise MissingFileError(f'{where} does not exist; {hint}')
+        except MissingFileError:
+            raise
+        except UnpicklingError as error:
+            reason = str(error).split('\n')
+            blame = next((line for line in reason if 'GLOBAL' in line), reason[0]).strip()
+            raise CheckpointError(
+                f'{where} is refused: it is no plain set of weights, and reading it could run code '
+                f'({blame[:160]}); save it again as a state_dict'
+            ) from None
+        except (OSError, RuntimeError, EOFError) as error:
+            raise CheckpointError(f'{where} cannot be read: {str(error).splitlines()[0]}') from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f'{where} holds a {type(content).__name__}, not weights by name')
+    if 'state_dict' not in content:
+        content = dict(state_dict=content, meta={})
+    state = content['state_dict']
+    if any(key.startswith('module.') for key in state):  # saved from inside a DDP wrapper
+        content['state_dict'] = {key.removeprefix('module.'): state[key] for key in state}
+    return content
+
+
+def load_weights(model: nn.Module, checkpoint: dict, where: str) -> None:
+    """Load a checkpoint strictly.
+
+    Raises:
+        CheckpointError: Keys are missing or left over, or shapes differ; they are named.
+    """
+    own = model.state_dict()
+    state = checkpoint['state_dict']
+    problems = []
+    try:
+        # assign=False copies into the model's own tensors; the model's own hooks that rename keys of
+        # older checkpoints run first.
+        found = model.load_state_dict(state, strict=False)
+    except RuntimeError:
+        other = [
+            f'{key} is {tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in the model'
+            for key in own
+            if key in state and state[key].shape != own[key].shape
+        ]
+        problems.append(_listing('of another shape', other))
+        missing = [key for key in own if key not in state]
+        unexpected = [key for key in state if key not in own]
+    else:
+        missing, unexpected = found.missing_keys, found.unexpected_keys
+    # Counters that old checkpoints lack and evaluation does not use.
+    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
+    problems += [_listing('missing', missing), _listing('left over', unexpected)]
+    problems = [problem for problem in problems if problem]
+    if problems:
+        raise CheckpointError(
+            f'{where} does not belong to this {type(model).__name__} ({len(own)} entries): '
+            f'{"; ".join(problems)}'
+        )
+
+
+def _listing(what: str, keys: Sequence[str]) -> str:
+    if not keys:
+        return ''
+    more = f', … ({len(keys) - SHOWN_KEYS} more)' if len(keys) > SHOWN_KEYS else ''
+    return f'{len(keys)} {what}: {", ".join(keys[:SHOWN_KEYS])}{more}'

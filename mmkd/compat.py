@@ -1,0 +1,79 @@
+"""Find the OpenMMLab stack by import and say what to install when it is absent or does not fit.
+
+Two families of distributions provide the same import names: OpenMMLab's own (``mmdet``, ``mmcv``,
+``mmengine``) and their continuation (``onedl-mmdetection``, ``onedl-mmcv``, ``onedl-mmengine``).
+What is imported decides, not what is listed as installed, so whichever is there is kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+
+from .errors import UserError
+
+# First supported and first unsupported version, in the order they import each other.
+SUPPORTED = {
+    'mmengine': ('0.10.4', '1.0'),
+    'mmcv': ('2.1.0', '3.0'),
+    'mmdet': ('3.3.0', '4.0'),
+}
+
+INSTALL = (
+    'install a tested set with: pip install "mmkd[onedl]" '
+    '(or "mmkd[openmmlab]" for mmdet 3.3.0 and mmcv 2.1.0); in a checkout `make setup` does it'
+)
+
+
+class StackError(UserError, ImportError):
+    """torch, mmengine, mmcv or mmdet is absent, does not load or has an unsupported version."""
+
+
+def check_stack() -> None:
+    """Import mmengine, mmcv with its compiled ops and mmdet, and check their versions.
+
+    Raises:
+        StackError: The first that is absent, broken or unsupported; says what to install.
+    """
+    if importlib.util.find_spec('torch') is None:
+        raise StackError(f'mmkd needs torch, which is not installed; {INSTALL}')
+    for name, (lowest, limit) in SUPPORTED.items():
+        version = _version_of(name)
+        if not _key(lowest) <= _key(version) < _key(limit):
+            raise StackError(
+                f'mmkd supports {name} >= {lowest}, < {limit}, and {version} is installed; '
+                f'{INSTALL}'
+            )
+        if name == 'mmcv':
+            _check_ops()
+
+
+def _version_of(name: str) -> str:
+    if importlib.util.find_spec(name) is None:
+        raise StackError(f'mmkd needs {name}, which is not installed; {INSTALL}')
+    try:
+        return importlib.import_module(name).__version__
+    except (ImportError, AssertionError) as error:
+        # mmdet asserts the versions of mmcv and mmengine it was made for.
+        raise StackError(f'{name} is installed but does not import ({error}); {INSTALL}') from error
+
+
+def _check_ops() -> None:
+    if importlib.util.find_spec('mmcv._ext') is None:
+        raise StackError(
+            'this mmcv has no compiled ops (mmcv-lite, or a build without MMCV_WITH_OPS=1), '
+            f'and detectors need them; uninstall it, then {INSTALL}'
+        )
+    try:
+        importlib.import_module('mmcv.ops')
+    except ImportError as error:
+        raise StackError(
+            f"mmcv's compiled ops do not load ({error}), most likely because they were built for "
+            f'another torch; uninstall mmcv, then {INSTALL}'
+        ) from error
+
+
+def _key(version: str) -> tuple[int, ...]:
+    numbers = [int(number) for number in re.findall(r'\d+', version)[:3]]
+    return tuple(numbers + [0] * (3 - len(numbers)))

@@ -1,0 +1,61 @@
+"""Reading weights without running code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.logging import MessageHub
+from tiny_models import faster_rcnn
+
+from mmkd.checkpoints import load_weights, read_checkpoint
+from mmkd.errors import CheckpointError
+
+
+class _Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused_unrun(tmp_path):
+    path, mark = tmp_path / 'bomb.pth', tmp_path / 'exploded'
+    torch.save(dict(state_dict={}, meta=_Bomb(mark)), path)
+    with pytest.raises(CheckpointError, match='is refused.*could run code.*mkdir'):
+        read_checkpoint(str(path), 'teacher.checkpoint')
+    path.write_bytes(pickle.dumps(_Bomb(mark)))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(str(path), 'teacher.checkpoint')
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize('attribute', ['__init__', '_statistics_methods'])
+def test_getattr_in_a_pickle_reaches_only_logged_statistics(tmp_path, attribute):
+    class Reach:
+        def __reduce__(self):
+            from mmengine.logging import HistoryBuffer
+
+            return getattr, (HistoryBuffer, attribute)
+
+    path = tmp_path / 'reach.pth'
+    torch.save(dict(state_dict={}, meta=Reach()), path)
+    with pytest.raises(CheckpointError, match='is refused'):
+        read_checkpoint(str(path), 'teacher.checkpoint')
+
+
+def test_a_training_checkpoint_with_logged_scalars_is_read(tmp_path):
+    hub = MessageHub.get_instance('log')
+    hub.update_scalar('train/loss', np.float32(1.5))
+    hub.update_info('seed', np.int64(3))
+    path = tmp_path / 'epoch_1.pth'
+    state = {f'module.{k}': v for k, v in MODELS.build(faster_rcnn()).state_dict().items()}
+    torch.save(dict(state_dict=state, meta={}, message_hub=hub.state_dict()), path)
+    content = read_checkpoint(str(path), 'teacher.checkpoint')
+    assert content['message_hub']['log_scalars']['train/loss'].current() == 1.5
+    load_weights(MODELS.build(faster_rcnn()), content, 'file')  # the DDP prefix is gone
