@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -41,9 +41,35 @@ def training_globals() -> list:
         ),
         np.ndarray,
         np.dtype,
+        bytes,  # an empty array's content
         slice,
         *dtypes,
     ]
+
+
+def allow_training_checkpoints() -> None:
+    """Let this process read mmengine's training checkpoints without running code they may carry.
+
+    torch 2.6 and later refuse what such checkpoints hold besides tensors: with it, mmengine 0.10.7 can
+    neither test nor resume, and later ones fall back to reading unsafely.
+    """
+    if hasattr(torch.serialization, 'add_safe_globals'):
+        torch.serialization.add_safe_globals(training_globals())
+
+
+@contextmanager
+def _training_globals_allowed() -> Iterator[None]:
+    """As ``torch.serialization.safe_globals``, which on leaving would take away what was allowed before."""
+    if not hasattr(torch.serialization, 'get_safe_globals'):  # before torch 2.4
+        yield
+        return
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(training_globals())
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
@@ -63,8 +89,7 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
     """
     if not checkpoint or not isinstance(checkpoint, (str, os.PathLike)):
         raise ConfigError(f'{where} names no file; {hint}')
-    safe = getattr(torch.serialization, 'safe_globals', None)  # torch 2.5 and later
-    with safe(training_globals()) if safe else nullcontext():
+    with _training_globals_allowed():
         try:
             if str(checkpoint).startswith(('http://', 'https://')):
                 content = torch.hub.load_state_dict_from_url(

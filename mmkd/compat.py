@@ -20,9 +20,11 @@ SUPPORTED = {
     'mmdet': ('3.3.0', '4.0'),
 }
 
+# Without isolation, because mmcv builds its ops only where its build sees torch.
 INSTALL = (
-    'install a tested set with: pip install "mmkd[onedl]" '
-    '(or "mmkd[openmmlab]" for mmdet 3.3.0 and mmcv 2.1.0); in a checkout `make setup` does it'
+    '`make setup` in a checkout installs a tested set; elsewhere, in this order: '
+    '`pip install torch setuptools wheel`, `pip install --no-build-isolation "mmkd[onedl]"` '
+    '(or "mmkd[openmmlab]" for mmdet 3.3.0 and mmcv 2.1.0)'
 )
 
 
@@ -63,14 +65,14 @@ def _check_ops() -> None:
     if importlib.util.find_spec('mmcv._ext') is None:
         raise StackError(
             'this mmcv has no compiled ops (mmcv-lite, or a build without MMCV_WITH_OPS=1), '
-            f'and detectors need them; uninstall it, then {INSTALL}'
+            f'and detectors need them; uninstall it; {INSTALL}'
         )
     try:
         importlib.import_module('mmcv.ops')
     except ImportError as error:
         raise StackError(
             f"mmcv's compiled ops do not load ({error}), most likely because they were built for "
-            f'another torch; uninstall mmcv, then {INSTALL}'
+            f'another torch; uninstall mmcv; {INSTALL}'
         ) from error
 
 

@@ -15,8 +15,10 @@ from mmengine.logging import MessageHub, MMLogger  # noqa: E402
 from mmengine.registry import DefaultScope, init_default_scope  # noqa: E402
 
 import mmkd  # noqa: E402, F401  (registers)
+from mmkd.checkpoints import allow_training_checkpoints  # noqa: E402
 
 torch.set_num_threads(1)
+allow_training_checkpoints()  # as the tools do
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmengine.logging import MessageHub
+from mmengine.logging import HistoryBuffer, MessageHub
 from tiny_models import faster_rcnn
 
-from mmkd.checkpoints import load_weights, read_checkpoint
+from mmkd.checkpoints import allow_training_checkpoints, load_weights, read_checkpoint
 from mmkd.errors import CheckpointError
 
 
@@ -59,3 +59,15 @@ def test_a_training_checkpoint_with_logged_scalars_is_read(tmp_path):
     content = read_checkpoint(str(path), 'teacher.checkpoint')
     assert content['message_hub']['log_scalars']['train/loss'].current() == 1.5
     load_weights(MODELS.build(faster_rcnn()), content, 'file')  # the DDP prefix is gone
+
+
+def test_what_was_allowed_before_stays_allowed(tmp_path):
+    path = tmp_path / 'plain.pth'
+    torch.save(dict(state_dict={}), path)
+    before = set(map(str, torch.serialization.get_safe_globals()))
+    allow_training_checkpoints()
+    allowed = set(map(str, torch.serialization.get_safe_globals()))
+    read_checkpoint(str(path), 'file')
+    assert set(map(str, torch.serialization.get_safe_globals())) == allowed >= before
+    torch.save(dict(log=HistoryBuffer()), path)
+    torch.load(path, weights_only=True)

@@ -60,7 +60,7 @@ def test_openmmlab_fits(tmp_path):
 def test_absent_package_says_what_to_install(tmp_path, name):
     message = check(tmp_path, **{name: None})
     assert f'mmkd needs {name}' in message
-    assert 'pip install "mmkd[onedl]"' in message
+    assert 'pip install --no-build-isolation "mmkd[onedl]"' in message
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""The README's commands and configs are the ones that work."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from tiny_models import batch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', README, re.S)
+
+
+COMMANDS = [line for block in blocks('bash') for line in block.splitlines() if line.strip()]
+INLINE = [
+    text
+    for text in re.findall(r'`((?:mim|make|python -m mmkd|tools/dist_)[^`]*)`', README)
+    if len(text.split()) > (2 if text.startswith('mim') else 1)
+]
+
+
+def parse(tool: str, arguments: list[str], monkeypatch):
+    """The tool's own parser on these arguments; exits on an option it does not have."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    spec = importlib.util.spec_from_file_location(f'tool_{tool}', ROOT / 'tools' / f'{tool}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+    return module.parse_args()
+
+
+@pytest.mark.parametrize('command', [*COMMANDS, *INLINE])
+def test_a_command_names_what_exists(command, monkeypatch):
+    words = shlex.split(command)
+    if words[0] == 'make':
+        targets = re.findall(r'^(\w+):', (ROOT / 'Makefile').read_text(), re.M)
+        assert words[1] in targets
+    elif words[:2] == ['pip', 'install']:
+        assert words[2] == '.'
+    elif words[0] in ('tools/dist_train.sh', 'tools/dist_test.sh'):
+        assert (ROOT / words[0]).stat().st_mode & 0o100
+    elif words[0] == 'mim' or words[:3] == ['python', '-m', 'mmkd']:
+        tool, rest = (words[1], words[3:]) if words[0] == 'mim' else (words[3], words[4:])
+        if words[0] == 'mim':
+            assert words[2] == 'mmkd'
+            if tool == 'run':
+                tool, rest = rest[0], rest[1:]
+        if not (ROOT / 'tools' / f'{tool}.py').is_file():
+            assert tool == 'TOOL'
+            return
+        rest = [
+            'FILE' if word == '-C' else word for word in rest if word != 'FILE' or '-C' not in rest
+        ]
+        rest = [word for word in rest if not (word == 'FILE' and 'epoch_10' in command)]
+        args = parse(tool, rest, monkeypatch)
+        config = getattr(args, 'config', None)
+        if config and config.startswith('configs/') and '…' not in config:
+            assert (ROOT / config).is_file(), config
+    else:
+        pytest.fail(f'a command nobody tests: {command}')
+
+
+def test_the_demo_and_voc_commands_are_there():
+    assert {'make demo', 'make test'} <= set(COMMANDS)
+    trained = {word for line in COMMANDS for word in line.split() if word.startswith('configs/')}
+    shipped = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / 'configs').rglob('*_voc2012*.py')
+        if '_base_' not in path.parts
+    }
+    assert trained == shipped
+
+
+def test_the_ten_line_config_is_ten_lines_and_trains(tmp_path):
+    text = next(block for block in blocks('python') if 'Distiller' in block)
+    assert len(text.strip().splitlines()) <= 12
+    path = tmp_path / 'own.py'
+    path.write_text(text)
+    cfg = Config.fromfile(path)
+    teacher = cfg.model.teacher
+    assert teacher.checkpoint.startswith('https://')
+    from mmkd.distillers.teacher import load_config
+
+    model = load_config(teacher.config).model
+    # The address is the one that mmdet's own index gives for this config.
+    index = Path(MODELS.get('FasterRCNN').__module__.replace('.', '/')).parts[0]
+    metafile = Path(importlib.util.find_spec(index).submodule_search_locations[0])
+    assert teacher.checkpoint in (metafile / '.mim/configs/faster_rcnn/metafile.yml').read_text()
+    teacher.checkpoint = str(tmp_path / 'teacher.pth')
+    torch.save(dict(state_dict=MODELS.build(model).state_dict()), teacher.checkpoint)
+    cfg.model.classes = [str(i) for i in range(80)]
+    teacher.classes = cfg.model.classes
+    distiller = MODELS.build(cfg.model).train()
+    losses = distiller(**distiller.data_preprocessor(batch(size=(64, 96)), True), mode='loss')
+    assert {'loss_kd_neck', 'loss_kd_cls'} <= set(losses)
+
+
+def test_the_ablation_inherits(tmp_path):
+    text = next(block for block in blocks('python') if 'tau=4.0' in block)
+    path = tmp_path / 'ablation.py'
+    path.write_text(text.replace("'./configs/", f"'{ROOT}/configs/"))
+    losses = Config.fromfile(path).model.losses
+    assert losses.loss_kd_cls.tau == 4.0 and losses.loss_kd_cls.student.endswith('fc_cls')
+    assert losses.loss_kd_bbox is None
+
+
+def test_links_and_code_paths_exist():
+    for target in re.findall(r'\]\((?!http)([^)]+)\)', README):
+        assert (ROOT / target).exists(), target
+    for target in re.findall(r'`((?:mmkd|tools|configs|tests)/[\w/.\-]*)`', README):
+        assert (ROOT / target).exists(), target
