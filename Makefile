@@ -1,0 +1,34 @@
+# make setup   create .venv with pinned versions (PYTHON=python3.12 for another CPython; make clean first)
+# make demo    teacher, student and distilled student on drawn images: a table and two pictures
+# make test    the tests
+# make lint    ruff: rules and formatting;  make format applies them
+# make clean   remove .venv and build outputs; work_dirs/ stays
+
+READY := .venv/.ready
+
+.PHONY: help setup demo test lint format clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+setup: $(READY)
+
+$(READY): pyproject.toml setup.py requirements/constraints.txt tools/setup_venv.sh
+	@bash tools/setup_venv.sh
+
+demo: $(READY)
+	.venv/bin/python tools/demo.py
+
+test: $(READY)
+	.venv/bin/python -m pytest tests
+
+lint: $(READY)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+format: $(READY)
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,234 @@
+"""Before a run: are the data and the weights a config names there, and where does its data lie?
+
+Works on a loaded config alone: nothing is built, so a missing file is reported at once and before
+anything is written. URLs and files behind other backends than the local disk are taken to exist.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from ..errors import ConfigError, MissingFileError
+
+DATA_SECTIONS = tuple(
+    f'{mode}_{part}' for mode in ('train', 'val', 'test') for part in ('dataloader', 'evaluator')
+)
+
+# What to do about missing data, by what stands in its path; the first that fits.
+HOW_TO_GET = (
+    (
+        r'VOC2007',
+        'download VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar from '
+        'http://host.robots.ox.ac.uk/pascal/VOC/voc2007/ and unpack both with '
+        '`mkdir -p data && tar -xf FILE -C data/`',
+    ),
+    (
+        r'VOC',
+        'download http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar and '
+        'unpack it with `mkdir -p data && tar -xf VOCtrainval_11-May-2012.tar -C data/`',
+    ),
+    (r'work_dirs/demo', 'draw it with `python tools/demo.py`'),
+    (
+        r'coco|(train|val)2017',
+        'download http://images.cocodataset.org/zips/train2017.zip, '
+        'http://images.cocodataset.org/zips/val2017.zip and '
+        'http://images.cocodataset.org/annotations/annotations_trainval2017.zip and '
+        'unpack each with `unzip FILE -d data/coco/`',
+    ),
+)
+
+
+def replace_data_root(cfg: Config, new: str) -> None:
+    """Move every dataset and evaluator of a config from its ``data_root`` to another, in place.
+
+    ``data_root`` at the top of an MMDetection config is a plain variable: changing it alone leaves
+    the data loaders, which have used it already, as they were.
+
+    Args:
+        cfg: A config with a top-level ``data_root``.
+        new: The folder to use instead; with or without a slash at the end.
+
+    Raises:
+        ConfigError: The config has no ``data_root``, or none of its data lies there.
+    """
+    old = cfg.get('data_root')
+    if not isinstance(old, str) or not old:
+        raise ConfigError(
+            'this config has no top-level data_root to change; set that of each data loader: '
+            f'--cfg-options train_dataloader.dataset.data_root={new}'
+        )
+    old_folder, new_folder = old.rstrip('/') + '/', str(new).rstrip('/') + '/'
+    changed = 0
+    # Read all first: `test_dataloader = val_dataloader` may be one object, to be changed once.
+    places = {
+        (id(owner), key): (owner, key, value)
+        for section in DATA_SECTIONS
+        for owner, key, value, _ in _leaves(cfg.get(section), section)
+        if isinstance(value, str) and (value + '/' == old_folder or value.startswith(old_folder))
+    }
+    for owner, key, value in places.values():
+        owner[key] = new_folder + value[len(old_folder) :]
+        changed += 1
+    if not changed:
+        raise ConfigError(
+            f'data_root={new} would change nothing: no dataset of this config lies under {old}; '
+            'set e.g. train_dataloader.dataset.data_root instead'
+        )
+    cfg.data_root = new_folder
+
+
+def check_files(cfg: Config, modes: Sequence[str], config_path: str = '') -> None:
+    """Check that the data of the given modes and, for training, the pretrained weights exist.
+
+    Args:
+        cfg: A loaded config.
+        modes: Which of ``'train'``, ``'val'`` and ``'test'`` are about to run.
+        config_path: The config's own path, for the message about a missing teacher.
+
+    Raises:
+        MissingFileError: The first file or folder that is not there; says how to get it.
+    """
+    for mode in modes:
+        if cfg.get(f'{mode}_cfg') is None:
+            continue
+        section = f'{mode}_dataloader'
+        dataset = (cfg.get(section) or {}).get('dataset')
+        for key, path, is_folder in _dataset_files(dataset, f'{section}.dataset'):
+            _check_data(cfg, key, path, is_folder)
+        section = f'{mode}_evaluator'
+        for owner, key, path, where in _leaves(cfg.get(section), section):
+            if key == 'ann_file' and isinstance(path, str) and not owner.get('backend_args'):
+                _check_data(cfg, where, path, is_folder=False)
+    if 'train' in modes:
+        _check_weights(cfg, config_path)
+
+
+def check_checkpoint(path: str, what: str) -> None:
+    """Check that a checkpoint to load is there.
+
+    Args:
+        path: A file, or a URL, which is taken to exist.
+        what: Where its name comes from, to begin the message with.
+
+    Raises:
+        MissingFileError: There is no such file.
+    """
+    if _is_local(path) and not os.path.isfile(path):
+        folder = os.path.dirname(path) or '.'
+        near = (
+            sorted(n for n in os.listdir(folder) if n.endswith('.pth'))
+            if os.path.isdir(folder)
+            else []
+        )
+        hint = (
+            f'in that folder there are {", ".join(near)}'
+            if near
+            else 'training writes them to its work dir'
+        )
+        raise MissingFileError(f'{what}: no such file: {path}; {hint}')
+
+
+def _check_data(cfg: Config, key: str, path: str, is_folder: bool) -> None:
+    if not _is_local(path) or os.path.isdir(path) or (not is_folder and os.path.isfile(path)):
+        return
+    hints = [hint for pattern, hint in HOW_TO_GET if re.search(pattern, path)]
+    hint = hints[0] if hints else 'put the data there'
+    root = (
+        'data_root'
+        if cfg.get('data_root')
+        else f'{key.rpartition(".dataset")[0]}.dataset.data_root'
+    )
+    kind = 'folder' if is_folder else 'file'
+    raise MissingFileError(
+        f'no such {kind}: {path} ({key}); {hint}, or say where it is with '
+        f'--cfg-options {root}=PATH/'
+    )
+
+
+def _dataset_files(dataset: Any, key: str) -> Iterator[tuple[str, str, bool]]:
+    """``(config key, path, is a folder)`` of what a dataset or the ones it wraps will read."""
+    if not isinstance(dataset, dict):
+        return
+    for name in ('dataset', 'datasets'):
+        inner = dataset.get(name)
+        if isinstance(inner, (list, tuple)):
+            for index, one in enumerate(inner):
+                yield from _dataset_files(one, f'{key}.{name}.{index}')
+        elif inner:
+            yield from _dataset_files(inner, f'{key}.{name}')
+    if dataset.get('backend_args'):
+        return
+    root = dataset.get('data_root') or ''
+    if root:
+        yield f'{key}.data_root', root, True
+    if isinstance(dataset.get('ann_file'), str) and dataset['ann_file']:
+        yield f'{key}.ann_file', _join(root, dataset['ann_file']), False
+    for name, prefix in (dataset.get('data_prefix') or {}).items():
+        if isinstance(prefix, str) and prefix:
+            yield f'{key}.data_prefix.{name}', _join(root, prefix), True
+            if name == 'sub_data_root':  # the VOC layout
+                yield key, _join(root, prefix, dataset.get('img_subdir', 'JPEGImages')), True
+                yield key, _join(root, prefix, dataset.get('ann_subdir', 'Annotations')), True
+
+
+def _check_weights(cfg: Config, config_path: str) -> None:
+    model = cfg.get('model') or {}
+    for owner, key, path, where in _leaves(model, 'model'):
+        pretrained = key == 'checkpoint' and owner.get('type') == 'Pretrained'
+        # The teacher's weights come from its own checkpoint, whatever its config starts from.
+        if pretrained and not where.startswith('model.teacher.') and not _exists(path):
+            raise MissingFileError(
+                f'no such file: {path} ({where}); name the pretrained weights with '
+                f'--cfg-options {where}=FILE_OR_URL'
+            )
+    teacher = model.get('teacher')
+    # With every loss switched off no teacher is built.
+    if not isinstance(teacher, dict) or not any((model.get('losses') or {}).values()):
+        return
+    config, checkpoint = teacher.get('config'), teacher.get('checkpoint')
+    of_a_file = isinstance(config, str) and '::' not in config
+    if of_a_file and not _exists(config):
+        raise MissingFileError(f'no such file: {config} (model.teacher.config, in {config_path})')
+    if isinstance(checkpoint, str) and not _exists(checkpoint):
+        train = (
+            f'train the teacher with `mim train mmkd {os.path.relpath(config)}`, or '
+            if of_a_file
+            else ''
+        )
+        raise MissingFileError(
+            f'no such file: {checkpoint} (model.teacher.checkpoint); {train}name its weights with '
+            '--cfg-options model.teacher.checkpoint=FILE_OR_URL'
+        )
+
+
+def _leaves(node: Any, where: str) -> Iterator[tuple[Any, Any, Any, str]]:
+    """``(container, key, value, dotted path)`` of all below ``node`` that holds nothing itself."""
+    pairs = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
+    for key, value in pairs:
+        if isinstance(value, (dict, list)):
+            yield from _leaves(value, f'{where}.{key}')
+        else:
+            yield node, key, value, f'{where}.{key}'
+
+
+def _join(*parts: str) -> str:
+    return os.path.join(*(part for part in parts if part))
+
+
+def _is_local(path: str) -> bool:
+    return '://' not in path
+
+
+def _exists(path: Any) -> bool:
+    return not isinstance(path, str) or not _is_local(path) or os.path.isfile(path)

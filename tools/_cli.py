@@ -1,0 +1,218 @@
+"""What the command-line tools share: options, device, loading a config, errors in one line.
+
+torch and the OpenMMLab packages are imported inside the functions: mmengine picks its device while
+it is being imported, so the device option has to be read before that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the config and the options that every tool on a config has."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument('config', help='config file, or the name of one that comes with mmkd')
+    parser.add_argument(
+        '--work-dir', help='where logs and results go (default: work_dirs/<config name>)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        metavar='KEY=VALUE',
+        help='change config entries: optim_wrapper.optimizer.lr=0.01, data_root=PATH/ '
+        '(which reaches every dataset), key="[a,b]" for a list',
+    )
+    parser.add_argument(
+        '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
+    )
+    parser.add_argument(
+        '--gpus', type=int, help='0 is the same as --device cpu; more than 1 needs --launcher'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--debug', action='store_true', help='show tracebacks of errors (so does MMKD_DEBUG=1)'
+    )
+    return parser
+
+
+def run_tool(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Choose the device, import mmkd, run ``main``.
+
+    A fault the user can mend ends the process with one line on stderr and exit code 2; any other
+    exception keeps its traceback.
+    """
+    debug = args.debug or os.environ.get('MMKD_DEBUG', '0') not in ('', '0')
+    try:
+        _choose_device(args)
+        # mmdet warns of an optional package that nothing here uses.
+        warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
+        import mmkd  # noqa: F401  (registers its modules, so plain mmdet configs may name them too)
+
+        main(args)
+    except Exception as error:
+        message = None if debug else one_line(error)
+        if message is None:
+            raise
+        if os.environ.get('LOCAL_RANK', '0') == '0':
+            print(f'mmkd: error: {message}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print('mmkd: interrupted', file=sys.stderr)
+        sys.exit(130)
+
+
+def one_line(error: BaseException) -> str | None:
+    """The message of a user's fault as one line; None for an unexpected exception.
+
+    A registry may wrap the fault in another exception, so causes are searched too.
+    """
+    # Looked up, not imported: when the stack is missing `import mmkd` itself is what failed.
+    errors = sys.modules.get('mmkd.errors')
+    while errors is not None and error is not None:
+        if isinstance(error, errors.UserError):
+            text = str(error)
+            if 'Traceback (most recent call last)' in text:  # re-raised from a data loader worker
+                text = text.strip().splitlines()[-1].split(': ', 1)[-1]
+            return ' '.join(text.split())
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
+    """Load the config, apply the options all tools share and check that its files exist.
+
+    ``modes`` are the data loaders the tool runs: ``'train'``, ``'val'``, ``'test'``.
+    """
+    from mmengine.config import Config
+
+    from mmkd.datasets.preflight import check_files, replace_data_root
+    from mmkd.errors import MissingFileError
+
+    path = find_config(args.config)
+    try:
+        cfg = Config.fromfile(str(path))
+    except FileNotFoundError as error:
+        raise MissingFileError(f'{path} inherits from a file that is not there: {error}') from error
+    options = _parse_options(args.cfg_options)
+    if 'data_root' in options:
+        # Before the merge, so that an option on a single data loader still has the last word.
+        replace_data_root(cfg, options['data_root'])
+    cfg.merge_from_dict(options)
+
+    cfg.launcher = args.launcher
+    # In this order: the command line, the config, the config's name.
+    if args.work_dir is not None or cfg.get('work_dir') is None:
+        cfg.work_dir = args.work_dir or os.path.join('work_dirs', path.stem)
+    check_files(cfg, modes, config_path=str(path))
+    if args.launcher != 'none':
+        _join_cpu_group(cfg)
+    return cfg
+
+
+def find_config(name: str) -> Path:
+    """The config file ``name``, or the only one of that name among those that come with mmkd.
+
+    Raises:
+        MissingFileError: there is none; the message offers close names.
+        ConfigError: there are several.
+    """
+    from mmkd.errors import ConfigError, MissingFileError
+
+    if os.path.isfile(name):
+        return Path(name)
+    folder = Path(__file__).resolve().parent.parent / 'configs'
+    known = sorted(folder.rglob('*.py'))
+    found = [config for config in known if config.name == os.path.basename(name)]
+    if len(found) > 1:
+        raise ConfigError(f'{name}: several configs have that name: {", ".join(map(str, found))}')
+    if not found:
+        near = difflib.get_close_matches(os.path.basename(name), [config.name for config in known])
+        hint = (
+            f'did you mean {" or ".join(near)}?' if near else f"mmkd's own configs are in {folder}"
+        )
+        raise MissingFileError(f'config file not found: {name}; {hint}')
+    print(f'mmkd: {name} is not a file here, using {found[0]}', flush=True)
+    return found[0]
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner of a loaded config, the config's own type if it names one."""
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    from mmkd.checkpoints import allow_training_checkpoints
+
+    allow_training_checkpoints()
+    setup_cache_size_limit_of_dynamo()
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _choose_device(args: argparse.Namespace) -> None:
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.device == 'cpu' or args.gpus == 0:
+        os.environ['CUDA_VISIBLE_DEVICES'] = '-1'
+        return
+    if args.device == 'cuda' or (args.gpus or 0) > 1:
+        from mmkd.errors import ConfigError
+
+        if args.launcher == 'none' and (args.gpus or 0) > 1:
+            raise ConfigError(
+                f'--gpus {args.gpus} needs one process for each GPU: run tools/dist_train.sh or '
+                'tools/dist_test.sh, or add --launcher pytorch to the mim command'
+            )
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                'torch finds no CUDA device; leave out --device cuda or use --device cpu'
+            )
+
+
+def _parse_options(options: list[str] | None) -> dict:
+    from mmengine.config import DictAction
+
+    from mmkd.errors import ConfigError
+
+    for option in options or []:
+        if '=' not in option:
+            raise ConfigError(f'--cfg-options takes KEY=VALUE, got {option!r}')
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--options', nargs='*', action=DictAction, default={})
+    return parser.parse_args(['--options', *(options or [])]).options
+
+
+def _join_cpu_group(cfg: Config) -> None:
+    """Let several processes train without CUDA, which mmengine's own launcher code asks for."""
+    import torch
+    from torch import distributed
+
+    if torch.cuda.is_available() or cfg.launcher != 'pytorch':
+        return
+    if not distributed.is_initialized():
+        distributed.init_process_group('gloo')
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,  # this and the next as mmengine's default wrapper
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    wrapper.update(cfg.get('model_wrapper_cfg') or {})
+    cfg.model_wrapper_cfg = dict(
+        wrapper, device_ids=None
+    )  # where mmengine would name a CUDA device

@@ -1,0 +1,104 @@
+"""Evaluate a checkpoint with a config; a distilled student needs no teacher here."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from _cli import build_runner, load_config, make_parser, run_tool
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument(
+        '--f1', action='store_true', help='add F1 to every COCO metric of the config'
+    )
+    parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to a pickle file')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', help='write painted images to work_dir/<time>/SHOW_DIR')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds each image is shown')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: average over flips'
+    )
+    return parser.parse_args()
+
+
+def test(args: argparse.Namespace) -> None:
+    from mmdet.evaluation import DumpDetResults
+
+    from mmkd.datasets.preflight import check_checkpoint
+    from mmkd.errors import ConfigError
+
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise ConfigError(f'--out writes a pickle file, so its name must end in .pkl: {args.out}')
+    cfg = load_config(args, modes=('test',))
+    check_checkpoint(args.checkpoint, 'the checkpoint to test')
+    cfg.load_from = args.checkpoint
+    if args.f1:
+        use_f1_metric(cfg)
+    if args.show or args.show_dir:
+        from mmdet.engine.hooks.utils import trigger_visualization_hook
+
+        cfg = trigger_visualization_hook(cfg, args)
+    if args.tta:
+        use_flip_tta(cfg)
+    runner = build_runner(cfg)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
+
+
+def use_f1_metric(cfg: Config) -> None:
+    """Turn each CocoMetric that tests into a CocoF1Metric with the same settings.
+
+    Raises:
+        ConfigError: the config has no CocoMetric.
+    """
+    from mmkd.errors import ConfigError
+
+    evaluator = cfg.test_evaluator
+    metrics = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+    metrics = [m for one in metrics for m in (one['metrics'] if 'metrics' in one else [one])]
+    coco = [m for m in metrics if m['type'] in ('CocoMetric', 'mmdet.CocoMetric')]
+    for metric in coco:
+        metric['type'] = 'CocoF1Metric'
+    if not coco and not any(m['type'] == 'CocoF1Metric' for m in metrics):
+        raise ConfigError(
+            f'--f1 works on CocoMetric, but test_evaluator has {[m["type"] for m in metrics]}'
+        )
+
+
+def use_flip_tta(cfg: Config) -> None:
+    """Average over the image and its mirror image, unless the config says otherwise."""
+    cfg.setdefault(
+        'tta_model',
+        dict(
+            type='DetTTAModel',
+            # The boxes of both views are merged as mmdet's Faster R-CNN merges those of one.
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        ),
+    )
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' not in cfg:
+        pack = dict(dataset.pipeline[-1])
+        keys = pack.get(
+            'meta_keys', ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        )
+        pack['meta_keys'] = (*keys, 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        cfg.tta_pipeline = [
+            *dataset.pipeline[:-1],
+            dict(type='TestTimeAug', transforms=[flips, [pack]]),
+        ]
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = dict(**cfg.tta_model, module=cfg.model)
+
+
+if __name__ == '__main__':
+    run_tool(test, parse_args())

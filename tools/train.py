@@ -1,0 +1,51 @@
+"""Train a detector, or distil one, from a config."""
+
+from __future__ import annotations
+
+import argparse
+
+from _cli import build_runner, load_config, make_parser, run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the total batch size',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint, or from the latest in the work dir if none is named',
+    )
+    return parser.parse_args()
+
+
+def train(args: argparse.Namespace) -> None:
+    from mmkd.datasets.preflight import check_checkpoint
+    from mmkd.errors import ConfigError
+
+    cfg = load_config(args, modes=('train', 'val'))
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ConfigError(
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config'
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from, '--resume' if args.resume else 'load_from')
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    run_tool(train, parse_args())
