@@ -235,7 +235,9 @@ def test_nothing_outlives_the_step(make, proposals):
         for model in (distiller.student, distiller.teacher.detector)
     ]
     before = hooks_of(distiller, distiller.teacher.detector)
+    names = list(distiller.state_dict()), [name for name, _ in distiller.named_buffers()]
     losses = step(distiller)
+    assert names == (list(distiller.state_dict()), [name for name, _ in distiller.named_buffers()])
     assert hooks_of(distiller, distiller.teacher.detector) == before == len(handles)
     assert 'extract_feat' not in vars(distiller.student)
     del losses

@@ -1,18 +1,19 @@
-# The data, schedule and runtime that all three trainings of the demo share.
+# The data, schedule and runtime that the three trainings of the demo share.
 # `python tools/demo.py` draws the data (mmkd/datasets/drawn_scenes.py); nothing is downloaded.
-# "tuned for the demo": chosen on data sets of other seeds than the demo's own, within its time.
+# "tuned for the demo": chosen with `--seed 1`, other pictures than the demo's own, for the time the
+# demo has. What the demo reports is measured on images no choice was made on.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 dataset_type = 'CocoDataset'
 data_root = 'work_dirs/demo/data/'
 metainfo = dict(
     classes=(
+        'plain disc',
         'striped disc',
-        'dotted disc',
+        'plain box',
         'striped box',
-        'dotted box',
+        'plain star',
         'striped star',
-        'dotted star',
     ),
     palette=[
         (230, 97, 1),
@@ -28,21 +29,21 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=(160, 160), keep_ratio=True),  # the pictures' own size
-    dict(type='RandomFlip', prob=0.5),  # mmdet's schedule for COCO and VOC
+    dict(type='RandomFlip', prob=0.5),  # as mmdet's configs for COCO and VOC
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(160, 160), keep_ratio=True),  # the pictures' own size
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-# No worker processes: reading a picture this small takes 1 ms, a worker would take a core.
+# No worker processes: a picture this small is read in 1 ms, and a worker would take a core.
 train_dataloader = dict(
-    batch_size=8,  # tuned for the demo: many steps in little time
+    batch_size=4,  # tuned for the demo: more steps in the same time
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),
@@ -76,18 +77,23 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/val.json', metric='bbox')
 test_evaluator = val_evaluator
 
-max_epochs = 8  # tuned for the demo
+max_epochs = 5  # tuned for the demo
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-# AdamW, because training starts from random weights: SGD needs several times the steps.
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),  # tuned for the demo
-    clip_grad=dict(max_norm=10),
-)  # tuned for the demo: a start from random weights has outliers
+    optimizer=dict(
+        type='SGD',
+        lr=0.02,  # tuned for the demo; mmdet's schedule_1x.py has it for 16 images a step
+        momentum=0.9,  # schedule_1x.py
+        weight_decay=0.0001,  # schedule_1x.py
+    ),
+    clip_grad=dict(max_norm=10),  # tuned for the demo: the first steps have outliers
+)
 param_scheduler = [
+    # tuned for the demo: as schedule_1x.py, but shorter and with a smooth end
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
     dict(
         type='CosineAnnealingLR',

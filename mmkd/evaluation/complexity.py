@@ -1,0 +1,158 @@
+"""What a detector costs: parameters, multiply-adds, milliseconds per image.
+
+For any MMDetection detector as it is deployed, that is for the plain student and never for a
+Distiller with its teacher.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.device import get_device
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from ..checkpoints import load_weights, read_checkpoint
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """The cost of a detector.
+
+    Attributes:
+        parameters: How many, trainable or not.
+        flops: Multiply-adds for one image, counted as MMDetection counts its GFLOPs: one
+            multiplication with its addition is one.
+        input_size: Height and width of that image as the network sees it, padding included, px.
+        ms_per_image: Median time of one image, batch size one: preprocessing on the device,
+            network, decoding and NMS; without reading the file.
+    """
+
+    parameters: int
+    flops: int
+    input_size: tuple[int, int]
+    ms_per_image: float
+
+
+def load_detector(config: Config, checkpoint: str | None, device: str | None = None) -> BaseModel:
+    """Build a config's detector for inference.
+
+    Args:
+        config: An MMDetection config.
+        checkpoint: Its weights, which must fit without a missing or unexpected key; ``None`` for
+            random ones.
+        device: As torch names it; by default the GPU where there is one.
+
+    Raises:
+        MissingFileError: The checkpoint does not exist.
+        CheckpointError: It would run code when read, or does not fit the config.
+    """
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(config.model)
+    if checkpoint is not None:
+        where = f'checkpoint {checkpoint}'
+        load_weights(model, read_checkpoint(str(checkpoint), where), where)
+    model.to(device or get_device())
+    model.eval()
+    return model
+
+
+def build_test_data(config: Config) -> BaseDataset:
+    """The dataset a config is tested on.
+
+    Args:
+        config: An MMDetection config.
+    """
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return DATASETS.build(config.test_dataloader.dataset)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of parameters, trainable or not, each shared one once.
+
+    Args:
+        model: Any module.
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_flops(model: nn.Module, inputs: torch.Tensor, **arguments: Any) -> int:
+    """Multiply-adds of one forward pass, by mmengine's analysis.
+
+    Operators mmengine does not know, such as RoIAlign and NMS, count nothing; so do element-wise
+    ones. Detectors with proposals cost more the more proposals they keep, so give trained weights.
+
+    Args:
+        model: Any module; left in the mode it was in.
+        inputs: The first argument of its ``forward``.
+        **arguments: The further ones, e.g. ``data_samples``.
+    """
+    forward, training = model.forward, model.training
+    model.eval()
+    # The analysis traces positional tensors only; the rest is bound beforehand, as mmdet's
+    # get_flops does.
+    model.forward = partial(forward, **arguments)
+    try:
+        with torch.no_grad():
+            info = get_model_complexity_info(
+                model, inputs=(inputs,), show_table=False, show_arch=False
+            )
+    finally:
+        del model.forward  # the instance attribute; the class's method shows again
+        model.train(training)
+    return int(info['flops'])
+
+
+def measure(
+    model: BaseModel, dataset: BaseDataset, images: int = 30, warm_up: int = 5
+) -> Complexity:
+    """Count and time a detector on the first images of a dataset.
+
+    Args:
+        model: From :func:`load_detector`.
+        dataset: From :func:`build_test_data`.
+        images: How many to time; fewer if the dataset has fewer.
+        warm_up: How many to run before.
+    """
+    batches = [pseudo_collate([dataset[i]]) for i in range(min(images, len(dataset)))]
+    first = model.data_preprocessor(batches[0])
+    flops = count_flops(model, first['inputs'], data_samples=first['data_samples'])
+    for i in range(warm_up):
+        time_one(model, batches[i % len(batches)])
+    times = [time_one(model, batch) for batch in batches]
+    return Complexity(
+        parameters=count_parameters(model),
+        flops=flops,
+        input_size=tuple(first['inputs'].shape[-2:]),
+        ms_per_image=1000 * statistics.median(times),
+    )
+
+
+@torch.no_grad()
+def time_one(model: BaseModel, batch: dict) -> float:
+    """Seconds one ``test_step`` takes.
+
+    Args:
+        model: A detector in evaluation mode.
+        batch: As the test data loader gives it.
+    """
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else _nothing
+    wait()
+    start = time.perf_counter()
+    model.test_step(batch)
+    wait()  # a GPU returns before it has finished
+    return time.perf_counter() - start
+
+
+def _nothing() -> None:
+    pass

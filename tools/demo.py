@@ -1,0 +1,706 @@
+"""Show a student made better by distillation: draw data, train, compare (at most 10 minutes)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _cli import run_tool
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'demo'
+TEACHER, STUDENT, DISTILLED = 'teacher', 'student', 'distilled'
+CONFIG_OF = {
+    TEACHER: 'faster-rcnn_r18_fpn.py',
+    STUDENT: 'faster-rcnn_mobilenetv2_fpn.py',
+    DISTILLED: 'faster-rcnn_r18_to_mobilenetv2.py',
+}
+TITLE_OF = {TEACHER: 'teacher', STUDENT: 'student', DISTILLED: 'distilled student'}
+METRICS = {'mAP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'F1': 'coco/bbox_F1'}
+
+STATE_FILE = 'stage.json'
+METRICS_FILE = 'metrics.json'
+
+Report = Callable[[float], None]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='demo.py',
+        description=__doc__,
+        epilog='Run again to go on after an interrupt: what is finished is not repeated.',
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        '--work-dir', help='where everything goes (default: work_dirs/demo, or demo-quick)'
+    )
+    parser.add_argument('--fresh', action='store_true', help='forget earlier runs and start over')
+    parser.add_argument('--seed', type=int, default=0, help='of the pictures and of the trainings')
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='a few images and steps, to see that everything runs; its numbers mean nothing',
+    )
+    parser.add_argument(
+        '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
+    )
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
+    # How the demo calls itself: one training, its progress as numbers on stdout.
+    parser.add_argument('--train', choices=list(CONFIG_OF), help=argparse.SUPPRESS)
+    parser.set_defaults(gpus=None, local_rank=0)
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------------------ the whole demo
+
+
+def demo(args: argparse.Namespace) -> None:
+    from mmkd.errors import UserError
+
+    work_dir = Path(args.work_dir or ('work_dirs/demo-quick' if args.quick else 'work_dirs/demo'))
+    work_dir.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    progress = _progress(sys.stdout)
+    try:
+        with open(work_dir / 'console.log', 'a', encoding='utf-8', buffering=1) as log:
+            _lock(log, work_dir)
+            if args.fresh:
+                _forget(work_dir)
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), progress:
+                metrics = _run_stages(args, work_dir, progress)
+    except KeyboardInterrupt:
+        print(f'\nInterrupted. Go on with: {_command(args)}', flush=True)
+        sys.exit(130)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            print(f'mmkd: the log of this run is {work_dir / "console.log"}', file=sys.stderr)
+        raise
+    print(f'\n{format_table(metrics)}\n\n{describe(metrics)}\n')
+    for name in ('table.md', 'comparison.png', 'curves.png'):
+        print(f'  {work_dir / name}')
+    print(f'\nDone in {_minutes(time.monotonic() - start)}.')
+
+
+def _run_stages(args: argparse.Namespace, work_dir: Path, progress: Progress) -> dict[str, Any]:
+    from mmkd.datasets import prepare_drawn_scenes
+    from mmkd.visualization import draw_curves
+
+    settings = _data_settings(args)
+    with progress.stage(f'Draw {settings.train + settings.val} pictures') as report:
+        drawn = prepare_drawn_scenes(
+            work_dir / 'data', settings, lambda done, total: report(done / total)
+        )
+        report.finish('' if drawn else 'already there')
+
+    _train_all([TEACHER], args, work_dir, progress)
+    # Neither needs the other, and one core each is more than two cores for one after the other.
+    _train_all([STUDENT, DISTILLED], args, work_dir, progress)
+    checkpoints = {name: _checkpoint(work_dir, name) for name in CONFIG_OF}
+
+    with progress.stage('Evaluate all three') as report:
+        metrics = _evaluate(args, work_dir, checkpoints, report)
+    with progress.stage('Draw table and pictures') as report:
+        table = f'{format_table(metrics)}\n\n{describe(metrics)}\n'
+        (work_dir / 'table.md').write_text(table, encoding='utf-8')
+        draw_curves(
+            {TITLE_OF[name]: work_dir / name for name in checkpoints}, work_dir / 'curves.png'
+        )
+        report(0.3)
+        _draw_comparison(args, work_dir, checkpoints, metrics)
+        report.finish()
+    return metrics
+
+
+def _data_settings(args: argparse.Namespace):
+    from mmkd.datasets import DrawnScenesSettings
+
+    if args.quick:
+        return DrawnScenesSettings(train=16, val=8, seed=args.seed)
+    return DrawnScenesSettings(seed=args.seed)
+
+
+def _config(name: str, args: argparse.Namespace, work_dir: Path) -> Config:
+    """The config of one training, with this run's folders and seed."""
+    from mmengine.config import Config
+
+    from mmkd.datasets.preflight import replace_data_root
+
+    cfg = Config.fromfile(str(CONFIGS / CONFIG_OF[name]))
+    replace_data_root(cfg, f'{work_dir / "data"}/')
+    cfg.work_dir = str(work_dir / name)
+    cfg.randomness = dict(seed=args.seed)
+    if name == DISTILLED:
+        cfg.model.teacher.checkpoint = str(_checkpoint(work_dir, TEACHER))
+    if args.quick:
+        cfg.train_cfg.update(max_epochs=2, val_interval=1)
+    return cfg
+
+
+def _plain(name: str) -> str:
+    """Whose config a result is evaluated with: a distilled student is a student."""
+    return STUDENT if name == DISTILLED else name
+
+
+def _lock(file: Any, work_dir: Path) -> None:
+    """Keep two demos out of the same folder; the lock ends with the process."""
+    from mmkd.errors import UserError
+
+    try:
+        import fcntl
+    except ImportError:  # not on every platform
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(
+            f'another demo is running in {work_dir}; wait for it, or give another --work-dir'
+        ) from None
+
+
+def _forget(work_dir: Path) -> None:
+    """Remove what an earlier demo left, and nothing else."""
+    from mmkd.datasets.drawn_scenes import SETTINGS_FILE
+
+    for name in (TEACHER, STUDENT, DISTILLED):
+        if (work_dir / name / STATE_FILE).is_file():
+            shutil.rmtree(work_dir / name)
+            (work_dir / f'{name}.log').unlink(missing_ok=True)
+    if (work_dir / 'data' / SETTINGS_FILE).is_file():
+        shutil.rmtree(work_dir / 'data')
+    for name in (METRICS_FILE, 'table.md', 'comparison.png', 'curves.png'):
+        (work_dir / name).unlink(missing_ok=True)
+
+
+def _command(args: argparse.Namespace) -> str:
+    options = [f'--seed {args.seed}'] if args.seed else []
+    options += ['--quick'] if args.quick else []
+    options += [f'--work-dir {args.work_dir}'] if args.work_dir else []
+    options += [f'--device {args.device}'] if args.device else []
+    if not options and Path('Makefile').is_file():
+        return 'make demo'
+    return ' '.join(['python -m mmkd demo', *options])
+
+
+# ------------------------------------------------------------------------------------ training
+
+
+def _train_all(
+    names: list[str], args: argparse.Namespace, work_dir: Path, progress: Progress
+) -> None:
+    """Train what is not trained yet, each in a process of its own, side by side."""
+    with contextlib.ExitStack() as stack:
+        reports = {
+            name: stack.enter_context(progress.stage(f'Train the {TITLE_OF[name]}'))
+            for name in names
+        }
+        for name in names:
+            if _is_trained(_config(name, args, work_dir), work_dir / name):
+                reports.pop(name).finish('already trained')
+        processes = {name: _start(name, args, work_dir, len(reports)) for name in reports}
+        listeners = [
+            threading.Thread(target=_listen, args=(process, reports[name]), daemon=True)
+            for name, process in processes.items()
+        ]
+        try:
+            for listener in listeners:
+                listener.start()
+            _wait(processes, work_dir)
+        finally:
+            for process in processes.values():
+                if process.poll() is None:
+                    process.terminate()
+            for process in processes.values():
+                process.wait()
+        for listener in listeners:
+            listener.join()
+
+
+def _start(
+    name: str, args: argparse.Namespace, work_dir: Path, at_once: int
+) -> subprocess.Popen[str]:
+    options = ['--train', name, '--work-dir', str(work_dir), '--seed', str(args.seed)]
+    options += ['--quick'] if args.quick else []
+    options += ['--debug'] if args.debug else []
+    options += ['--device', args.device] if args.device else []
+    threads = max(1, _cores() // at_once)
+    with open(work_dir / f'{name}.log', 'a', encoding='utf-8') as log:
+        return subprocess.Popen(
+            [sys.executable, __file__, *options],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={'OMP_NUM_THREADS': str(threads), **os.environ},
+            # Ctrl-C reaches this process alone, which then ends the others.
+            start_new_session=True,
+        )
+
+
+def _listen(process: subprocess.Popen[str], report: StageReport) -> None:
+    for line in process.stdout:
+        report(float(line))
+    if process.wait() == 0:
+        report.finish()
+
+
+def _wait(processes: dict[str, subprocess.Popen[str]], work_dir: Path) -> None:
+    """Wait for all to end well, or for one that does not."""
+    from mmkd.errors import UserError
+
+    while any(process.poll() is None for process in processes.values()):
+        failed = [name for name, process in processes.items() if process.poll()]
+        if failed:
+            break
+        time.sleep(0.1)
+    for name, process in processes.items():
+        if process.poll():
+            log = work_dir / f'{name}.log'
+            lines = log.read_text(encoding='utf-8').strip().splitlines() or ['']
+            raise UserError(f'training the {TITLE_OF[name]} failed: {lines[-1]}; see {log}')
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        return os.cpu_count() or 1
+
+
+def train_one(args: argparse.Namespace) -> None:
+    """One training in a process of its own: its progress on stdout, all else on stderr."""
+    work_dir, out = Path(args.work_dir), sys.stdout
+    told = 0.0
+
+    def report(share: float) -> None:
+        nonlocal told
+        if share - told >= 0.005 or share >= 1:
+            told = share
+            # When nobody listens any more this fails, and so ends a training nobody waits for.
+            print(f'{share:.4f}', file=out, flush=True)
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            _train(_config(args.train, args, work_dir), work_dir / args.train, report)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _train(cfg: Config, folder: Path, report: Report) -> None:
+    """Train, or go on with a training that was interrupted."""
+    from mmengine.runner import Runner
+
+    fingerprint = _fingerprint(cfg)
+    state = _read_json(folder / STATE_FILE)
+    if state.get('fingerprint') != fingerprint:
+        if state:
+            shutil.rmtree(folder)
+        state = {'fingerprint': fingerprint, 'seconds': 0.0}
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / STATE_FILE, state)
+    unfinished = _latest_checkpoint(folder)
+    if unfinished is not None:
+        cfg.resume, cfg.load_from = True, str(unfinished)
+    start = time.monotonic()
+    try:
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(_progress_hook(report), priority='VERY_LOW')
+        runner.train()
+    finally:
+        state['seconds'] = round(state['seconds'] + time.monotonic() - start, 1)
+        _write_json(folder / STATE_FILE, state)
+    last = folder / f'epoch_{cfg.train_cfg.max_epochs}.pth'
+    done = {'checkpoint': last.name, 'sha256': _sha256(last)}
+    _write_json(folder / STATE_FILE, {**state, **done})
+
+
+def _checkpoint(work_dir: Path, name: str) -> Path:
+    """The checkpoint of a finished training."""
+    return work_dir / name / _read_json(work_dir / name / STATE_FILE)['checkpoint']
+
+
+def _fingerprint(cfg: Config) -> str:
+    """A hash of everything that decides what a training gives, except where its folders are."""
+    from mmkd import __version__
+
+    content = cfg.to_dict()
+    root = content.pop('data_root')
+    content.pop('work_dir', None)
+    settings = (Path(root) / 'settings.json').read_text(encoding='utf-8')
+    teacher = content['model'].get('teacher')
+    if teacher:
+        teacher['checkpoint'] = _sha256(Path(teacher['checkpoint']))
+        teacher['config'] = Path(teacher['config']).name
+    text = json.dumps([__version__, settings, content], sort_keys=True, default=str)
+    return hashlib.sha256(text.replace(root, '').encode()).hexdigest()
+
+
+def _is_trained(cfg: Config, folder: Path) -> bool:
+    """Whether the last checkpoint of just this training is there and whole."""
+    state = _read_json(folder / STATE_FILE)
+    checkpoint = folder / state.get('checkpoint', 'none')
+    return (
+        checkpoint.is_file()
+        and state['fingerprint'] == _fingerprint(cfg)
+        and state['sha256'] == _sha256(checkpoint)
+    )
+
+
+def _latest_checkpoint(folder: Path) -> Path | None:
+    """The last whole checkpoint; one that was being written has no table of contents yet."""
+    found = sorted(folder.glob('epoch_*.pth'), key=lambda path: int(path.stem.split('_')[1]))
+    return next((path for path in reversed(found) if zipfile.is_zipfile(path)), None)
+
+
+def _progress_hook(report: Report):
+    from mmengine.hooks import Hook
+
+    class ProgressHook(Hook):
+        """Tells the display how much of the training is done."""
+
+        def before_train(self, runner: Any) -> None:
+            report(runner.iter / runner.max_iters)
+
+        def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+            report((runner.iter + 1) / runner.max_iters)
+
+    return ProgressHook()
+
+
+# ---------------------------------------------------------------------------------- evaluation
+
+
+def _evaluate(
+    args: argparse.Namespace, work_dir: Path, checkpoints: dict[str, Path], report: StageReport
+) -> dict[str, Any]:
+    """Accuracy and cost of each checkpoint, as ``metrics.json`` holds them."""
+    from mmkd.evaluation.complexity import build_test_data, load_detector, measure
+
+    hashes = {name: _sha256(path) for name, path in checkpoints.items()}
+    known = _read_json(work_dir / METRICS_FILE)
+    if known.get('checkpoints') == hashes:
+        report.finish('already evaluated')
+        return known
+
+    metrics: dict[str, Any] = {
+        'checkpoints': hashes,
+        'machine': _machine(),
+        'seed': args.seed,
+        'models': {},
+    }
+    for i, (name, checkpoint) in enumerate(checkpoints.items()):
+        cfg = _config(_plain(name), args, work_dir)
+        model = load_detector(cfg, str(checkpoint))
+        dataset = build_test_data(cfg)
+        cost = measure(model, dataset)
+        scores = _accuracy(cfg, model, dataset, _part(report, i, len(checkpoints)))
+        metrics['images'] = len(dataset)
+        metrics['input_size'] = cost.input_size
+        metrics['models'][name] = {
+            'parameters': cost.parameters,
+            'flops': cost.flops,
+            'ms_per_image': round(cost.ms_per_image, 2),
+            'training_seconds': _read_json(work_dir / name / STATE_FILE).get('seconds'),
+            **scores,
+        }
+    values = [metrics['models'][name][METRICS['mAP']] for name in (TEACHER, STUDENT, DISTILLED)]
+    metrics['gap_closed'] = gap_closed(*values)
+    _write_json(work_dir / METRICS_FILE, metrics)
+    report.finish()
+    return metrics
+
+
+def _accuracy(cfg: Config, model: Any, dataset: Any, report: Report) -> dict[str, float]:
+    """COCO's numbers and F1 on the validation images."""
+    import torch
+    from mmengine.dataset import pseudo_collate
+    from mmengine.evaluator import Evaluator
+
+    from mmkd.evaluation import CocoF1Metric
+
+    evaluator = Evaluator([CocoF1Metric(ann_file=cfg.test_evaluator.ann_file)])
+    evaluator.dataset_meta = dataset.metainfo
+    for i in range(len(dataset)):
+        batch = pseudo_collate([dataset[i]])
+        with torch.no_grad():
+            evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
+        report((i + 1) / len(dataset))
+    scores = evaluator.evaluate(len(dataset))
+    return {key: round(float(value), 4) for key, value in scores.items()}
+
+
+def _draw_comparison(
+    args: argparse.Namespace, work_dir: Path, checkpoints: dict[str, Path], metrics: dict[str, Any]
+) -> None:
+    from mmkd.evaluation.complexity import build_test_data, load_detector
+    from mmkd.visualization import compare
+
+    detectors, thresholds = {}, {}
+    for name, checkpoint in checkpoints.items():
+        cfg = _config(_plain(name), args, work_dir)
+        detectors[TITLE_OF[name]] = load_detector(cfg, str(checkpoint))
+        # Each at the score where its own F1 is best: scores of two detectors do not compare.
+        best = metrics['models'][name].get('coco/bbox_F1_shared_threshold', 0.5)
+        thresholds[TITLE_OF[name]] = max(best, 0.05)
+    compare(detectors, build_test_data(cfg), work_dir / 'comparison.png', thresholds=thresholds)
+
+
+def gap_closed(teacher: float, student: float, distilled: float) -> float | None:
+    """The share of what the student lacks to the teacher that distillation gave it.
+
+    Args:
+        teacher: Its mAP.
+        student: That of the student trained alone.
+        distilled: That of the distilled student.
+
+    Returns:
+        1 when the distilled student is as good as the teacher, negative when it got worse, and
+        ``None`` when the teacher is no better than the student.
+    """
+    if teacher <= student:
+        return None
+    return round((distilled - student) / (teacher - student), 3)
+
+
+def format_table(metrics: dict[str, Any]) -> str:
+    """The results as a Markdown table whose columns also line up on a terminal.
+
+    Args:
+        metrics: As ``metrics.json`` holds them.
+    """
+    rows = [['', 'parameters', 'GFLOPs', *METRICS, 'ms per image', 'gap closed']]
+    for name, values in metrics['models'].items():
+        gap = metrics['gap_closed'] if name == DISTILLED else None
+        rows.append(
+            [
+                TITLE_OF[name],
+                f'{values["parameters"] / 1e6:.2f} M',
+                f'{values["flops"] / 1e9:.3f}',
+                *(f'{100 * values[key]:.1f}' for key in METRICS.values()),
+                f'{values["ms_per_image"]:.1f}',
+                '' if gap is None else f'{100 * gap:.0f} %',
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        '| ' + ' | '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + ' |'
+        for row in rows
+    ]
+    rule = '|' + '|'.join(['-' * (widths[0] + 2), *('-' * (w + 1) + ':' for w in widths[1:])]) + '|'
+    return '\n'.join([lines[0], rule, *lines[1:]])
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """What the table shows and how it was measured, in a few lines.
+
+    Args:
+        metrics: As ``metrics.json`` holds them.
+    """
+    teacher, student, distilled = (
+        100 * metrics['models'][name][METRICS['mAP']] for name in (TEACHER, STUDENT, DISTILLED)
+    )
+    gap = metrics['gap_closed']
+    result = f'Distillation changed the student by {distilled - student:+.1f} points of mAP'
+    if gap is None:
+        result += '; the teacher is no better than the student alone, so there is no gap to close.'
+    else:
+        result += f': {100 * gap:.0f} % of the {teacher - student:.1f} points to the teacher.'
+    height, width = metrics['input_size']
+    return '\n'.join(
+        [
+            *textwrap.wrap(result, 92),
+            '',
+            f'Accuracy in percent on {metrics["images"]} images that no training saw: mAP over IoU '
+            '0.5 to 0.95,',
+            'AP50 and F1 at IoU 0.5, F1 at the best score threshold of each class. One training '
+            'each, seed',
+            f'{metrics["seed"]}: differences of about a point are chance. GFLOPs are billions of '
+            'multiply-adds for a',
+            f'{width}x{height} image; ms per image is the median at batch size 1 on '
+            f'{metrics["machine"]}.',
+        ]
+    )
+
+
+def _machine() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+        name = next(line.split(':', 1)[1].strip() for line in lines if 'model name' in line)
+    return f'{name}, {torch.get_num_threads()} threads'
+
+
+# ------------------------------------------------------------------------------------- display
+
+
+class StageReport:
+    """Called with the share of a stage that is done, in 0..1."""
+
+    def __init__(self, show: Callable[[float, str | None], None]) -> None:
+        self._show = show
+
+    def __call__(self, share: float) -> None:
+        self._show(share, None)
+
+    def finish(self, note: str = '') -> None:
+        self._show(1.0, note)
+
+
+class Progress:
+    """A line per stage; this one prints occasional plain lines, for logs and pipes."""
+
+    every = 0.25  # of a stage
+
+    def __init__(self, out: Any) -> None:
+        self.out = out
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def stage(self, title: str) -> Iterator[StageReport]:
+        start, told = time.monotonic(), 0.0
+        print(f'{title} ...', file=self.out, flush=True)
+
+        def show(share: float, note: str | None) -> None:
+            nonlocal told
+            seconds = time.monotonic() - start
+            if note is not None:
+                print(f'{title}: {note or "done"} ({seconds:.0f} s)', file=self.out, flush=True)
+            elif share - told >= self.every and share < 1:
+                told = share
+                print(
+                    f'{title}: {100 * share:.0f} %, {_minutes(seconds / share - seconds)} to go',
+                    file=self.out,
+                    flush=True,
+                )
+
+        yield StageReport(show)
+
+
+class LiveProgress(Progress):
+    """The same on a terminal: bars, with the time each stage took and still needs."""
+
+    def __init__(self, out: Any) -> None:
+        super().__init__(out)
+        from rich import progress
+        from rich.console import Console
+
+        self.bars = progress.Progress(
+            progress.TextColumn('{task.description}'),
+            progress.BarColumn(bar_width=28),
+            progress.TaskProgressColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn('{task.fields[eta]}'),
+            console=Console(file=out),
+            # The demo sends everything else to a log file.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> LiveProgress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    @contextlib.contextmanager
+    def stage(self, title: str) -> Iterator[StageReport]:
+        start, began = time.monotonic(), None
+        task = self.bars.add_task(title.ljust(28), total=1.0, eta='')
+
+        def show(share: float, note: str | None) -> None:
+            nonlocal start, began
+            if began is None or share < began:
+                start, began = time.monotonic(), share  # a resumed stage begins in the middle
+            eta = note
+            if note is None and share - began > 0.01:
+                rest = (time.monotonic() - start) * (1 - share) / (share - began)
+                eta = f'{_minutes(rest)} to go'
+            self.bars.update(task, completed=share, eta=eta or '')
+
+        try:
+            yield StageReport(show)
+        finally:
+            self.bars.stop_task(task)
+
+
+def _progress(out: Any) -> Progress:
+    return LiveProgress(out) if out.isatty() else Progress(out)
+
+
+def _part(report: Report, index: int, count: int) -> Report:
+    return lambda share: report((index + share) / count)
+
+
+def _minutes(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f'{minutes} min {seconds:02d} s' if minutes else f'{seconds} s'
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    unfinished = path.with_name(f'{path.name}.part')
+    unfinished.write_text(json.dumps(content, indent=1), encoding='utf-8')
+    unfinished.replace(path)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _import_quietly(args: argparse.Namespace) -> None:
+    """Import the stack without its warnings; whatever fails, `run_tool` meets and explains."""
+    if args.device == 'cpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # mmengine picks its device while it is imported
+    with open(os.devnull, 'w') as nowhere, contextlib.suppress(Exception):
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            import mmkd  # noqa: F401
+
+
+if __name__ == '__main__':
+    # Before torch is loaded. Threads that wait for each other by spinning make a training many
+    # times slower as soon as anything else runs on the machine.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    arguments = parse_args()
+    if not arguments.train:
+        print('mmkd demo: a teacher, a student, and the student distilled from it', flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
+    try:
+        _import_quietly(arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run_tool(train_one if arguments.train else demo, arguments)
