@@ -7,8 +7,8 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{fileDirname}}/faster-rcnn_r18_fpn.py',
-        checkpoint='work_dirs/demo/teacher/epoch_5.pth',
-    ),  # written by the demo
+        checkpoint='work_dirs/demo/teacher/epoch_5.pth',  # written by the demo
+    ),
     losses=dict(
         loss_kd_cls=dict(
             type='KLDivergence',
@@ -29,3 +29,7 @@ model = dict(
         ),
     ),
 )
+
+default_hooks = dict(distillation=dict(type='DistillationHook'))
+val_evaluator = dict(type='CocoF1Metric')
+test_evaluator = dict(type='CocoF1Metric')
