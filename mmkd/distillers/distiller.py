@@ -13,7 +13,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ..alignments import ClassMap, Step
-from ..errors import ConfigError
+from ..errors import ConfigError, near
 from ..families import family_of
 from ..random_state import preserve_rng_state
 from .loss_entry import LossEntry
@@ -52,8 +52,13 @@ class Distiller(BaseModel):
         losses: dict[str, dict[str, Any]] | None = None,
         class_map: dict[str, Any] | None = None,
         classes: Sequence[str] | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        if unknown:
+            known = ('student', 'teacher', 'losses', 'class_map', 'classes')
+            wrong = next(iter(unknown))
+            raise ConfigError(f'model.{wrong}: a Distiller has no such option{near(wrong, known)}')
         student = MODELS.build(student)
         with preserve_rng_state():  # connectors must not shift the student's random numbers
             self.entries = {

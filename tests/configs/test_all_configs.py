@@ -86,3 +86,7 @@ def test_the_ablations_do_what_their_names_say():
     assert losses['mse-only'].losses.loss_kd_cls is None and losses['mse-only'].losses.loss_kd_bbox
     assert losses['tau4'].losses.loss_kd_cls.tau == 4.0
     assert losses['teacher-proposals'].teacher.proposals == 'teacher'
+    box = losses['giou'].losses.loss_kd_bbox
+    assert (box.type, box.align.type, box.align.coordinates) == ('GIoU', 'RoIBoxAlignment', 'box')
+    for name in ('rpn', 'fpn'):
+        assert len(losses[name].losses) == 3
