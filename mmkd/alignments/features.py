@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmdet.registry import TASK_UTILS
@@ -15,19 +16,13 @@ from .base import Alignment, Pair, Step, require_same_shape
 class FeatureAlignment(Alignment):
     """Pairs feature maps level by level, by their height and width.
 
-    The default alignment. A single map and a tuple of maps (a neck's output) are both understood;
-    levels that only one side has are left out.
+    The default alignment. A single map and a tuple of maps (a neck's output) are both understood.
+    Levels that only one side has are left out: of P2 to P6 and P3 to P7, P3 to P6 are compared.
     """
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
         ours, theirs = _levels(student, 'student'), _levels(teacher, 'teacher')
-        if len(ours) == len(theirs):
-            pairs = list(zip(ours, theirs, strict=True))
-        else:
-            by_size = {level.shape[2:]: level for level in theirs}
-            pairs = [
-                (level, by_size[level.shape[2:]]) for level in ours if level.shape[2:] in by_size
-            ]
+        pairs = list(_of_same_size(ours, theirs))
         if not pairs:
             raise ConfigError(
                 f'no common level: the student has maps of {_sizes(ours)}, the teacher of {_sizes(theirs)}'
@@ -41,6 +36,16 @@ class FeatureAlignment(Alignment):
                 )
             require_same_shape(level, other, f'level {index}', hint)
         return [Pair(level, other) for level, other in pairs]
+
+
+def _of_same_size(ours: list[Tensor], theirs: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    start = 0  # levels stay in order: the smallest maps of small images may have the same size
+    for level in ours:
+        for index in range(start, len(theirs)):
+            if theirs[index].shape[2:] == level.shape[2:]:
+                yield level, theirs[index]
+                start = index + 1
+                break
 
 
 def _levels(value: Any, owner: str) -> list[Tensor]:

@@ -176,7 +176,7 @@ class Distiller(BaseModel):
         except TypeError as error:
             if '__init__() ' not in str(error):
                 raise
-            raise ConfigError(f'teacher: {str(error).split("__init__() ")[-1]}') from None
+            raise ConfigError(f'teacher: {error}') from None
 
     def _pair_classes(self, classes: Sequence[str] | None) -> ClassMap:
         if classes is None:

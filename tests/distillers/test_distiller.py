@@ -460,6 +460,11 @@ def test_a_name_the_student_uses_itself_is_refused(make):
 def test_teacher_options_that_do_not_exist_are_named(make):
     with pytest.raises(ConfigError, match='takes no option proposal'):
         make(teacher=dict(proposal='teacher')).init_weights()
+    with pytest.raises(
+        ConfigError, match="teacher: .*missing 1 required .* argument: 'checkpoint'"
+    ):
+        config = dict(type='Distiller', student=faster_rcnn(), losses=entry())
+        MODELS.build(dict(config, teacher=dict(config='x.py'))).init_weights()
     with pytest.raises(ConfigError, match="teacher.proposals='both'"):
         make(teacher=dict(proposals='both')).init_weights()
     with pytest.raises(ConfigError, match='losses are declared, but no teacher'):
