@@ -7,7 +7,6 @@ import os
 # Tiny tensors: more threads cost time, most of all when something else runs beside the tests.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -19,7 +18,6 @@ from mmkd.checkpoints import allow_training_checkpoints  # noqa: E402
 
 torch.set_num_threads(1)
 allow_training_checkpoints()  # as the tools do
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +30,3 @@ def clean_state():
     yield
     MessageHub._instance_dict.clear()
     DefaultScope._instance_dict.clear()
-
-
-@pytest.fixture(scope='session')
-def shared() -> Path:
-    """The folder with real images and weights, which are no part of the project."""
-    folder = Path(os.environ.get('MMKD_SHARED', REPOSITORY.parent / 'shared'))
-    if not (folder / 'data').is_dir():
-        pytest.skip(f'no real data: neither $MMKD_SHARED nor {folder} holds data/')
-    return folder
