@@ -54,3 +54,30 @@ class ConvConnector(nn.Module):
                 )
             outputs.append(conv(level))
         return outputs[0] if single else outputs
+
+
+@MODELS.register_module()
+class LinearConnector(nn.Module):
+    """A linear map of tokens or query embeddings to the teacher's width.
+
+    What :class:`ConvConnector` is for maps, for outputs with their channels last: those of a
+    transformer's encoder and decoder.
+
+    Args:
+        in_channels: Width of the student's tokens.
+        out_channels: Width of the teacher's.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, out_channels)
+
+    def forward(self, tokens: Any) -> Tensor:
+        """Shape (…, in_channels); returns (…, out_channels)."""
+        wanted = self.linear.in_features
+        if not isinstance(tokens, Tensor) or tokens.shape[-1] != wanted:
+            kind = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+            raise ConfigError(
+                f'connector: expected one tensor of {wanted} channels last, got {kind}'
+            )
+        return self.linear(tokens)

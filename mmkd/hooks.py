@@ -7,7 +7,7 @@ from typing import Any
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from .distillers import Distiller
 
@@ -24,14 +24,19 @@ class DistillationHook(Hook):
 
     priority = 'NORMAL'
 
+    def before_run(self, runner: Runner) -> None:
+        model = _distiller(runner)
+        # Before weights are initialised, which may need to know which class is which.
+        if model is not None and model.classes is None and isinstance(runner._train_loop, BaseLoop):
+            meta = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
+            model.classes = meta.get('classes')
+
     def before_train(self, runner: Runner) -> None:
         model = _distiller(runner)
         if model is None or not model.entries:
             return
         model.attended = True
-        model.prepare(
-            (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
-        )
+        model.prepare()
         teacher = model.teacher
         student_size = sum(parameter.numel() for parameter in model.student.parameters())
         runner.logger.info(

@@ -102,14 +102,14 @@ def faster_rcnn(classes: int = 3, channels: int = 16, depth: int = 18, **changes
             rcnn=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=20),
         ),
     )
-    _merge(model, changes)
+    merge(model, changes)
     return copy.deepcopy(model)
 
 
-def _merge(config: dict, changes: dict) -> None:
+def merge(config: dict, changes: dict) -> None:
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(config.get(key), dict):
-            _merge(config[key], value)
+            merge(config[key], value)
         else:
             config[key] = value
 
@@ -122,6 +122,8 @@ def save_teacher(
     with DefaultScope.overwrite_default_scope('mmdet'):
         detector = MODELS.build(copy.deepcopy(model))
     # Fresh heads are all but constant; spread them so that teacher and student disagree.
+    if hasattr(detector, 'level_embed'):  # mmdet leaves it to init_weights: until then, any memory
+        nn.init.normal_(detector.level_embed)
     for module in detector.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.5)

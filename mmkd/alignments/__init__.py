@@ -2,18 +2,31 @@
 
 from .base import Alignment, Pair, Step
 from .class_map import ClassMap
+from .encoder_memory import EncoderMemoryAlignment, QueryWeightedFeatureAlignment
 from .features import FeatureAlignment
+from .queries import (
+    HungarianQueryAlignment,
+    IndexQueryAlignment,
+    SharedQueryAlignment,
+    layer_map,
+)
 from .roi import RoIBoxAlignment, RoIClassAlignment
 from .rpn import RPNBoxAlignment, RPNClassAlignment
 
 __all__ = [
     'Alignment',
     'ClassMap',
+    'EncoderMemoryAlignment',
     'FeatureAlignment',
+    'HungarianQueryAlignment',
+    'IndexQueryAlignment',
     'Pair',
+    'QueryWeightedFeatureAlignment',
     'RPNBoxAlignment',
     'RPNClassAlignment',
     'RoIBoxAlignment',
     'RoIClassAlignment',
+    'SharedQueryAlignment',
     'Step',
+    'layer_map',
 ]

@@ -40,6 +40,7 @@ class Step:
         teacher_record: What the teacher computed.
         class_map: Which class is which; None when no class-aware alignment is in use.
         shared: Inputs both were evaluated on, by name (:meth:`mmkd.families.Family.run`).
+        memo: What one loss entry computed and others of the same step need too, by any key.
     """
 
     data_samples: SampleList
@@ -49,6 +50,7 @@ class Step:
     teacher_record: Recorder
     class_map: ClassMap | None = None
     shared: dict[str, Any] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
 
 
 class Alignment:
@@ -60,6 +62,8 @@ class Alignment:
     """
 
     needs_class_map = False
+    #: Whether both models are evaluated on queries that the teacher chose, in a pass of their own.
+    joint = False
     #: The activation that the paired scores are meant for, where they are class scores.
     activation: str | None = None
 

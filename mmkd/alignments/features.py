@@ -21,21 +21,37 @@ class FeatureAlignment(Alignment):
     """
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        ours, theirs = _levels(student, 'student'), _levels(teacher, 'teacher')
-        pairs = list(_of_same_size(ours, theirs))
-        if not pairs:
-            raise ConfigError(
-                f'no common level: the student has maps of {_sizes(ours)}, the teacher of {_sizes(theirs)}'
-            )
-        for index, (level, other) in enumerate(pairs):
-            hint = ''
-            if level.dim() > 1 and other.dim() > 1 and level.shape[1] != other.shape[1]:
-                hint = (
-                    f'; channels differ: add connector=dict(type="ConvConnector", '
-                    f'in_channels={level.shape[1]}, out_channels={other.shape[1]})'
-                )
-            require_same_shape(level, other, f'level {index}', hint)
+        pairs = common_levels(levels_of(student, 'student'), levels_of(teacher, 'teacher'))
         return [Pair(level, other) for level, other in pairs]
+
+
+def common_levels(
+    ours: list[Tensor], theirs: list[Tensor], connector: str = 'ConvConnector'
+) -> list[tuple[Tensor, Tensor]]:
+    """Maps of student and teacher of the same size, in order.
+
+    Args:
+        ours: The student's maps, shape (N, C, H, W) each.
+        theirs: The teacher's.
+        connector: What a message proposes where channels differ.
+
+    Raises:
+        ConfigError: No level is common, or one differs in shape.
+    """
+    pairs = list(_of_same_size(ours, theirs))
+    if not pairs:
+        raise ConfigError(
+            f'no common level: the student has maps of {_sizes(ours)}, the teacher of {_sizes(theirs)}'
+        )
+    for index, (level, other) in enumerate(pairs):
+        hint = ''
+        if level.dim() > 1 and other.dim() > 1 and level.shape[1] != other.shape[1]:
+            hint = (
+                f"; channels differ: add connector=dict(type='{connector}', "
+                f'in_channels={level.shape[1]}, out_channels={other.shape[1]})'
+            )
+        require_same_shape(level, other, f'level {index}', hint)
+    return pairs
 
 
 def _of_same_size(ours: list[Tensor], theirs: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -48,7 +64,12 @@ def _of_same_size(ours: list[Tensor], theirs: list[Tensor]) -> Iterator[tuple[Te
                 break
 
 
-def _levels(value: Any, owner: str) -> list[Tensor]:
+def levels_of(value: Any, owner: str) -> list[Tensor]:
+    """A recorded output as a list of maps.
+
+    Raises:
+        ConfigError: It is something else.
+    """
     levels = list(value) if isinstance(value, (list, tuple)) else [value]
     if not levels or not all(isinstance(level, Tensor) for level in levels):
         kinds = sorted({type(level).__name__ for level in levels})

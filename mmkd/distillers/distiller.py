@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.dist import is_distributed
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from ..alignments import ClassMap, Step
 from ..errors import ConfigError, near
 from ..families import family_of
 from ..random_state import preserve_rng_state
+from .inheritance import inherit
 from .loss_entry import LossEntry
 from .step_recorders import PerModel, StepRecorders
 from .teacher import Teacher
@@ -38,6 +40,8 @@ class Distiller(BaseModel):
         teacher: Arguments of :class:`mmkd.distillers.teacher.Teacher`.
         losses: Distillation losses by name; each is a config as :class:`LossEntry` reads it. With
             none, training is plain MMDetection's.
+        init_student: What the student starts with: ``dict(from_teacher=[…])``, module paths whose
+            weights it takes from the teacher (:func:`mmkd.distillers.inheritance.inherit`).
         class_map: Arguments of :class:`mmkd.alignments.ClassMap` beside the names.
         classes: The student's class names, in order. By default the training data tells them.
 
@@ -50,22 +54,25 @@ class Distiller(BaseModel):
         student: dict[str, Any],
         teacher: dict[str, Any] | None = None,
         losses: dict[str, dict[str, Any]] | None = None,
+        init_student: dict[str, Any] | None = None,
         class_map: dict[str, Any] | None = None,
         classes: Sequence[str] | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
         if unknown:
-            known = ('student', 'teacher', 'losses', 'class_map', 'classes')
+            known = ('student', 'teacher', 'losses', 'init_student', 'class_map', 'classes')
             wrong = next(iter(unknown))
             raise ConfigError(f'model.{wrong}: a Distiller has no such option{near(wrong, known)}')
-        student = MODELS.build(student)
+        student = MODELS.build(copy.deepcopy(student))  # detectors write into their config
         with preserve_rng_state():  # connectors must not shift the student's random numbers
             self.entries = {
                 name: LossEntry(name, config) for name, config in (losses or {}).items() if config
             }
-        if self.entries and not teacher:
-            raise ConfigError('losses are declared, but no teacher')
+        self.inherited_modules = _modules_to_inherit(init_student)
+        if (self.entries or self.inherited_modules) and not teacher:
+            what = 'losses are' if self.entries else 'init_student is'
+            raise ConfigError(f'{what} declared, but no teacher')
         self._wear(student)
         connectors = {e.name: e.connector for e in self.entries.values() if e.connector is not None}
         if connectors:
@@ -105,7 +112,7 @@ class Distiller(BaseModel):
             return self.student(inputs, data_samples, mode='loss') | self._idle_connectors(active)
         self.prepare()
         record = self._recorders_of(active)
-        family = self.teacher.family
+        memo: dict[Any, Any] = {}
         try:
             with record.student:
                 losses = self.student(inputs, data_samples, mode='loss')
@@ -113,9 +120,12 @@ class Distiller(BaseModel):
                 shared = self.teacher(
                     inputs, data_samples, self.data_preprocessor, record.parts, record.student
                 )
-            if record.follow is not None:
-                with record.follow:
-                    family.follow(self.student, record.student, shared)
+            if record.joint is not None:
+                of_student, of_teacher = record.joint
+                with of_teacher:
+                    self.teacher.follow(record.teacher, shared)
+                with of_student:
+                    self.teacher.family.follow(self.student, record.student, shared)
             for name in active:
                 if name in losses:
                     raise ConfigError(f"losses.{name}: the student has a loss '{name}' of its own")
@@ -123,10 +133,11 @@ class Distiller(BaseModel):
                     data_samples=data_samples,
                     student=self.student,
                     teacher=self.teacher.detector,
-                    student_record=record.student_of[name],
-                    teacher_record=record.teacher,
+                    student_record=record.of[name][0],
+                    teacher_record=record.of[name][1],
                     class_map=self.class_map,
                     shared=shared,
+                    memo=memo,
                 )
                 losses[name] = self.entries[name](step, factors[name])
         finally:
@@ -136,19 +147,27 @@ class Distiller(BaseModel):
     # ------------------------------------------------------------------ before the first step
 
     def init_weights(self) -> None:
-        """Initialise the student as it does itself, then load the teacher.
+        """Initialise the student as it does itself, load the teacher and take over its weights.
 
-        mmengine calls this when training starts, and never for testing.
+        mmengine calls this when training starts, before a checkpoint is loaded, and never for testing.
         """
         self.student.init_weights()
-        if self.entries:
+        if self.entries or self.inherited_modules:
             self._load_teacher()
+        if self.inherited_modules:
+            known = self.classes and self.teacher.classes
+            report = inherit(
+                self.student,
+                self.teacher.detector,
+                self.inherited_modules,
+                self._pair_classes(self.classes) if known else None,
+            )
+            MMLogger.get_current_instance().info(f'init_student: {report}')
+        if not self.entries:
+            self.teacher = None
 
-    def prepare(self, classes: Sequence[str] | None = None) -> None:
+    def prepare(self) -> None:
         """Load the teacher, pair the classes and check every loss entry; at most once.
-
-        Args:
-            classes: The student's class names. By default those of the running training's data.
 
         Raises:
             ConfigError, PathError: What does not fit, with the loss entry it concerns.
@@ -165,7 +184,7 @@ class Distiller(BaseModel):
         for entry in self.entries.values():
             entry.check(self.student, self.teacher.detector, self.teacher.family.options)
         if any(entry.align.needs_class_map for entry in self.entries.values()):
-            self.class_map = self._pair_classes(self.classes or classes)
+            self.class_map = self._pair_classes(self.classes)
         self._recorders_of(tuple(self.entries))
 
     def _load_teacher(self) -> None:
@@ -281,6 +300,17 @@ class Distiller(BaseModel):
             for name, entry in self.entries.items()
             if entry.connector is not None and name not in active
         }
+
+
+def _modules_to_inherit(init_student: dict[str, Any] | None) -> list[str]:
+    config = dict(init_student or {})
+    modules = config.pop('from_teacher', [])
+    if config:
+        wrong = next(iter(config))
+        raise ConfigError(f'init_student.{wrong}: unknown{near(wrong, ["from_teacher"])}')
+    if isinstance(modules, str):
+        raise ConfigError(f"init_student.from_teacher='{modules}' must be a list of module paths")
+    return list(modules or [])
 
 
 def _drop_connectors(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:

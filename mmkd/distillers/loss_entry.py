@@ -78,7 +78,8 @@ class LossEntry:
 
     def teacher_parts(self, family: Family) -> set[str]:
         """Parts of the teacher that must run for this entry."""
-        return {family.part_of(source) for source in self.teacher_sources}
+        part_of = family.joint_part_of if self.align.joint else family.part_of
+        return {part_of(source) for source in self.teacher_sources}
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         """Refuse a pair of models this entry cannot compare, before the first iteration."""
@@ -89,6 +90,11 @@ class LossEntry:
                 raise ConfigError(
                     f'the scores are made for a {self.align.activation}: set activation='
                     f"'{self.align.activation}'"
+                )
+            wanted, given = (getattr(it, 'box_format', None) for it in (self.loss, self.align))
+            if wanted and given and wanted != given:
+                raise ConfigError(
+                    f"{type(self.loss).__name__} compares boxes as {wanted}: set align.box_format='{wanted}'"
                 )
 
     def __call__(self, step: Step, factor: float = 1.0) -> Tensor:

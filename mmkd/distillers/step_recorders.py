@@ -30,26 +30,30 @@ class StepRecorders:
                 teacher.recorder(entry.teacher_sources)
                 Recorder(student, entry.student_sources, owner='student')
         self.parts: set[str] = set().union(*parts_of.values())
-        again = family.follow_parts(self.parts)
-        follows = [entry for entry in entries if parts_of[entry.name] & again]
-        first = [entry for entry in entries if entry not in follows]
+        joint = family.joint_parts(self.parts)
+        later = [entry for entry in entries if parts_of[entry.name] & joint]
+        first = [entry for entry in entries if entry not in later]
         self.student = Recorder(
             student,
             _sources(first, 'student') + family.student_sources(self.parts),
             owner='student',
         )
-        self.follow = (
-            Recorder(student, _sources(follows, 'student'), 'student') if follows else None
+        self.teacher = teacher.recorder(
+            _sources(first, 'teacher') + family.teacher_sources(self.parts)
         )
-        self.teacher = teacher.recorder(_sources(entries, 'teacher'))
-        self.student_of = {
-            entry.name: self.follow if entry in follows else self.student for entry in entries
-        }
+        #: Recorders of the joint pass, student and teacher, or None where there is none.
+        self.joint: tuple[Recorder, Recorder] | None = None
+        if later:
+            self.joint = (
+                Recorder(student, _sources(later, 'student'), 'student'),
+                teacher.recorder(_sources(later, 'teacher')),
+            )
+        own = (self.student, self.teacher)
+        self.of = {entry.name: self.joint if entry in later else own for entry in entries}
 
     def clear(self) -> None:
-        for recorder in (self.student, self.follow, self.teacher):
-            if recorder is not None:
-                recorder.clear()
+        for recorder in (self.student, self.teacher, *(self.joint or ())):
+            recorder.clear()
 
 
 class PerModel(dict):

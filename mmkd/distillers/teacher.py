@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ class Teacher:
         where = f"teacher.checkpoint='{checkpoint}'"
         weights = read_checkpoint(checkpoint, where, hint=_how_to_get(config))
         with preserve_rng_state(), DefaultScope.overwrite_default_scope('mmdet'):
-            self.detector: nn.Module = MODELS.build(self.config.model)
+            self.detector: nn.Module = MODELS.build(copy.deepcopy(self.config.model))
         load_weights(self.detector, weights, where)
         self.detector.eval().requires_grad_(False)
         self.family = family_of(self.detector, **options)
@@ -116,6 +117,11 @@ class Teacher:
         own = self.detector.data_preprocessor
         inputs = renormalize(inputs, data_samples, preprocessor, own)
         return self.family.run(inputs, data_samples, parts, student)
+
+    @torch.no_grad()
+    def follow(self, recorded: Recorder, shared: dict[str, Any]) -> None:
+        """Compute the parts of the joint pass; see :meth:`mmkd.families.Family.follow`."""
+        self.family.follow(self.detector, recorded, shared)
 
 
 def load_config(config: str | dict) -> Config:

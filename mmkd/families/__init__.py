@@ -7,12 +7,13 @@ from typing import Any
 from torch import nn
 
 from .base import Family
+from .transformer import Transformer
 from .two_stage import TwoStage
 
-__all__ = ['Family', 'TwoStage', 'family_of']
+__all__ = ['Family', 'Transformer', 'TwoStage', 'family_of']
 
 # The first that covers a detector runs it.
-FAMILIES: tuple[type[Family], ...] = (TwoStage, Family)
+FAMILIES: tuple[type[Family], ...] = (TwoStage, Transformer, Family)
 
 
 def family_of(detector: nn.Module, **options: Any) -> Family:

@@ -14,9 +14,13 @@ from ..recorder import Recorder, Source
 class Family:
     """Runs the parts of a detector that losses read, and no others.
 
-    A part is a stretch of the forward pass; ``parts`` maps the detector's attributes to them. This
-    class knows the one part all detectors share, the features. A subclass adds the heads of its
-    kind, without label assignment, post-processing or task losses.
+    A part is a stretch of the forward pass; ``parts`` maps the detector's attributes to them, and
+    ``methods`` its own methods. This class knows the one part all detectors share, the features. A
+    subclass adds the heads of its kind, without label assignment, post-processing or task losses.
+
+    Some parts can only be compared on inputs that one of the two models chose: proposals, decoder
+    queries. Parts for which the teacher chooses are computed in a joint pass, after both models' own
+    (:meth:`joint_parts`, :meth:`follow`).
 
     Args:
         detector: The detector to run.
@@ -24,6 +28,7 @@ class Family:
     """
 
     parts: dict[str, str] = dict(backbone='features', neck='features')
+    methods: dict[str, str] = dict(extract_feat='features')
 
     def __init__(self, detector: nn.Module, **options: Any) -> None:
         if options:
@@ -45,13 +50,25 @@ class Family:
         Raises:
             ConfigError: No part of this family does.
         """
+        if not source.module and source.method in self.methods:
+            return self.methods[source.method]
         top = source.module.split('.')[0]
         if top not in self.parts:
             raise ConfigError(
-                f"'{source.module}' cannot be recorded: of a {type(self.detector).__name__} mmkd runs "
-                f'only {", ".join(self.parts)}'
+                f"'{source}' cannot be recorded: of a {type(self.detector).__name__} mmkd runs only "
+                f'{", ".join(self.parts)}'
             )
         return self.parts[top]
+
+    def joint_part_of(self, source: Source) -> str:
+        """The part that computes a source on inputs that the teacher chose for both models.
+
+        Raises:
+            ConfigError: This family shares no such inputs.
+        """
+        raise ConfigError(
+            f'a {type(self.detector).__name__} has no decoder queries that a student could share'
+        )
 
     def num_classes(self) -> int | None:
         """Number of classes the classifier was built for, background not counted, or None."""
@@ -59,17 +76,21 @@ class Family:
         return getattr(head, 'num_classes', None)
 
     def student_sources(self, parts: set[str]) -> list[Source]:
-        """What the student must record so that the teacher's parts can run."""
+        """What the student must record so that ``parts`` can run."""
         return []
 
-    def follow_parts(self, parts: set[str]) -> set[str]:
-        """The parts that the student computes again on inputs that the teacher chose."""
+    def teacher_sources(self, parts: set[str]) -> list[Source]:
+        """What the teacher must record in its own pass so that the joint pass can run."""
+        return []
+
+    def joint_parts(self, parts: set[str]) -> set[str]:
+        """Those of ``parts`` that both models compute on inputs that the teacher chose."""
         return set()
 
     def run(
         self, inputs: Tensor, data_samples: SampleList, parts: set[str], student: Recorder
     ) -> dict[str, Any]:
-        """Run ``parts`` on images.
+        """Run ``parts`` on images, those of the joint pass only as far as to choose its inputs.
 
         Args:
             inputs: Normalised images, shape (N, 3, H, W).
@@ -78,11 +99,17 @@ class Family:
             student: What the student recorded on the same images.
 
         Returns:
-            What student and teacher were both evaluated on, by name.
+            What student and teacher are both evaluated on, by name.
         """
         if parts:
             self.detector.extract_feat(inputs)
         return {}
 
-    def follow(self, student: nn.Module, recorded: Recorder, shared: dict[str, Any]) -> None:
-        """Have the student compute :meth:`follow_parts` on the inputs that the teacher chose."""
+    def follow(self, model: nn.Module, recorded: Recorder, shared: dict[str, Any]) -> None:
+        """Compute the joint parts of either model.
+
+        Args:
+            model: The student or the teacher's detector.
+            recorded: What it recorded in its own pass.
+            shared: What :meth:`run` gave.
+        """

@@ -73,7 +73,10 @@ class TwoStage(Family):
             return []
         return [ROIS] if self.proposals == 'student' else [FEATURES]
 
-    def follow_parts(self, parts: set[str]) -> set[str]:
+    def teacher_sources(self, parts: set[str]) -> list[Source]:
+        return [FEATURES] if self.joint_parts(parts) else []
+
+    def joint_parts(self, parts: set[str]) -> set[str]:
         return parts & {'roi'} if self.proposals == 'teacher' else set()
 
     def run(
@@ -89,13 +92,14 @@ class TwoStage(Family):
             return {}
         if self.proposals == 'teacher':
             found = self.detector.rpn_head.predict(features, data_samples, rescale=False)
-            rois = bbox2roi([instances.bboxes[: self.num_proposals] for instances in found])
-        else:
-            if 'rpn' in parts:
-                self.detector.rpn_head(features)
-            rois = student[ROIS]
+            return dict(
+                rois=bbox2roi([instances.bboxes[: self.num_proposals] for instances in found])
+            )
+        if 'rpn' in parts:
+            self.detector.rpn_head(features)
+        rois = student[ROIS]
         self.detector.roi_head._bbox_forward(features, rois)
         return dict(rois=rois)
 
-    def follow(self, student: nn.Module, recorded: Recorder, shared: dict[str, Any]) -> None:
-        student.roi_head._bbox_forward(recorded[FEATURES], shared['rois'])
+    def follow(self, model: nn.Module, recorded: Recorder, shared: dict[str, Any]) -> None:
+        model.roi_head._bbox_forward(recorded[FEATURES], shared['rois'])

@@ -23,6 +23,9 @@ class GIoU(nn.Module):
         eps: Smallest area a division may see; below the area of any box in fractions of an image.
     """
 
+    #: What the alignment must give, where it has a choice.
+    box_format = 'xyxy'
+
     def __init__(self, eps: float = 1e-9) -> None:
         super().__init__()
         self.eps = eps

@@ -39,7 +39,7 @@ def test_what_cannot_be_paired_says_why():
     different = r'\(2, 4, 8, 8\) and teacher \(1, 4, 8, 8\) differ in shape'
     with pytest.raises(ConfigError, match=different):
         FeatureAlignment()(maps(8), [maps(8)[0][:1]], None)
-    with pytest.raises(ConfigError, match='ConvConnector", in_channels=4, out_channels=6'):
+    with pytest.raises(ConfigError, match="ConvConnector', in_channels=4, out_channels=6"):
         FeatureAlignment()(maps(8), maps(8, channels=6), None)
     with pytest.raises(ConfigError, match="the teacher's output is .*dict.*, not feature maps"):
         FeatureAlignment()(maps(8), dict(a=1), None)

@@ -1,0 +1,151 @@
+"""A student that starts with weights of its teacher."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..alignments import ClassMap, layer_map
+from ..errors import ConfigError, PathError, near
+from ..families.transformer import is_transformer, queries_from_image
+
+# Stacks of layers, by the module that holds them; heads of Deformable DETR and DINO have a branch a
+# decoder layer.
+STACKS = {
+    'encoder.layers': 'encoder',
+    'decoder.layers': 'decoder',
+    'bbox_head.cls_branches': 'decoder',
+    'bbox_head.reg_branches': 'decoder',
+}
+CLASSIFIER = re.compile(r'(^|\.)(fc_cls|cls_branches\.\d+)\.(weight|bias)$')
+# DINO embeds the labels of its denoising queries: a row a class, none for no-object.
+LABEL_EMBEDDING = re.compile(r'(^|\.)label_embedding\.weight$')
+
+
+@dataclass
+class Inherited:
+    """What was copied and what was not.
+
+    Args:
+        copied: Names of the student's tensors that are now the teacher's.
+        left: Names of those that are not, each with the reason.
+        numbers: How many weights were copied.
+    """
+
+    copied: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    numbers: int = 0
+
+    def __str__(self) -> str:
+        text = f'{len(self.copied)} tensors ({self.numbers / 1e6:.2f} M weights) copied'
+        if not self.left:
+            return f'{text}, all that were asked for'
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.left.items():
+            reasons.setdefault(why, []).append(name)
+        listed = '; '.join(
+            f'{", ".join(names[:3])}{f" and {len(names) - 3} more" if len(names) > 3 else ""} ({why})'
+            for why, names in reasons.items()
+        )
+        return f'{text}, {len(self.left)} left as they were: {listed}'
+
+
+@torch.no_grad()
+def inherit(
+    student: nn.Module,
+    teacher: nn.Module,
+    modules: Sequence[str],
+    class_map: ClassMap | None = None,
+) -> Inherited:
+    """Copy the teacher's weights into the student's modules of the same names, where shapes agree.
+
+    Of a classifier the rows of the shared classes are copied, and no-object's. Where the student has
+    fewer or more layers, each takes the weights of the layer it is paired with when distilling
+    (:func:`mmkd.alignments.layer_map`).
+
+    Args:
+        student: The student, changed in place.
+        teacher: The teacher's detector.
+        modules: Module paths, e.g. ``encoder`` or ``bbox_head``.
+        class_map: Which class is which; needed where a classifier is among the modules.
+
+    Raises:
+        PathError: Student or teacher has no such module.
+        ConfigError: Nothing could be copied.
+    """
+    for owner, model in (('student', student), ('teacher', teacher)):
+        names = dict(model.named_modules())
+        for module in modules:
+            if module not in names or not module:
+                raise PathError(
+                    f'init_student.from_teacher: the {owner} ({type(model).__name__}) has no module '
+                    f"'{module}'{near(module, names)}"
+                )
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    report = Inherited()
+    for name, tensor in ours.items():
+        if not any(name == module or name.startswith(f'{module}.') for module in modules):
+            continue
+        source = _counterpart(name, student, teacher)
+        if source not in theirs:
+            report.left[name] = 'the teacher has none such'
+            continue
+        value = theirs[source].to(tensor)
+        if CLASSIFIER.search(name) or LABEL_EMBEDDING.search(name):
+            why = _copy_rows(tensor, value, class_map, bool(CLASSIFIER.search(name)))
+        elif value.shape == tensor.shape:
+            tensor.copy_(value)
+            why = ''
+        else:
+            why = f'shapes differ: {tuple(tensor.shape)}, the teacher {tuple(value.shape)}'
+        if why:
+            report.left[name] = why
+        else:
+            report.copied.append(name)
+            report.numbers += tensor.numel()
+    if not report.copied:
+        raise ConfigError(f'init_student.from_teacher={list(modules)}: {report}')
+    return report
+
+
+def _counterpart(name: str, student: nn.Module, teacher: nn.Module) -> str:
+    """The teacher's name of a student's tensor; another one only inside stacks of unequal depth."""
+    if not (is_transformer(student) and is_transformer(teacher)):
+        return name
+    for stack, coder in STACKS.items():
+        match = re.match(rf'{re.escape(stack)}\.(\d+)\.(.*)', name)
+        if not match:
+            continue
+        ours, theirs = (getattr(model, coder).num_layers for model in (student, teacher))
+        layer = int(match.group(1))
+        if layer < ours:
+            other = layer_map(ours, theirs)[layer][1]
+        else:  # the branch after the decoder's belongs to the encoder
+            other = theirs if queries_from_image(teacher) else -1
+        return f'{stack}.{other}.{match.group(2)}'
+    return name
+
+
+def _copy_rows(
+    tensor: Tensor, value: Tensor, class_map: ClassMap | None, has_background: bool
+) -> str:
+    """Copy the rows of shared classes, and no-object's if both have it; say why if that cannot be."""
+    if class_map is None:
+        raise ConfigError(
+            "init_student: a classifier is among the modules, but the student's class names are not "
+            'known; set model.classes to them'
+        )
+    extra = len(tensor) - len(class_map.student), len(value) - len(class_map.teacher)
+    if tensor.shape[1:] != value.shape[1:] or extra not in ((0, 0), (1, 1)):
+        return (
+            f'a row a class, {tuple(tensor.shape)}, where the teacher has {tuple(value.shape)}: widths '
+            f'differ, or one head is a softmax and the other a sigmoid'
+        )
+    tensor[class_map.student_index] = value[class_map.teacher_index]
+    if has_background and extra == (1, 1):
+        tensor[-1] = value[-1]
+    return ''

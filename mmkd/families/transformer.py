@@ -1,0 +1,207 @@
+"""DETR and its relatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmdet.models.detectors import (
+    DABDETR,
+    DDQDETR,
+    DETR,
+    DINO,
+    ConditionalDETR,
+    DeformableDETR,
+    GroundingDINO,
+)
+from mmdet.models.layers import inverse_sigmoid
+from mmdet.structures import SampleList
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..recorder import Recorder, Source
+from .base import Family
+
+# (encoder inputs, decoder inputs); mmdet adds the decoder's queries and memory to the second.
+TRANSFORMER_INPUTS = Source('', method='pre_transformer')
+
+# The more special first. Detectors derived from these are treated like them.
+KINDS = (DINO, DeformableDETR, DABDETR, ConditionalDETR, DETR)
+# Derived from DINO, but what their queries are differs: three groups of them, or words of a text.
+STRANGERS = (DDQDETR, GroundingDINO)
+
+
+class Transformer(Family):
+    """Backbone and neck, encoder, decoder, head: DETR, Conditional, DAB- and Deformable DETR, DINO.
+
+    A teacher answers its own queries; a DINO teacher, in evaluation mode, has no denoising queries. For
+    :class:`mmkd.alignments.SharedQueryAlignment` both models answer the same queries besides.
+
+    Args:
+        detector: One of :data:`KINDS`.
+        random_queries: How many random queries both models answer beside the teacher's own, when
+            queries are shared. By default as many as the teacher has.
+    """
+
+    parts = dict(
+        Family.parts,
+        encoder='encoder',
+        decoder='decoder',
+        query_embedding='decoder',
+        bbox_head='head',
+    )
+    methods = dict(
+        Family.methods, forward_encoder='encoder', pre_decoder='decoder', forward_decoder='decoder'
+    )
+
+    def __init__(
+        self, detector: nn.Module, random_queries: int | None = None, **options: Any
+    ) -> None:
+        super().__init__(detector, **options)
+        if random_queries is not None and random_queries < 0:
+            raise ConfigError(f'teacher.random_queries={random_queries} is below 0')
+        self.random_queries = num_queries(detector) if random_queries is None else random_queries
+
+    @classmethod
+    def covers(cls, detector: nn.Module) -> bool:
+        return isinstance(detector, KINDS) and not isinstance(detector, STRANGERS)
+
+    def joint_part_of(self, source: Source) -> str:
+        part = self.part_of(source)
+        return 'joint' if part in ('decoder', 'head') else part
+
+    def student_sources(self, parts: set[str]) -> list[Source]:
+        return [TRANSFORMER_INPUTS] if 'joint' in parts else []
+
+    def teacher_sources(self, parts: set[str]) -> list[Source]:
+        return [TRANSFORMER_INPUTS] if 'joint' in parts else []
+
+    def joint_parts(self, parts: set[str]) -> set[str]:
+        return parts & {'joint'}
+
+    def run(
+        self, inputs: Tensor, data_samples: SampleList, parts: set[str], student: Recorder
+    ) -> dict[str, Any]:
+        """See :meth:`Family.run`; shares ``queries``, decoder inputs of shape (N, queries, …) by name."""
+        model = self.detector
+        if not parts:
+            return {}
+        features = model.extract_feat(inputs)
+        if parts == {'features'}:
+            return {}
+        encoder_inputs, decoder_inputs = model.pre_transformer(features, data_samples)
+        encoded = model.forward_encoder(**encoder_inputs)
+        if parts <= {'features', 'encoder'}:
+            return {}
+        samples = dict(batch_data_samples=data_samples) if isinstance(model, DINO) else {}
+        chosen, _ = model.pre_decoder(**encoded, **samples)
+        decoder_inputs.update(chosen)
+        if parts & {'decoder', 'head'}:
+            decoded = model.forward_decoder(**decoder_inputs)
+            if 'head' in parts:
+                _predict(model, decoded)
+        return dict(queries=self.queries(chosen)) if 'joint' in parts else {}
+
+    def follow(self, model: nn.Module, recorded: Recorder, shared: dict[str, Any]) -> None:
+        inputs = dict(recorded[TRANSFORMER_INPUTS][1], **shared['queries'])
+        if isinstance(model, DINO):
+            inputs['dn_mask'] = None  # the mask of the student's denoising queries
+        if not _has_content(model):
+            # DETR's decoder starts from zeros, of the width that is the model's own.
+            inputs['query'] = inputs['query_pos'].new_zeros(
+                *inputs['query_pos'].shape[:2], model.embed_dims
+            )
+        _predict(model, model.forward_decoder(**inputs))
+
+    def queries(self, chosen: dict[str, Any]) -> dict[str, Tensor]:
+        """The teacher's own queries and random ones after them.
+
+        Args:
+            chosen: The teacher's decoder inputs, as its ``pre_decoder`` gave them.
+
+        Returns:
+            Those that define queries, by name, each of shape (N, own + random, …).
+        """
+        names = [name for name in ('query', 'query_pos', 'reference_points') if name in chosen]
+        own = {name: chosen[name] for name in names}
+        if not _has_content(self.detector):
+            del own['query']
+        if not self.random_queries:
+            return own
+        drawn = self._draw(own)
+        return {name: torch.cat([value, drawn[name]], 1) for name, value in own.items()}
+
+    def _draw(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Random queries the teacher can make sense of: like its own in kind and scale, elsewhere.
+
+        A query that is a box gets a uniform centre and the size of one of the teacher's boxes. A query
+        that is an embedding is normal with the mean and deviation of the teacher's embeddings.
+        """
+        model, like = self.detector, next(iter(own.values()))
+        images, count = like.shape[0], self.random_queries
+        pick = torch.randint(like.shape[1], (images, count, 1), device=like.device)
+
+        def some_of(value: Tensor) -> Tensor:
+            return value.gather(1, pick.expand(-1, -1, value.shape[-1]))
+
+        def resembling(value: Tensor) -> Tensor:
+            noise = torch.randn(images, count, value.shape[-1], device=like.device)
+            return (noise * value.std(1, keepdim=True) + value.mean(1, keepdim=True)).to(value)
+
+        def box(value: Tensor) -> Tensor:
+            centre = torch.rand(images, count, 2, device=like.device).to(value)
+            return torch.cat([centre, some_of(value)[..., 2:]], -1)
+
+        if isinstance(model, DINO):
+            return dict(query=some_of(own['query']), reference_points=box(own['reference_points']))
+        if isinstance(model, DeformableDETR) and model.as_two_stage:
+            boxes = box(own['reference_points'])
+            embedded = model.get_proposal_pos_embed(inverse_sigmoid(boxes))
+            embedded = model.pos_trans_norm(model.pos_trans_fc(embedded))
+            query_pos, query = embedded.split(model.embed_dims, -1)
+            return dict(query=query, query_pos=query_pos, reference_points=boxes)
+        if isinstance(model, DeformableDETR):
+            query_pos = resembling(own['query_pos'])
+            points = model.reference_points_fc(query_pos).sigmoid()
+            return dict(
+                query=resembling(own['query']), query_pos=query_pos, reference_points=points
+            )
+        if isinstance(model, DABDETR):
+            drawn = dict(query_pos=inverse_sigmoid(box(own['query_pos'].sigmoid()), eps=1e-3))
+            return dict(drawn, query=some_of(own['query'])) if 'query' in own else drawn
+        return dict(query_pos=resembling(own['query_pos']))
+
+
+def is_transformer(model: nn.Module) -> bool:
+    """Whether a detector is of this family."""
+    return Transformer.covers(model)
+
+
+def num_queries(model: nn.Module) -> int:
+    """How many queries find objects; denoising queries come before them and do not count."""
+    return model.num_queries * max(getattr(model, 'num_patterns', 0), 1)
+
+
+def queries_from_image(model: nn.Module) -> bool:
+    """Whether the encoder chooses the queries of each image, so that their order means nothing."""
+    return getattr(model, 'as_two_stage', False)
+
+
+def query_form(model: nn.Module) -> str:
+    """What a query of a detector consists of; two with the same form can answer the same queries."""
+    kind = next(kind for kind in KINDS if isinstance(model, kind))
+    if kind is DABDETR:
+        content = f' and contents of {model.embed_dims}' if model.num_patterns else ''
+        return f'{kind.__name__} anchors of {model.query_dim} numbers{content}'
+    chosen = ' chosen by the encoder' if queries_from_image(model) else ''
+    return f'{kind.__name__} queries of {model.embed_dims} channels{chosen}'
+
+
+def _has_content(model: nn.Module) -> bool:
+    return isinstance(model, DeformableDETR) or getattr(model, 'num_patterns', 0) > 0
+
+
+def _predict(model: nn.Module, decoded: dict[str, Any]) -> None:
+    # By position, as the heads call themselves while training, so that recorded inputs agree.
+    references = (decoded['references'],) if 'references' in decoded else ()
+    model.bbox_head(decoded['hidden_states'], *references)
