@@ -59,5 +59,6 @@ def transformer(
                 part.feedforward_channels = 2 * width
     model.positional_encoding.num_feats = width // 2
     model.bbox_head.update(num_classes=classes, embed_dims=width)
+    model.test_cfg.max_per_img = queries
     merge(model, changes)
     return model

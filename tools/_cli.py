@@ -101,6 +101,7 @@ def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
     """
     from mmengine.config import Config
 
+    from mmkd.datasets.class_subset import check_classes
     from mmkd.datasets.preflight import check_files, replace_data_root
     from mmkd.errors import MissingFileError
 
@@ -120,6 +121,7 @@ def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
     if args.work_dir is not None or cfg.get('work_dir') is None:
         cfg.work_dir = args.work_dir or os.path.join('work_dirs', path.stem)
     check_files(cfg, modes, config_path=str(path))
+    check_classes(cfg, modes)
     if args.launcher != 'none':
         _join_cpu_group(cfg)
     return cfg

@@ -96,7 +96,7 @@ class EncoderMemoryAlignment(Alignment):
 class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
     r"""Pairs feature maps and weights each place by what the teacher's queries look at.
 
-    The target-aware feature loss of DETRDistill (Chang et al., ICCV 2023, arXiv 2211.10156, sec. 4.2),
+    The target-aware feature loss of DETRDistill (Chang et al., ICCV 2023, arXiv 2211.10156),
     to be used with ``MSE``. Place :math:`x` of the teacher's map :math:`F` counts
 
     .. math:: \sum_i c_i^\gamma u_i^{1-\gamma} \max(0, \cos(F_x, q_i))^2

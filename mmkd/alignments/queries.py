@@ -38,8 +38,8 @@ class QueryAlignment(Alignment):
     probability of each class, and every class is compared on its own.
 
     A query counts by the teacher's probability :math:`f` of its likeliest shared class: :math:`f +
-    (1 - f) w` with the no-object weight :math:`w`. With :math:`w = 0` this is the foreground weight
-    of KD-DETR (arXiv 2211.08071, sec. 3.4), with 1 all queries count alike.
+    (1 - f) w` with the no-object weight :math:`w`. With :math:`w = 0` this is the foreground rebalance weight
+    of KD-DETR (arXiv 2211.08071), with 1 all queries count alike.
 
     Args:
         of: What the recorded outputs are: ``class`` scores, ``box`` coordinates or query
@@ -184,8 +184,9 @@ class HungarianQueryAlignment(QueryAlignment):
     r"""Pairs queries so that what they predict agrees best, in every decoder layer and image.
 
     One-to-one matching as DETR's (Carion et al., ECCV 2020, arXiv 2005.12872, sec. 3.1), with the
-    teacher's predictions where labels would stand, as in DETRDistill (Chang et al., ICCV 2023, arXiv
-    2211.10156, sec. 4.1). For a teacher query :math:`t` and a student query :math:`s`
+    teacher's predictions where labels would stand, as in the Hungarian-matching logits distillation of
+    DETRDistill (Chang et al., ICCV 2023, arXiv 2211.10156). For a teacher query :math:`t` and a student
+    query :math:`s`
 
     .. math:: w_t (-\lambda_{cls} \sum_c p_t(c) p_s(c) + \lambda_{L1} |b_t - b_s|_1
         + \lambda_{giou} (1 - GIoU(b_t, b_s)))
@@ -291,8 +292,8 @@ class HungarianQueryAlignment(QueryAlignment):
 class SharedQueryAlignment(QueryAlignment):
     """Both decoders answer the same queries, so that nothing has to be matched.
 
-    Wang et al.: KD-DETR, CVPR 2024 (arXiv 2211.08071), sec. 3.3: distillation points are the teacher's
-    own queries and random ones, drawn anew each step. How many random ones is set by
+    Wang et al.: KD-DETR, CVPR 2024 (arXiv 2211.08071), whose specific distillation points are the
+    teacher's own queries and general ones random, drawn anew each step. How many random ones is set by
     ``teacher=dict(random_queries=…)``, how they are drawn told in
     :class:`mmkd.families.Transformer`. The student's decoder runs once more for it; its own queries,
     labels and predictions are not touched. Both models must understand the same queries: the same kind
@@ -320,8 +321,8 @@ class IndexQueryAlignment(QueryAlignment):
 
     For a student that inherited the teacher's query embeddings (``init_student``) and so starts with
     queries that look for the same things. With other queries this pairs what does not correspond. The
-    idea that a student can start from the teacher's queries is in DETRDistill (Chang et al., ICCV
-    2023, arXiv 2211.10156, sec. 4.3), which feeds them to the student as a further group.
+    idea that a student profits from the teacher's queries is that of query-prior assignment in
+    DETRDistill (Chang et al., ICCV 2023, arXiv 2211.10156), where they are a further group of queries.
 
     Args:
         options: As :class:`QueryAlignment`.

@@ -1,5 +1,6 @@
-"""The drawn data set of the demo, and the check for missing files before a run."""
+"""Data sets: drawn scenes, some of a data set's classes; and the checks before a run."""
 
+from .class_subset import ClassSubsetDataset
 from .drawn_scenes import DrawnScenesSettings, prepare_drawn_scenes
 
-__all__ = ['DrawnScenesSettings', 'prepare_drawn_scenes']
+__all__ = ['ClassSubsetDataset', 'DrawnScenesSettings', 'prepare_drawn_scenes']

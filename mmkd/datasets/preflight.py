@@ -187,8 +187,10 @@ def _check_weights(cfg: Config, config_path: str) -> None:
                 f'--cfg-options {where}=FILE_OR_URL'
             )
     teacher = model.get('teacher')
-    # With every loss switched off no teacher is built.
-    if not isinstance(teacher, dict) or not any((model.get('losses') or {}).values()):
+    # With every loss switched off and nothing to inherit no teacher is built.
+    inherits = (model.get('init_student') or {}).get('from_teacher')
+    needed = inherits or any((model.get('losses') or {}).values())
+    if not isinstance(teacher, dict) or not needed:
         return
     config, checkpoint = teacher.get('config'), teacher.get('checkpoint')
     of_a_file = isinstance(config, str) and '::' not in config

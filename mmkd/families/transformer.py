@@ -40,7 +40,8 @@ class Transformer(Family):
     Args:
         detector: One of :data:`KINDS`.
         random_queries: How many random queries both models answer beside the teacher's own, when
-            queries are shared. By default as many as the teacher has.
+            queries are shared. By default as many as the teacher has; in KD-DETR's study (arXiv
+            2211.08071) more of them helped up to 300, and 900 were worse.
     """
 
     parts = dict(

@@ -19,10 +19,10 @@ class Contrastive(nn.Module):
         \quad \|s_i\| = \|t_j\| = 1
 
     Contrastive representation distillation: Tian, Krishnan, Isola, ICLR 2020 (arXiv 1910.10699), whose
-    eq. 18 tells pairs from negatives one by one with a critic and takes 16,384 negatives from a memory
-    bank. Here, after van den Oord et al.: InfoNCE, 2018 (arXiv 1807.03748), eq. 4, the pair competes
-    with the negatives of its own batch in one softmax, and no embedding is stored; the projections
-    of both sides are left to a connector on the student's.
+    critic tells pairs from negatives one by one and takes 16,384 negatives from a memory bank. Here,
+    after van den Oord et al.: InfoNCE, 2018 (arXiv 1807.03748), eq. 4, the pair competes with the
+    negatives of its own batch in one softmax, and no embedding is stored; a projection, which the
+    paper has on both sides, is a connector on the student's.
 
     Its minimum is not 0: with N equal pairs it is :math:`\log(1 + \sum_{j \ne i} e^{(t_i t_j - 1)/\tau})`.
 

@@ -1,0 +1,5 @@
+# Queries paired by their index, as the student starts with the teacher's.
+_base_ = '../detr_r50_to_r18_coco-person-dog.py'
+
+index = dict(align=dict(type='IndexQueryAlignment'))
+model = dict(losses=dict(loss_kd_cls=index, loss_kd_bbox=index, loss_kd_iou=index))

@@ -1,0 +1,5 @@
+# The last decoder layer alone in place of all six.
+_base_ = '../detr_r50_to_r18_coco-person-dog.py'
+
+last = dict(align=dict(layers='last'))
+model = dict(losses=dict(loss_kd_cls=last, loss_kd_bbox=last, loss_kd_iou=last))

@@ -1,0 +1,6 @@
+# The encoder's output beside the logits.
+_base_ = '../detr_r50_to_r18_coco-person-dog.py'
+
+memory = dict(type='MSE', student='encoder', teacher='encoder', loss_weight=1.0)  # not searched
+align = dict(type='EncoderMemoryAlignment')
+model = dict(losses=dict(loss_kd_memory=dict(memory, align=align)))

@@ -1,0 +1,206 @@
+"""mmkd/distillers/inheritance.py, alone and through a distiller."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.logging import MMLogger
+from tiny_models import batch, faster_rcnn, save_teacher
+from tiny_training import train, training_config, write_coco
+from tiny_transformers import KINDS, transformer
+
+from mmkd.alignments import ClassMap
+from mmkd.distillers.inheritance import inherit
+from mmkd.errors import ConfigError, PathError
+
+CLASSES = ('cat', 'dog', 'person')
+EVERYTHING = ['encoder', 'decoder', 'bbox_head']
+
+
+def pair(student, teacher):
+    torch.manual_seed(0)
+    made = [MODELS.build(config) for config in (student, teacher)]
+    for model in made:
+        model.init_weights()
+    # Initialised alike, biases and norms would agree without being copied.
+    with torch.no_grad():
+        for parameter in made[1].parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return made
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_student_of_the_same_shape_takes_everything(kind):
+    student, teacher = pair(transformer(kind), transformer(kind))
+    report = inherit(student, teacher, EVERYTHING, ClassMap(CLASSES, CLASSES))
+    assert not report.left and 'all that were asked for' in str(report)
+    for name in EVERYTHING:
+        theirs = getattr(teacher, name).state_dict()
+        for key, value in getattr(student, name).state_dict().items():
+            assert torch.equal(value, theirs[key]), f'{name}.{key}'
+    assert not torch.equal(student.neck.convs[0].conv.weight, teacher.neck.convs[0].conv.weight)
+
+
+@pytest.mark.parametrize(('kind', 'classifier'), [('DETR', 'fc_cls'), ('DINO', 'cls_branches.1')])
+def test_the_classifiers_rows_follow_the_classes(kind, classifier):
+    """In another order, with a class the teacher lacks, and no-object where there is one."""
+    known = ('bird', 'person', 'cat', 'dog', 'horse')
+    student, teacher = pair(transformer(kind, classes=3), transformer(kind, classes=5))
+    own = student.bbox_head.get_submodule(classifier).weight.clone()
+    classes = ClassMap(('dog', 'unicorn', 'person'), known, exclude=['unicorn'])
+    inherit(student, teacher, EVERYTHING, classes)
+    ours, theirs = (model.bbox_head.get_submodule(classifier) for model in (student, teacher))
+    for tensor in ('weight', 'bias'):
+        a, b = getattr(ours, tensor), getattr(theirs, tensor)
+        assert torch.equal(a[0], b[3]) and torch.equal(a[2], b[1])
+        if kind == 'DETR':
+            assert torch.equal(a[-1], b[-1])
+    assert torch.equal(ours.weight[1], own[1])
+
+
+def test_labels_to_denoise_are_embedded_as_the_teachers():
+    student, teacher = pair(transformer('DINO', classes=2), transformer('DINO', classes=3))
+    classes = ClassMap(('person', 'cat'), CLASSES)
+    report = inherit(student, teacher, ['dn_query_generator'], classes)
+    ours, theirs = (m.dn_query_generator.label_embedding.weight for m in (student, teacher))
+    assert torch.equal(ours, theirs[[2, 0]]) and len(report.copied) == 1
+
+
+@pytest.mark.parametrize('kind', ['DETR', 'DeformableDETR', 'TwoStageDeformableDETR', 'DINO'])
+def test_fewer_layers_take_those_at_their_share_of_the_depth(kind):
+    student, teacher = pair(transformer(kind, layers=(1, 2)), transformer(kind, layers=(2, 4)))
+    inherit(student, teacher, EVERYTHING, ClassMap(CLASSES, CLASSES))
+
+    def same(ours, theirs):
+        theirs = teacher.get_submodule(theirs).state_dict()
+        ours = student.get_submodule(ours).state_dict()
+        return all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+    assert same('encoder.layers.0', 'encoder.layers.1')
+    assert same('decoder.layers.0', 'decoder.layers.1')
+    assert same('decoder.layers.1', 'decoder.layers.3')
+    if kind != 'DETR':
+        for branch in ('cls_branches', 'reg_branches'):
+            assert same(f'bbox_head.{branch}.1', f'bbox_head.{branch}.3')
+            if kind != 'DeformableDETR':  # the encoder's
+                assert same(f'bbox_head.{branch}.2', f'bbox_head.{branch}.4')
+
+
+def test_what_does_not_fit_is_left_and_reported():
+    student, teacher = pair(transformer('DETR', queries=5), transformer('DETR', queries=8))
+    before = student.query_embedding.weight.clone()
+    report = inherit(student, teacher, ['query_embedding', 'decoder'], ClassMap(CLASSES, CLASSES))
+    assert torch.equal(student.query_embedding.weight, before)
+    assert report.left == {'query_embedding.weight': 'shapes differ: (5, 32), the teacher (8, 32)'}
+    assert '1 left as they were: query_embedding.weight (shapes differ' in str(report)
+
+
+def test_a_sigmoid_head_takes_no_rows_of_a_softmax_head():
+    student, teacher = pair(
+        transformer('ConditionalDETR', width=256), transformer('DETR', width=256)
+    )
+    report = inherit(student, teacher, ['bbox_head'], ClassMap(CLASSES, CLASSES))
+    assert set(report.left) == {'bbox_head.fc_cls.weight', 'bbox_head.fc_cls.bias'}
+    assert 'one head is a softmax and the other a sigmoid' in str(report)
+
+
+def test_other_detectors_inherit_too():
+    student, teacher = pair(faster_rcnn(), faster_rcnn())
+    report = inherit(student, teacher, ['rpn_head'])
+    assert not report.left
+    assert torch.equal(student.rpn_head.rpn_cls.weight, teacher.rpn_head.rpn_cls.weight)
+    report = inherit(student, teacher, ['roi_head'], ClassMap(('person', 'dog', 'cat'), CLASSES))
+    ours, theirs = student.roi_head.bbox_head.fc_cls, teacher.roi_head.bbox_head.fc_cls
+    assert torch.equal(ours.weight, theirs.weight[[2, 1, 0, 3]])
+
+
+def test_mistakes_are_named():
+    student, teacher = pair(transformer('DETR'), transformer('DINO'))
+    with pytest.raises(PathError, match="the student .DETR. has no module 'encodr'; near: encoder"):
+        inherit(student, teacher, ['encodr'])
+    with pytest.raises(PathError, match="the teacher .DINO. has no module 'bbox_head.fc_cls'"):
+        inherit(student, teacher, ['bbox_head.fc_cls'])
+    with pytest.raises(ConfigError, match='set model.classes'):
+        inherit(*pair(transformer('DETR'), transformer('DETR')), ['bbox_head'])
+    other = pair(transformer('DETR', queries=5), transformer('DETR', queries=8))
+    with pytest.raises(ConfigError, match='0 tensors.*query_embedding.weight'):
+        inherit(*other, ['query_embedding'])
+
+
+# ------------------------------------------------------------------------------ in a training
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A DETR student of two of the teacher's three classes, without distillation losses."""
+    teacher = transformer('DETR', classes=3)
+    checkpoint = save_teacher(tmp_path / 'teacher.pth', teacher)
+    data = write_coco(tmp_path / 'data')
+    model = dict(
+        type='Distiller',
+        student=transformer('DETR', classes=2),
+        teacher=dict(config=dict(model=teacher), checkpoint=str(checkpoint)),
+        init_student=dict(from_teacher=[*EVERYTHING, 'query_embedding']),
+    )
+    cfg = training_config(model, data, tmp_path / 'work', iters=2)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('cat', 'person'))
+    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=0.0)
+    return cfg
+
+
+def test_a_training_starts_from_the_teachers_weights(config):
+    """The classes are those of its data; the teacher is not kept where no loss needs it."""
+    runner = train(config)
+    model = runner.model
+    theirs = torch.load(config.model.teacher.checkpoint)['state_dict']
+    assert torch.equal(model.bbox_head.fc_cls.weight, theirs['bbox_head.fc_cls.weight'][[0, 2, 3]])
+    key = 'decoder.layers.0.ffn.layers.1.weight'
+    assert torch.equal(model.state_dict()[key], theirs[key])
+    assert model.teacher is None
+
+
+def test_a_checkpoint_that_is_loaded_wins(config, tmp_path):
+    other = MODELS.build(transformer('DETR', classes=2))
+    torch.save(dict(state_dict=other.state_dict()), tmp_path / 'other.pth')
+    config.load_from = str(tmp_path / 'other.pth')
+    model = train(config).model
+    assert torch.equal(model.bbox_head.fc_cls.weight, other.bbox_head.fc_cls.weight)
+
+
+def test_what_was_copied_is_told(config, monkeypatch):
+    said = []
+    monkeypatch.setattr(MMLogger, 'info', lambda self, text, *_: said.append(str(text)))
+    model = MODELS.build(dict(config.model, classes=('cat', 'person')))
+    model.init_weights()
+    (line,) = [text for text in said if text.startswith('init_student')]
+    assert 'M weights) copied, all that were asked for' in line
+    assert model.teacher is None
+    losses = model(**model.data_preprocessor(batch_of_two(), True), mode='loss')
+    assert not any('kd' in name for name in losses)
+
+
+def batch_of_two():
+    data = batch()
+    for sample in data['data_samples']:
+        sample.gt_instances.labels = sample.gt_instances.labels.clamp(max=1)
+    return data
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            dict(init_student=dict(from_techer=['encoder'])),
+            'init_student.from_techer: unknown; near',
+        ),
+        (dict(init_student=dict(from_teacher='encoder')), 'must be a list'),
+        (
+            dict(init_student=dict(from_teacher=['encoder']), teacher=None),
+            'init_student is declared, but no teacher',
+        ),
+    ],
+)
+def test_a_wrong_declaration_is_refused(config, options, message):
+    with pytest.raises(ConfigError, match=message):
+        MODELS.build({**config.model, **options})
