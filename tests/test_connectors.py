@@ -1,11 +1,11 @@
-"""ConvConnector."""
+"""mmkd/connectors.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from mmkd.connectors import ConvConnector
+from mmkd.connectors import ConvConnector, LinearConnector
 from mmkd.errors import ConfigError
 
 
@@ -30,3 +30,13 @@ def test_what_does_not_fit_says_why():
         ConvConnector([4, 4], 6)([torch.zeros(1, 4, 2, 2)])
     with pytest.raises(ConfigError, match='in_channels has 2 levels and out_channels 3'):
         ConvConnector([4, 4], [6, 6, 6])
+
+
+def test_tokens_and_embeddings_are_brought_to_the_teachers_width():
+    linear = LinearConnector(4, 6)
+    assert linear(torch.randn(2, 10, 4)).shape == (2, 10, 6)
+    assert linear(torch.randn(3, 2, 10, 4)).shape == (3, 2, 10, 6)
+    with pytest.raises(ConfigError, match=r'one tensor of 4 channels last, got \(2, 10, 5\)'):
+        linear(torch.randn(2, 10, 5))
+    with pytest.raises(ConfigError, match='got tuple'):
+        linear((torch.randn(2, 10, 4), None))

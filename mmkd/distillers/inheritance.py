@@ -70,7 +70,7 @@ def inherit(
     Args:
         student: The student, changed in place.
         teacher: The teacher's detector.
-        modules: Module paths, e.g. ``encoder`` or ``bbox_head``.
+        modules: Paths of modules or single parameters, e.g. ``encoder`` or ``level_embed``.
         class_map: Which class is which; needed where a classifier is among the modules.
 
     Raises:
@@ -78,9 +78,9 @@ def inherit(
         ConfigError: Nothing could be copied.
     """
     for owner, model in (('student', student), ('teacher', teacher)):
-        names = dict(model.named_modules())
+        names = {*dict(model.named_modules()), *dict(model.named_parameters())} - {''}
         for module in modules:
-            if module not in names or not module:
+            if module not in names:
                 raise PathError(
                     f'init_student.from_teacher: the {owner} ({type(model).__name__}) has no module '
                     f"'{module}'{near(module, names)}"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmkd.errors import ConfigError
-from mmkd.losses import L1, MSE, GIoU, KLDivergence, SmoothL1
+from mmkd.losses import L1, MSE, Contrastive, GIoU, KLDivergence, SmoothL1
 from mmkd.losses.reduction import weighted_mean
 
 ROWS = 7
@@ -68,6 +68,19 @@ def literal_giou(student, teacher):
         union = (aX - ax) * (aY - ay) + (bX - bx) * (bY - by) - inter
         hull = (max(aX, bX) - min(ax, bx)) * (max(aY, bY) - min(ay, by))
         rows.append(1 - inter / union + (hull - union) / hull)
+    return rows
+
+
+def literal_contrastive(student, teacher, tau):
+    def unit(row):
+        norm = math.sqrt(sum(v * v for v in row))
+        return [v / norm for v in row]
+
+    students, teachers = ([unit(row) for row in side.tolist()] for side in (student, teacher))
+    rows = []
+    for index, s in enumerate(students):
+        alike = [math.exp(sum(a * b for a, b in zip(s, t, strict=True)) / tau) for t in teachers]
+        rows.append(-math.log(alike[index] / sum(alike)))
     return rows
 
 
@@ -171,3 +184,38 @@ def test_wrong_arguments_are_refused():
         SmoothL1(beta=0)
     with pytest.raises(ConfigError, match=r"shape \(N, 4\), got \(7, 5\).*coordinates='box'"):
         GIoU()(scores(1), scores(2))
+
+
+def test_contrastive_agrees_with_its_formula_and_is_least_for_equal_pairs():
+    loss = Contrastive(tau=0.2)
+    student, teacher = scores(1), scores(2)
+    rows = literal_contrastive(student, teacher, 0.2)
+    assert loss(student, teacher).item() == pytest.approx(sum(rows) / ROWS, rel=1e-4)
+    weight = torch.rand(ROWS)
+    expected = sum(w * r for w, r in zip(weight.tolist(), rows, strict=True)) / weight.sum().item()
+    assert loss(student, teacher, weight).item() == pytest.approx(expected, rel=1e-4)
+    # The minimum the docstring gives, whatever the embeddings' lengths.
+    unit = torch.nn.functional.normalize(teacher, dim=-1)
+    others = ((unit @ unit.T - 1) / 0.2).exp().fill_diagonal_(0).sum(1)
+    least = loss(3 * teacher, teacher)
+    assert least.item() == pytest.approx((1 + others).log().mean().item(), rel=1e-4)
+    assert least < loss(student, teacher)
+
+
+def test_contrastive_holds_the_properties_of_the_others():
+    loss = Contrastive()
+    student, teacher, weight = scores(1).requires_grad_(), scores(2), torch.rand(ROWS)
+    value = loss(student, teacher)
+    (gradient,) = torch.autograd.grad(value, student)
+    assert value.shape == () and loss(student.detach() - 0.1 * gradient, teacher) < value
+    order = torch.randperm(ROWS)
+    assert torch.allclose(
+        loss(student, teacher, weight), loss(student[order], teacher[order], weight[order])
+    )
+    assert loss(student.detach().half(), teacher.half()).isfinite()
+    assert loss(student, teacher, torch.zeros(ROWS)) == 0
+    assert loss(student[:0], teacher[:0]).item() == 0
+    with pytest.raises(ConfigError, match='tau=0'):
+        Contrastive(tau=0)
+    with pytest.raises(ConfigError, match=r'shape \(N, D\), got \(1, 7, 5\)'):
+        loss(student[None], teacher[None])
