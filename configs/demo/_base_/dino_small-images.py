@@ -47,9 +47,7 @@ model = dict(
     decoder=dict(
         num_layers=3,
         return_intermediate=True,
-        layer_cfg=dict(
-            self_attn_cfg=self_attn_cfg, cross_attn_cfg=deformable_cfg, ffn_cfg=ffn_cfg
-        ),
+        layer_cfg=dict(self_attn_cfg=self_attn_cfg, cross_attn_cfg=deformable_cfg, ffn_cfg=ffn_cfg),
         post_norm_cfg=None,
     ),
     # The rest is dino-4scale_r50_8xb2-12e_coco.py's, but for fewer denoising queries.
@@ -59,9 +57,7 @@ model = dict(
         num_classes=6,
         embed_dims=width,
         sync_cls_avg_factor=True,
-        loss_cls=dict(
-            type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
-        ),
+        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox=dict(type='L1Loss', loss_weight=5.0),
         loss_iou=dict(type='GIoULoss', loss_weight=2.0),
     ),

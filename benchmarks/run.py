@@ -1,0 +1,507 @@
+"""Train what a study asks for and is not trained yet, then compare: with error bars.
+
+A study is a config file in benchmarks/studies/: one teacher, a baseline, recipes and seeds. Each
+finished run is one line of benchmarks/results.jsonl; table and plot are made from those lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / 'tools'))
+
+from _cli import run_tool  # noqa: E402
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+TEACHER, BASELINE = 'teacher', 'baseline'
+METRICS = {'mAP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'F1': 'coco/bbox_F1'}
+# What a config says about this machine, or about where a run lies, is no part of the experiment.
+PLACES = ('work_dir', 'data_root', 'log_level', 'launcher', 'resume', 'load_from')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='run.py',
+        description=__doc__,
+        epilog='Run again to go on after an interrupt: what is finished is not repeated.',
+        allow_abbrev=False,
+    )
+    parser.add_argument('study', help='a file in benchmarks/studies/, or its name')
+    parser.add_argument('--recipes', nargs='+', help='only these (and the teacher)')
+    parser.add_argument('--seeds', nargs='+', type=int, help="instead of the study's")
+    parser.add_argument('--jobs', type=int, default=1, help='trainings at a time (default: 1)')
+    parser.add_argument('--table', action='store_true', help='train nothing, show what is there')
+    parser.add_argument(
+        '--work-dir', default='work_dirs/benchmarks', help='where the trainings lie'
+    )
+    parser.add_argument(
+        '--results', default=str(HERE / 'results.jsonl'), help='the file of finished runs'
+    )
+    parser.add_argument(
+        '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
+    )
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
+    parser.set_defaults(gpus=None, local_rank=0)
+    return parser.parse_args()
+
+
+@dataclass
+class Run:
+    """One training of a study.
+
+    Args:
+        recipe: ``teacher``, ``baseline`` or the recipe's name.
+        seed: Seed of the training.
+        config: Its whole config.
+        folder: Its work directory.
+        digest: Hash of all that makes the experiment, from which the same run is recognised.
+    """
+
+    recipe: str
+    seed: int
+    config: Config
+    folder: Path
+    digest: str
+
+
+class Study:
+    """A study file, and where its runs lie.
+
+    Args:
+        path: The file.
+        work_dir: Folder of all studies' trainings.
+
+    Raises:
+        UserError: The file is not there or lacks something.
+    """
+
+    def __init__(self, path: Path, work_dir: Path) -> None:
+        from mmengine.config import Config
+
+        from mmkd.errors import ConfigError
+
+        self.name, self.file = path.stem, path
+        self.settings = Config.fromfile(str(path))
+        absent = [key for key in ('teacher', 'recipes', 'seeds') if key not in self.settings]
+        if absent or BASELINE not in self.settings.recipes:
+            raise ConfigError(f'{path}: {", ".join(absent) or "recipes.baseline"} not given')
+        self.folder = work_dir / self.name
+
+    def data_root(self) -> str | None:
+        """Where the study's data lies; drawn first if it is to be drawn."""
+        drawn = self.settings.get('drawn_scenes')
+        if drawn is None:
+            return self.settings.get('data_root')
+        from mmkd.datasets import DrawnScenesSettings, prepare_drawn_scenes
+
+        folder = self.folder / 'data'
+        prepare_drawn_scenes(folder, DrawnScenesSettings(**drawn))
+        return f'{folder}/'
+
+    def teacher(self) -> Run:
+        settings = self.settings.teacher
+        return self._run(TEACHER, settings.get('seed', 0), settings, {})
+
+    def runs(self, recipes: list[str] | None, seeds: list[int] | None) -> list[Run]:
+        """The runs asked for, seed by seed, so that an interrupted study can be compared too.
+
+        Raises:
+            ConfigError: The study has no such recipe.
+        """
+        from mmkd.errors import ConfigError, near
+
+        known = self.settings.recipes
+        for name in recipes or ():
+            if name not in known:
+                raise ConfigError(f"{self.file} has no recipe '{name}'{near(name, known)}")
+        teacher = self.teacher()
+        taught = {
+            'model.teacher.checkpoint': str(last_checkpoint(teacher)),
+            'model.teacher.config': str(teacher.folder / 'config.py'),
+        }
+        return [
+            self._run(name, seed, known[name], taught, teacher.digest)
+            for seed in seeds or self.settings.seeds
+            for name in recipes or known
+        ]
+
+    def _run(
+        self, recipe: str, seed: int, settings: Any, taught: dict[str, str], *digests: str
+    ) -> Run:
+        from mmengine.config import Config
+
+        from mmkd.datasets.preflight import replace_data_root
+
+        root = HERE.parent
+        cfg = Config.fromfile(str(root / settings.config))
+        options = dict(self.settings.get('options') or {})
+        options.update(settings.get('options') or {})
+        cfg.merge_from_dict(options)
+        cfg.merge_from_dict({'randomness.seed': seed})
+        cfg.merge_from_dict({'val_evaluator.type': 'CocoF1Metric'})
+        cfg.setdefault('custom_imports', dict(imports=['mmkd'], allow_failed_imports=False))
+        distils = cfg.model.type == 'Distiller'
+        content = json.dumps(
+            [_essence(cfg.to_dict(), cfg.get('data_root')), *digests * distils], sort_keys=True
+        )
+        drawn = json.dumps((self.settings.get('drawn_scenes') or {}), sort_keys=True)
+        digest = hashlib.sha256((content + drawn).encode()).hexdigest()[:12]
+        data = self.folder / 'data' if 'drawn_scenes' in self.settings else None
+        data = f'{data}/' if data else self.settings.get('data_root')
+        if data:
+            replace_data_root(cfg, data)
+        if distils:
+            cfg.merge_from_dict(taught)
+        folder = self.folder / f'{recipe}_seed{seed}_{digest}'
+        cfg.work_dir = str(folder)
+        return Run(recipe, seed, cfg, folder, digest)
+
+
+def _essence(node: Any, data_root: str | None) -> Any:
+    """A config without what :data:`PLACES` name and without the teacher's files."""
+    if isinstance(node, dict):
+        places = PLACES
+        if 'checkpoint' in node and 'config' in node:
+            places = (*PLACES, 'checkpoint', 'config')
+        return {str(k): _essence(v, data_root) for k, v in node.items() if k not in places}
+    if isinstance(node, (list, tuple)):
+        return [_essence(value, data_root) for value in node]
+    if isinstance(node, str) and data_root and node.startswith(data_root):
+        return node[len(data_root) :]
+    return node if isinstance(node, (str, int, float, bool, type(None))) else str(node)
+
+
+# ------------------------------------------------------------------------------------ training
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    from mmkd.errors import UserError
+
+    study = Study(find_study(args.study), Path(args.work_dir))
+    results = Results(Path(args.results), study.name)
+    runs = [study.teacher(), *study.runs(args.recipes, args.seeds)]
+    if not args.table:
+        study.data_root()
+        teacher = runs[0]
+        # A distilled run needs the teacher's weights, not only its result.
+        needed = any(results.of(r) is None and r.config.model.type == 'Distiller' for r in runs)
+        lost = needed and not last_checkpoint(teacher).is_file()
+        problems = train([teacher], results, 1, args.device, again=lost)
+        if problems:
+            raise UserError(problems[0])
+        failed = train(runs[1:], results, args.jobs, args.device)
+        if failed:
+            raise UserError(f'{len(failed)} trainings failed: {"; ".join(failed)}')
+    table = compare(study, results)
+    print(f'\n{table}')
+    if args.results == str(HERE / 'results.jsonl'):
+        (HERE / f'{study.name}.md').write_text(table + '\n', encoding='utf-8')
+        plot(study, results, HERE / f'{study.name}.png')
+
+
+def train(
+    runs: list[Run], results: Results, jobs: int, device: str | None, again: bool = False
+) -> list[str]:
+    """Train what has no result yet; returns what went wrong, a line a run."""
+    missing = [run for run in runs if again or results.of(run) is None]
+    print(f'{len(runs) - len(missing)} of {len(runs)} runs are there', flush=True)
+    processes: list[subprocess.Popen] = []
+    stopped = threading.Event()
+
+    def one(run: Run) -> str | None:
+        if stopped.is_set():
+            return None
+        threads = max(1, _cores() // jobs)
+        return train_one(run, results, device, threads, processes)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return [problem for problem in pool.map(one, missing) if problem]
+        except BaseException:
+            stopped.set()
+            for process in processes:
+                if process.poll() is None:
+                    process.terminate()
+            raise
+
+
+def train_one(
+    run: Run, results: Results, device: str | None, threads: int, processes: list
+) -> str | None:
+    """One training in a process of its own, from where it was interrupted if it was."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.config.dump(str(run.folder / 'config.py'))
+    resumed = (run.folder / 'last_checkpoint').is_file()
+    command = [sys.executable, str(HERE.parent / 'tools' / 'train.py')]
+    command += [str(run.folder / 'config.py'), '--work-dir', str(run.folder)]
+    command += ['--resume'] if resumed else []
+    command += ['--device', device] if device else []
+    print(f'{run.recipe}, seed {run.seed}: {"goes on" if resumed else "starts"}', flush=True)
+    clock = run.folder / 'seconds.json'
+    spent = json.loads(clock.read_text()) if clock.is_file() and resumed else 0.0
+    start = time.monotonic()
+    env = {'OMP_NUM_THREADS': str(threads), 'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
+    log = run.folder / 'console.log'
+    try:
+        with open(log, 'a', encoding='utf-8') as out:
+            process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+            processes.append(process)
+            code = process.wait()
+    finally:
+        seconds = round(spent + time.monotonic() - start, 1)
+        clock.write_text(json.dumps(seconds))
+    if code:
+        last = (log.read_text(encoding='utf-8').strip().splitlines() or [''])[-1]
+        return f'{run.recipe}, seed {run.seed}: {last} ({log})'
+    line = results.add(run, final_metrics(run.folder), seconds)
+    print(f'{run.recipe}, seed {run.seed}: mAP {100 * line["mAP"]:.1f}', flush=True)
+    return None
+
+
+def final_metrics(folder: Path) -> dict[str, float]:
+    """What the last validation of a finished training gave."""
+    from mmkd.errors import UserError
+
+    found = None
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        for text in path.read_text(encoding='utf-8').splitlines():
+            line = json.loads(text)
+            if METRICS['mAP'] in line:
+                found = line
+    if found is None:
+        raise UserError(f'{folder}: no validation; set train_cfg.val_interval so that one ends it')
+    return {name: round(found[key], 4) for name, key in METRICS.items()}
+
+
+def last_checkpoint(run: Run) -> Path:
+    """The checkpoint that a finished training of ``run`` leaves behind."""
+    cfg = run.config.train_cfg
+    name = f'epoch_{cfg.max_epochs}.pth' if cfg.get('max_epochs') else f'iter_{cfg.max_iters}.pth'
+    return run.folder / name
+
+
+def find_study(name: str) -> Path:
+    """The file of a study.
+
+    Raises:
+        MissingFileError: There is none of that name.
+    """
+    from mmkd.errors import MissingFileError
+
+    known = sorted((HERE / 'studies').glob('*.py'))
+    for path in (Path(name), *known):
+        if path.is_file() and (path == Path(name) or path.stem == name):
+            return path
+    raise MissingFileError(
+        f'no study {name}; there are {", ".join(path.stem for path in known)} in {HERE / "studies"}'
+    )
+
+
+# ------------------------------------------------------------------------------------ results
+
+
+class Results:
+    """The finished runs of a study, a line each in a file that all studies share.
+
+    Args:
+        path: The file; it need not exist.
+        study: The study's name.
+    """
+
+    def __init__(self, path: Path, study: str) -> None:
+        self.path, self.study = path, study
+        self._lock = threading.Lock()
+        self.lines = []
+        if path.is_file():
+            lines = (json.loads(text) for text in path.read_text(encoding='utf-8').splitlines())
+            self.lines = [line for line in lines if line['study'] == study]
+
+    def of(self, run: Run) -> dict[str, Any] | None:
+        """The line of a run, or None while there is none."""
+        key = (run.recipe, run.seed, run.digest)
+        found = [line for line in self.lines if _key(line) == key]
+        return found[-1] if found else None
+
+    def add(self, run: Run, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
+        line = dict(
+            study=self.study,
+            recipe=run.recipe,
+            seed=run.seed,
+            **metrics,
+            config_hash=run.digest,
+            git_commit=_commit(),
+            versions=_versions(),
+            device=_device(),
+            seconds=seconds,
+        )
+        with self._lock:
+            with open(self.path, 'a', encoding='utf-8') as file:
+                file.write(json.dumps(line) + '\n')
+            self.lines.append(line)
+        return line
+
+
+def _key(line: dict[str, Any]) -> tuple[str, int, str]:
+    return line['recipe'], line['seed'], line['config_hash']
+
+
+def _commit() -> str:
+    """The commit the code is at, marked if the code differs from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(['git', *words], cwd=HERE.parent, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changed = git('status', '--porcelain', '--', 'mmkd', 'configs', 'tools', 'benchmarks/studies')
+    return git('rev-parse', '--short=12', 'HEAD') + ('+changes' if changed else '')
+
+
+def _versions() -> dict[str, str]:
+    import mmcv
+    import mmdet
+    import mmengine
+    import torch
+
+    import mmkd
+
+    packages = (torch, mmcv, mmengine, mmdet, mmkd)
+    return {'python': platform.python_version()} | {p.__name__: p.__version__ for p in packages}
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    with contextlib.suppress(OSError), open('/proc/cpuinfo', encoding='utf-8') as file:
+        for line in file:
+            if line.startswith('model name'):
+                return f'{line.split(":", 1)[1].strip()}, {_cores()} cores'
+    return f'{platform.machine()}, {_cores()} cores'
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        return os.cpu_count() or 1
+
+
+# ------------------------------------------------------------------------------------ comparing
+
+
+def present(study: Study, results: Results) -> dict[str, dict[int, dict[str, Any]]]:
+    """Lines by recipe and seed, of runs as the study declares them now; others are out of date."""
+    seeds = sorted({line['seed'] for line in results.lines})
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for run in study.runs(None, seeds or None):
+        line = results.of(run)
+        if line is not None:
+            found.setdefault(run.recipe, {})[run.seed] = line
+    return found
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % confidence interval (Student's t); nan for one value."""
+    import numpy as np
+    from scipy import stats
+
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return float(values.mean()), float('nan')
+    error = values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
+
+
+def compare(study: Study, results: Results) -> str:
+    """The table of a study: means over seeds, and differences to the baseline of the same seeds."""
+    found = present(study, results)
+    teacher = results.of(study.teacher())
+    base = {seed: line['mAP'] for seed, line in found.get(BASELINE, {}).items()}
+    rows = [
+        '| recipe | seeds | mAP | AP50 | F1 | mAP over baseline | p | gap closed |',
+        '|---|---:|---:|---:|---:|---:|---:|---:|',
+    ]
+    if teacher:
+        cells = ' | '.join(f'{100 * teacher[name]:.1f}' for name in METRICS)
+        rows.append(f'| {TEACHER} | 1 | {cells} | | | |')
+    for recipe, lines in found.items():
+        cells = [recipe, str(len(lines))]
+        for name in METRICS:
+            mean, half = interval([100 * line[name] for line in lines.values()])
+            cells.append(_with_error(mean, half))
+        cells += _difference(lines, base, teacher) if recipe != BASELINE else ['', '', '']
+        rows.append('| ' + ' | '.join(cells) + ' |')
+    note = (
+        "± is half of the 95 % confidence interval of the mean (Student's t). Differences and p are paired "
+        'by seed (two-sided t-test). Gap closed: the share of the way from baseline to teacher.'
+    )
+    return '\n'.join([*rows, '', note])
+
+
+def _difference(
+    lines: dict[int, dict[str, Any]], base: dict[int, float], teacher: dict[str, Any] | None
+) -> list[str]:
+    from scipy import stats
+
+    seeds = sorted(lines.keys() & base.keys())
+    if not seeds:
+        return ['', '', '']
+    ours, theirs = [100 * lines[s]['mAP'] for s in seeds], [100 * base[s] for s in seeds]
+    mean, half = interval([a - b for a, b in zip(ours, theirs, strict=True)])
+    p = stats.ttest_rel(ours, theirs).pvalue if len(seeds) > 1 else float('nan')
+    share = ''
+    if teacher:
+        gap = 100 * teacher['mAP'] - sum(theirs) / len(theirs)
+        share = f'{100 * mean / gap:.0f} %' if gap > 0 else ''
+    return [_with_error(mean, half, signed=True), '' if p != p else f'{p:.3f}', share]
+
+
+def _with_error(mean: float, half: float, signed: bool = False) -> str:
+    text = f'{mean:+.1f}' if signed else f'{mean:.1f}'
+    return text if half != half else f'{text} ± {half:.1f}'
+
+
+def plot(study: Study, results: Results, path: Path) -> None:
+    """Every run as a point, each recipe's mean with its interval, the teacher as a line."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    found = present(study, results)
+    figure, axes = pyplot.subplots(figsize=(1.5 + 1.1 * len(found), 3.6), layout='constrained')
+    for place, (_, lines) in enumerate(found.items()):
+        values = [100 * line['mAP'] for line in lines.values()]
+        mean, half = interval(values)
+        axes.plot([place] * len(values), values, 'o', color='tab:gray', alpha=0.6, zorder=1)
+        axes.errorbar(place, mean, 0 if half != half else half, fmt='_', capsize=5, color='black')
+    teacher = results.of(study.teacher())
+    if teacher:
+        axes.axhline(100 * teacher['mAP'], color='tab:green', linestyle='--', label=TEACHER)
+        axes.legend(frameon=False)
+    axes.set_xticks(range(len(found)), list(found), rotation=30, ha='right')
+    axes.set_ylabel('mAP')
+    axes.set_title(f'{study.name}: runs, mean, 95 % interval', fontsize=10)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == '__main__':
+    run_tool(benchmark, parse_args())
