@@ -12,7 +12,7 @@ from tiny_models import CLASSES, batch, faster_rcnn, save_teacher
 from tiny_transformers import KINDS, transformer
 from torch import nn
 
-from mmkd.errors import ConfigError
+from mmkd.errors import CheckpointError, ConfigError
 from mmkd.families import Family, Transformer, family_of
 from mmkd.recorder import Recorder, Source
 
@@ -343,3 +343,63 @@ def test_options_are_checked(tmp_path):
     with pytest.raises(ConfigError, match='a FasterRCNN has no decoder queries'):
         faster = family_of(MODELS.build(faster_rcnn()))
         faster.joint_part_of(Source('neck'))
+
+
+@pytest.mark.parametrize('kind', ['DETR', 'DABDETR'])
+def test_a_step_in_mixed_precision(kind, tmp_path):
+    """Costs, weights and losses are of full precision whatever the heads give."""
+    activation = 'softmax' if kind == 'DETR' else 'sigmoid'
+    losses = dict(
+        loss_kd_cls=entry(activation=activation),
+        loss_kd_bbox=entry(of='box'),
+        loss_kd_shared=entry('SharedQueryAlignment', activation=activation),
+        loss_kd_memory=dict(
+            type='MSE',
+            student='encoder',
+            teacher='encoder',
+            align=dict(type='QueryWeightedFeatureAlignment', gamma=1.0),
+        ),
+    )
+    distiller = build(transformer(kind), transformer(kind), losses, tmp_path)
+    with torch.autocast('cpu', torch.bfloat16):
+        result = step(distiller)
+    assert all(result[name].isfinite() and result[name].dtype is torch.float32 for name in losses)
+    sum(result[name] for name in losses).backward()
+    assert distiller.neck.convs[0].conv.weight.grad.isfinite().all()
+
+
+def test_backbone_maps_are_compared_through_a_connector(tmp_path):
+    wide = dict(type='ResNet', depth=18, stem_channels=8, base_channels=16, out_indices=(3,))
+    teacher = transformer('DETR', neck=dict(in_channels=[128]), backbone=wide)
+    connector = dict(type='ConvConnector', in_channels=64, out_channels=128)
+    losses = dict(
+        loss_kd=dict(type='MSE', student='backbone', teacher='backbone', connector=connector)
+    )
+    distiller = build(transformer('DETR'), teacher, losses, tmp_path)
+    loss = step(distiller)['loss_kd']
+    loss.backward()
+    assert loss > 0 and distiller.connectors.loss_kd.convs[0].weight.grad.abs().sum() > 0
+
+
+def test_classes_the_teacher_lacks_and_checkpoints_of_another_head_are_named(tmp_path):
+    with pytest.raises(ConfigError, match='no class for unicorn.*class_map.synonyms'):
+        build(
+            transformer(classes=2),
+            transformer(),
+            {},
+            tmp_path,
+            classes=('cat', 'unicorn'),
+            init_student=dict(from_teacher=['bbox_head']),
+        )
+    checkpoint = save_teacher(tmp_path / 'two.pth', transformer(classes=2), None)
+    distiller = MODELS.build(
+        dict(
+            type='Distiller',
+            student=transformer(),
+            teacher=dict(config=dict(model=transformer()), checkpoint=str(checkpoint)),
+            losses=dict(loss_kd=entry(activation='softmax')),
+            classes=CLASSES,
+        )
+    )
+    with pytest.raises(CheckpointError, match=r'two.pth.*bbox_head.fc_cls.weight'):
+        distiller.init_weights()

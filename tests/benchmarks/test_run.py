@@ -1,0 +1,173 @@
+"""benchmarks/run.py, on a study of two recipes that train for two iterations."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from scipy import stats
+from tiny_models import ROI_LOSSES, faster_rcnn
+from tiny_training import training_config, write_coco
+
+SCRIPT = Path(__file__).parents[2] / 'benchmarks' / 'run.py'
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """``run(*arguments)`` runs the script in tmp_path; returns its exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', [str(SCRIPT), *map(str, arguments)])
+        try:
+            runpy.run_path(str(SCRIPT), run_name='__main__')
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run
+
+
+@pytest.fixture
+def study(tmp_path):
+    """The file of a study: a teacher, a baseline and a distilled student."""
+    data = write_coco(tmp_path / 'data')
+    plain = training_config(faster_rcnn(), data, tmp_path, iters=2)
+    plain.data_root = f'{data}/'
+    plain.train_cfg.val_interval = 2
+    plain.log_level = 'INFO'
+    for key in ('work_dir', 'experiment_name', 'visualizer'):
+        plain.pop(key)
+    plain.dump(str(tmp_path / 'plain.py'))
+    distilled = Config(plain.to_dict())
+    distilled.model = dict(
+        type='Distiller',
+        student=plain.model.to_dict(),
+        teacher=dict(config='', checkpoint=''),
+        losses=ROI_LOSSES,
+    )
+    distilled.dump(str(tmp_path / 'distilled.py'))
+    path = tmp_path / 'tiny.py'
+    path.write_text(
+        f"""
+teacher = dict(config='{tmp_path}/plain.py', seed=5)
+data_root = '{data}/'
+seeds = (0, 1)
+recipes = dict(
+    baseline=dict(config='{tmp_path}/plain.py'),
+    kd=dict(config='{tmp_path}/distilled.py', options={{'model.losses.loss_kd_cls.tau': 3.0}}),
+)
+"""
+    )
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_trains_what_is_missing_and_nothing_twice(run, study, tmp_path, capsys):
+    results = tmp_path / 'results.jsonl'
+    common = (study, '--results', results, '--device', 'cpu')
+    assert run(*common, '--seeds', 0) == 0
+    found = lines(results)
+    assert [(line['recipe'], line['seed']) for line in found] == [
+        ('teacher', 5),
+        ('baseline', 0),
+        ('kd', 0),
+    ]
+    for line in found:
+        assert set(line) == {
+            *('study', 'recipe', 'seed', 'mAP', 'AP50', 'F1', 'config_hash', 'git_commit'),
+            *('versions', 'device', 'seconds'),
+        }
+        assert line['study'] == 'tiny' and line['seconds'] > 0 and line['versions']['mmkd']
+    table = capsys.readouterr().out
+    assert '| baseline | 1 |' in table and '| kd | 1 |' in table
+    (folder,) = (tmp_path / 'work_dirs/benchmarks/tiny').glob('kd_seed0_*')
+    used = Config.fromfile(folder / 'config.py')
+    assert used.model.losses.loss_kd_cls.tau == 3.0 and used.randomness.seed == 0
+    assert Path(used.model.teacher.checkpoint).is_file()
+    assert 'Distilling FasterRCNN' in (folder / 'console.log').read_text()
+
+    assert run(*common, '--seeds', 0) == 0
+    assert lines(results) == found
+    assert '2 of 2 runs are there' in capsys.readouterr().out
+    # Another temperature is another experiment, of this recipe alone.
+    study.write_text(study.read_text().replace('3.0', '4.0'))
+    assert run(*common, '--seeds', 0, '--recipes', 'kd') == 0
+    more = lines(results)
+    assert len(more) == 4 and more[3]['recipe'] == 'kd'
+    assert more[3]['config_hash'] != found[2]['config_hash']
+
+
+def test_an_interrupted_run_goes_on_where_it_was(run, study, tmp_path):
+    """The second of its two iterations is all that is left to do."""
+    results = tmp_path / 'results.jsonl'
+    common = (study, '--results', results, '--device', 'cpu', '--seeds', 0)
+    assert run(*common, '--recipes', 'baseline') == 0
+    (folder,) = (tmp_path / 'work_dirs/benchmarks/tiny').glob('baseline_seed0_*')
+    results.write_text(results.read_text().splitlines()[0] + '\n')  # the teacher's
+    assert run(*common, '--recipes', 'baseline') == 0
+    assert 'resumed epoch: 0, iter: 2' in (folder / 'console.log').read_text()
+    assert len(lines(results)) == 2
+
+
+def test_a_training_that_fails_is_named_and_the_others_go_on(run, study, tmp_path, capsys):
+    results = tmp_path / 'results.jsonl'
+    study.write_text(study.read_text().replace('loss_kd_cls.tau', 'loss_kd_cls.temperature'))
+    assert run(study, '--results', results, '--device', 'cpu', '--seeds', 0) == 2
+    assert [line['recipe'] for line in lines(results)] == ['teacher', 'baseline']
+    error = capsys.readouterr().err
+    assert '1 trainings failed: kd, seed 0: ' in error and 'temperature' in error
+
+
+def test_the_table_compares_seed_by_seed(run, study, tmp_path, capsys, monkeypatch):
+    """Means, intervals and the paired test, against scipy's own; results of other configs do not count."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parents[1] / 'tools'))
+    module = runpy.run_path(str(SCRIPT), run_name='run')
+    tiny = module['Study'](study, Path('work_dirs/benchmarks'))
+    given = {'teacher': {5: 0.5}, 'baseline': {0: 0.10, 1: 0.14}, 'kd': {0: 0.22, 1: 0.24}}
+    text = [
+        dict(study='tiny', recipe='kd', seed=0, mAP=0.9, AP50=0.9, F1=0.9, config_hash='old'),
+        dict(study='other', recipe='kd', seed=0, mAP=0.9, AP50=0.9, F1=0.9, config_hash='x'),
+    ]
+    for one in [tiny.teacher(), *tiny.runs(None, None)]:
+        value = dict.fromkeys(('mAP', 'AP50', 'F1'), given[one.recipe][one.seed])
+        line = dict(study='tiny', recipe=one.recipe, seed=one.seed, config_hash=one.digest)
+        text.append(line | value)
+    results = tmp_path / 'results.jsonl'
+    results.write_text('\n'.join(map(json.dumps, text)) + '\n')
+    assert run(study, '--results', results, '--table') == 0
+    (row,) = [r for r in capsys.readouterr().out.splitlines() if r.startswith('| kd ')]
+    cells = [cell.strip() for cell in row.strip('|').split('|')]
+    difference = stats.ttest_rel([22.0, 24.0], [10.0, 14.0])
+    low, high = difference.confidence_interval(0.95)
+    assert cells[1] == '2'
+    assert cells[2].startswith('23.0 ± ')
+    assert cells[5] == f'+{(high + low) / 2:.1f} ± {(high - low) / 2:.1f}'
+    assert cells[6] == f'{difference.pvalue:.3f}'
+    assert cells[7] == f'{100 * 11 / (50 - 12):.0f} %'
+
+
+def test_mistakes_are_one_line(run, study, capsys):
+    assert run('nothing') == 2
+    assert 'no study nothing; there are detr' in capsys.readouterr().err
+    assert run(study, '--recipes', 'kq', '--table') == 2
+    assert "has no recipe 'kq'; near: kd" in capsys.readouterr().err
+    study.write_text('seeds = (0,)\nrecipes = dict(a=1)\n')
+    assert run(study, '--table') == 2
+    assert 'teacher not given' in capsys.readouterr().err
+
+
+def test_shipped_studies_are_of_shipped_configs():
+    for path in (SCRIPT.parent / 'studies').glob('*.py'):
+        study = Config.fromfile(path)
+        for settings in (study.teacher, *study.recipes.values()):
+            cfg = Config.fromfile(SCRIPT.parents[1] / settings.config)
+            cfg.merge_from_dict(dict(settings.get('options') or {}))
+        assert len(study.seeds) >= 3 and 'baseline' in study.recipes
