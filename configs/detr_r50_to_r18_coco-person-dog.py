@@ -20,21 +20,21 @@ model = dict(
         loss_kd_cls=dict(
             type='KLDivergence',
             tau=2.0,  # see detr_r50_to_r18_coco.py, as for the weights below
-            loss_weight=1.0,
+            loss_weight=6.0,
             student='bbox_head',
             teacher='bbox_head',
             align=dict(type='HungarianQueryAlignment', of='class'),
         ),
         loss_kd_bbox=dict(
             type='L1',
-            loss_weight=20.0,
+            loss_weight=120.0,
             student='bbox_head',
             teacher='bbox_head',
             align=dict(type='HungarianQueryAlignment', of='box'),
         ),
         loss_kd_iou=dict(
             type='GIoU',
-            loss_weight=2.0,
+            loss_weight=12.0,
             student='bbox_head',
             teacher='bbox_head',
             align=dict(type='HungarianQueryAlignment', of='box', box_format='xyxy'),

@@ -20,23 +20,24 @@ model = dict(
             # Hinton et al. 2015 (arXiv 1503.02531), sec. 3: with small students, temperatures of
             # 2.5 to 4 beat higher and lower ones; 80 classes and no-object are far apart already.
             tau=2.0,
-            loss_weight=1.0,  # as DETR's own class loss
+            # As DETR's own class loss, 1 in each of six layers; this is for their mean.
+            loss_weight=6.0,
             student='bbox_head',
             teacher='bbox_head',
             align=dict(type='HungarianQueryAlignment', of='class'),
         ),
         loss_kd_bbox=dict(
             type='L1',
-            # DETR's own (Carion et al. 2020, sec. A.4) is 5, for the sum of four coordinates; this is for
-            # their mean.
-            loss_weight=20.0,
+            # DETR's own (Carion et al. 2020, sec. A.4) is 5, for the sum of four coordinates in each of six
+            # layers; this is for the mean.
+            loss_weight=120.0,
             student='bbox_head',
             teacher='bbox_head',
             align=dict(type='HungarianQueryAlignment', of='box'),
         ),
         loss_kd_iou=dict(
             type='GIoU',
-            loss_weight=2.0,  # as DETR's own
+            loss_weight=12.0,  # DETR's own 2, likewise
             student='bbox_head',
             teacher='bbox_head',
             align=dict(type='HungarianQueryAlignment', of='box', box_format='xyxy'),
