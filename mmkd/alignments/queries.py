@@ -156,9 +156,14 @@ class QueryAlignment(Alignment):
             )
         if self.of == 'box' and value.shape[-1] != 4:
             raise ConfigError(f"the {owner}'s recorded output is no boxes; record {what}")
-        side = 0 if owner == 'student' else 1
-        value = value[[pair[side] for pair in self.layer_pairs]]
+        value = self._layers(value, 0 if owner == 'student' else 1)
         return value if self.joint else value[:, :, -count:]  # denoising queries come first
+
+    def _layers(self, value: Tensor, side: int) -> Tensor:
+        """The chosen layers of the student's (side 0) or the teacher's (1) value of all layers."""
+        chosen = [pair[side] for pair in self.layer_pairs]
+        # Indexing copies, and a list would have to be brought to the device.
+        return value if chosen == list(range(len(value))) else value[chosen]
 
     def weight(self, step: Step) -> Tensor | None:
         """How much each query of the teacher counts, shape (layers, N, queries); None for all alike."""
@@ -171,7 +176,7 @@ class QueryAlignment(Alignment):
         """The teacher's probability of the likeliest shared class, shape (layers, N, queries)."""
         key = ('confidence', self.joint, tuple(self.layer_pairs))
         if key not in step.memo:
-            scores = step.teacher_record[HEAD][0][[pair[1] for pair in self.layer_pairs]]
+            scores = self._layers(step.teacher_record[HEAD][0], 1)
             softmax = uses_softmax(step.teacher)
             scores = step.class_map.teacher_logits(scores.float(), softmax)
             probability = scores.softmax(-1)[..., :-1] if softmax else scores.sigmoid()
@@ -237,10 +242,7 @@ class HungarianQueryAlignment(QueryAlignment):
     @torch.no_grad()
     def _match(self, step: Step) -> tuple[Tensor, Tensor]:
         (scores, boxes), (their_scores, their_boxes) = (
-            tuple(
-                value[[pair[side] for pair in self.layer_pairs]][:, :, -num_queries(model) :]
-                for value in record[HEAD]
-            )
+            tuple(self._layers(value, side)[:, :, -num_queries(model) :] for value in record[HEAD])
             for side, (model, record) in enumerate(
                 ((step.student, step.student_record), (step.teacher, step.teacher_record))
             )
