@@ -37,8 +37,9 @@ def transformer(
         layers: Of encoder and decoder.
         changes: Nested dicts to merge.
     """
-    # Conditional DETR and the two-stage kind embed positions in 256 channels, whatever the width.
-    width = width or (256 if kind in ('ConditionalDETR', 'TwoStageDeformableDETR') else 32)
+    # These embed positions in 256 channels whatever the width (DINO in mmdet 3.3.0).
+    fixed = ('ConditionalDETR', 'TwoStageDeformableDETR', 'DINO')
+    width = width or (256 if kind in fixed else 32)
     model = get_config(NAMES[kind]).model
     levels = model.backbone.out_indices
     model.num_queries = queries

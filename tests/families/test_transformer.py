@@ -136,7 +136,10 @@ def test_denoising_queries_are_left_out(tmp_path):
     [('DETR', 'DeformableDETR'), ('DINO', 'DETR'), ('DABDETR', 'DINO'), ('DETR', 'DINO')],
 )
 def test_kinds_teach_each_other_by_matching_and_memory(student, teacher, tmp_path):
-    """Softmax and sigmoid, unequal numbers of queries and layers, one level and four."""
+    """Softmax and sigmoid, unequal numbers of queries, layers and channels, one level and four."""
+    student = transformer(student, queries=6, layers=(1, 3))
+    teacher = transformer(teacher, queries=9, layers=(2, 2))
+    widths = (model.positional_encoding.num_feats * 2 for model in (student, teacher))
     losses = dict(
         loss_kd_cls=entry(),
         loss_kd_bbox=entry(of='box'),
@@ -144,11 +147,16 @@ def test_kinds_teach_each_other_by_matching_and_memory(student, teacher, tmp_pat
             type='MSE',
             student='encoder',
             teacher='encoder',
+            connector=dict(
+                zip(
+                    ('type', 'in_channels', 'out_channels'),
+                    ('LinearConnector', *widths),
+                    strict=True,
+                )
+            ),
             align=dict(type='EncoderMemoryAlignment'),
         ),
     )
-    student = transformer(student, queries=6, layers=(1, 3))
-    teacher = transformer(teacher, queries=9, layers=(2, 2))
     distiller = build(student, teacher, losses, tmp_path)
     result = step(distiller, size=(128, 160))
     assert all(result[name].isfinite() and result[name] > 0 for name in losses)
@@ -191,7 +199,7 @@ def test_queries_of_other_detectors_are_refused(tmp_path):
 def test_queries_of_another_form_cannot_be_shared(tmp_path):
     losses = dict(loss_kd=entry('SharedQueryAlignment'))
     for student, teacher, message in (
-        (transformer('DETR'), transformer('DINO'), 'DETR queries of 32.*DINO queries of 32'),
+        (transformer('DETR'), transformer('DINO'), 'DETR queries of 32.*DINO queries of 256'),
         (transformer('DETR', width=64), transformer('DETR'), 'queries of 64.*queries of 32'),
     ):
         with pytest.raises(ConfigError, match=f'{message}.*HungarianQueryAlignment'):

@@ -3,7 +3,9 @@
 # drawn_scenes.py: chosen on other pictures than those that are reported on.
 _base_ = ['./drawn_scenes.py']
 
-width = 96  # tuned for the demo; 256 in mmdet's dino-4scale_r50_8xb2-12e_coco.py
+# tuned for the demo; 256 in mmdet's dino-4scale_r50_8xb2-12e_coco.py, and the only width that DINO can have
+# in mmdet 3.3.0, which needs onedl-mmdetection for this config.
+width = 96
 levels = 3
 # As faster-rcnn_small-images.py: normalised throughout, for training from random weights.
 norm_cfg = dict(type='BN')
