@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmkd.connectors import ConvConnector, LinearConnector
+from mmkd.connectors import ConvConnector, LinearConnector, MaskedGenerationConnector
 from mmkd.errors import ConfigError
 
 
@@ -40,3 +40,30 @@ def test_tokens_and_embeddings_are_brought_to_the_teachers_width():
         linear(torch.randn(2, 10, 5))
     with pytest.raises(ConfigError, match='got tuple'):
         linear((torch.randn(2, 10, 4), None))
+
+
+def test_masked_places_are_generated_from_those_around_them():
+    connector = MaskedGenerationConnector(4, 6, mask_ratio=0.5)
+    seen = []
+    connector.generation[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    levels = [torch.ones(2, 4, 16, 16), torch.ones(2, 4, 8, 8)]
+    assert [out.shape for out in connector(levels)] == [(2, 6, 16, 16), (2, 6, 8, 8)]
+    masked = (seen[0] == 0).all(1)
+    assert 0.35 < masked.float().mean() < 0.65  # whole places, not single channels
+    assert torch.equal(masked, (seen[0] == 0).any(1))
+    assert not torch.equal(masked[0], masked[1])
+    none = MaskedGenerationConnector(4, 4, mask_ratio=0.0)
+    assert not any(name.startswith('align') for name, _ in none.named_parameters())
+    level = torch.randn(2, 4, 8, 8)
+    assert torch.equal(none(level), none.generation[0](level))
+
+
+def test_levels_share_the_generation_or_have_their_own():
+    own = MaskedGenerationConnector(4, 6, levels=2)
+    assert len(own.generation) == 2
+    with pytest.raises(ConfigError, match='made for 2 levels, got 1'):
+        own(torch.zeros(1, 4, 2, 2))
+    with pytest.raises(ConfigError, match='in_channels is 4'):
+        own([torch.zeros(1, 3, 2, 2)] * 2)
+    with pytest.raises(ConfigError, match='mask_ratio=1'):
+        MaskedGenerationConnector(4, 6, mask_ratio=1)

@@ -21,11 +21,14 @@ class Pair:
         student: Tensor of any shape.
         teacher: Tensor of the same shape, without gradient.
         weight: How much each entry of the first dimension counts, or None for all alike.
+        target: The class that the labels give each entry, as an index into its scores, where the
+            alignment knows it.
     """
 
     student: Tensor
     teacher: Tensor
     weight: Tensor | None = None
+    target: Tensor | None = None
 
 
 @dataclass

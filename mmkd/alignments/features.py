@@ -18,15 +18,30 @@ class FeatureAlignment(Alignment):
 
     The default alignment. A single map and a tuple of maps (a neck's output) are both understood.
     Levels that only one side has are left out: of P2 to P6 and P3 to P7, P3 to P6 are compared.
+
+    Args:
+        same_channels: Whether maps must have the same number of channels. A loss that does not
+            compare them channel by channel (``AttentionTransfer``, ``RKDDistance``, ``RKDAngle``)
+            needs no connector with False.
     """
 
+    def __init__(self, same_channels: bool = True) -> None:
+        self.same_channels = same_channels
+
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        pairs = common_levels(levels_of(student, 'student'), levels_of(teacher, 'teacher'))
+        pairs = common_levels(
+            levels_of(student, 'student'),
+            levels_of(teacher, 'teacher'),
+            same_channels=self.same_channels,
+        )
         return [Pair(level, other) for level, other in pairs]
 
 
 def common_levels(
-    ours: list[Tensor], theirs: list[Tensor], connector: str = 'ConvConnector'
+    ours: list[Tensor],
+    theirs: list[Tensor],
+    connector: str = 'ConvConnector',
+    same_channels: bool = True,
 ) -> list[tuple[Tensor, Tensor]]:
     """Maps of student and teacher of the same size, in order.
 
@@ -34,6 +49,7 @@ def common_levels(
         ours: The student's maps, shape (N, C, H, W) each.
         theirs: The teacher's.
         connector: What a message proposes where channels differ.
+        same_channels: Whether they must not.
 
     Raises:
         ConfigError: No level is common, or one differs in shape.
@@ -50,7 +66,10 @@ def common_levels(
                 f"; channels differ: add connector=dict(type='{connector}', "
                 f'in_channels={level.shape[1]}, out_channels={other.shape[1]})'
             )
-        require_same_shape(level, other, f'level {index}', hint)
+        if same_channels:
+            require_same_shape(level, other, f'level {index}', hint)
+        else:
+            require_same_shape(level[:, :0], other[:, :0], f'level {index}')
     return pairs
 
 

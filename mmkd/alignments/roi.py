@@ -117,7 +117,10 @@ class RoIClassAlignment(RoIAlignment):
         weight = None
         if self.select != 'all' or self.confidence or step.class_map.excludes:
             weight = self.judge(step, teacher, foreground=False)[1]
-        return [Pair(ours, theirs, weight)]
+        target = None
+        if self.labelled:  # an excluded class has no place, and no weight either
+            target = step.class_map.position(step.student_record[LABELS]).clamp(min=0)
+        return [Pair(ours, theirs, weight, target)]
 
 
 @TASK_UTILS.register_module()

@@ -7,7 +7,7 @@ from typing import Any
 from mmdet.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
-from ..alignments import Alignment, Step
+from ..alignments import Alignment, Pair, Step
 from ..errors import ConfigError, PathError, UserError, near
 from ..families import Family
 from ..recorder import Source
@@ -104,8 +104,22 @@ class LossEntry:
             if self.connector is not None:
                 student = self.connector(student)
             pairs = self.align(student, teacher, step)
-            values = [self.loss(pair.student, pair.teacher, pair.weight) for pair in pairs]
+            values = [
+                self.loss(pair.student, pair.teacher, pair.weight, **self._target(pair))
+                for pair in pairs
+            ]
             return sum(values) / len(values) * (self.loss_weight * factor)
+
+    def _target(self, pair: Pair) -> dict[str, Tensor]:
+        if not getattr(self.loss, 'needs_target', False):
+            return {}
+        if pair.target is None:
+            raise ConfigError(
+                f'{type(self.loss).__name__} needs the labelled class of each row, which '
+                f'{type(self.align).__name__} does not tell here; use '
+                f"align=dict(type='RoIClassAlignment') with the student's proposals"
+            )
+        return dict(target=pair.target)
 
 
 class _Blame:

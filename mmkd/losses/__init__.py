@@ -5,15 +5,18 @@ from .ciou import CIoU
 from .contrastive import Contrastive
 from .cwd import CWD
 from .dist import DIST
+from .dkd import DKD
 from .giou import GIoU
 from .kl_divergence import KLDivergence
 from .pkd import PKD
 from .regression import L1, MSE, SmoothL1
 from .rkd import RKDAngle, RKDDistance
+from .soft_label_bce import SoftLabelBCE
 
 __all__ = [
     'CWD',
     'DIST',
+    'DKD',
     'L1',
     'MSE',
     'PKD',
@@ -25,4 +28,5 @@ __all__ = [
     'RKDAngle',
     'RKDDistance',
     'SmoothL1',
+    'SoftLabelBCE',
 ]

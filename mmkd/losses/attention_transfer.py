@@ -13,13 +13,15 @@ from .reduction import weighted_mean
 
 @MODELS.register_module()
 class AttentionTransfer(nn.Module):
-    r"""Squared distance of attention maps, which have no channels, so that no connector is needed.
+    r"""Squared distance of attention maps, which have no channels.
 
     .. math:: \frac{1}{HW} \Big\| \frac{Q_s}{\|Q_s\|_2} - \frac{Q_t}{\|Q_t\|_2} \Big\|_2^2, \quad
         Q = \frac1C \sum_c |x_c|^p
 
     and the mean over images. Zagoruyko, Komodakis: Paying More Attention to Attention, ICLR 2017
     (arXiv 1612.03928), sec. 3.1, squared as in its published code.
+
+    No connector is needed: ``align=dict(type='FeatureAlignment', same_channels=False)``.
 
     Args:
         p: The exponent; the larger, the more a channel's strongest places count.

@@ -43,3 +43,11 @@ def test_what_cannot_be_paired_says_why():
         FeatureAlignment()(maps(8), maps(8, channels=6), None)
     with pytest.raises(ConfigError, match="the teacher's output is .*dict.*, not feature maps"):
         FeatureAlignment()(maps(8), dict(a=1), None)
+
+
+def test_channels_may_differ_where_the_loss_does_not_compare_them():
+    ours, theirs = torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 8, 8)
+    (pair,) = FeatureAlignment(same_channels=False)(ours, theirs, None)
+    assert pair.student is ours and pair.teacher is theirs
+    with pytest.raises(ConfigError, match='level 0'):
+        FeatureAlignment(same_channels=False)(ours[:1], theirs, None)

@@ -208,3 +208,14 @@ def test_both_heads_see_the_same_proposals(tmp_path, proposals):
     values = distiller(**distiller.data_preprocessor(batch(), True), mode='loss')
     for name in losses:
         assert values[name].item() > 1e-3, name
+
+
+def test_the_labelled_class_is_told_where_there_are_labels():
+    scene = Scene(('dog', 'cat'), ('cat', 'horse', 'dog'))
+    pair = scene.pair(RoIClassAlignment())
+    assert pair.target.tolist() == [0, 2, 1, 1]  # of the shared classes, background last
+    assert scene.pair(RoIClassAlignment(), proposals='teacher').target is None
+    scene = Scene(('cat', 'unicorn', 'dog'), ('dog', 'cat'), exclude=['unicorn'])
+    scene.labels[:] = torch.tensor([2, 1, 3, 0])
+    pair = scene.pair(RoIClassAlignment())
+    assert pair.target.tolist() == [1, 0, 2, 0] and pair.weight.tolist() == [1, 0, 1, 1]

@@ -475,3 +475,57 @@ def test_teacher_options_that_do_not_exist_are_named(make):
         make(loss=entry())
     with pytest.raises(ConfigError, match='class_map: .*synonym'):
         make(class_map=dict(synonym={})).prepare()
+
+
+ROI = dict(student='roi_head.bbox_head.fc_cls', teacher='roi_head.bbox_head.fc_cls')
+NECK = dict(student='neck', teacher='neck')
+
+
+@pytest.mark.parametrize(
+    'entry',
+    [
+        dict(NECK, type='PKD'),
+        dict(NECK, type='CWD', tau=1.0),
+        dict(
+            NECK,
+            type='AttentionTransfer',
+            align=dict(type='FeatureAlignment', same_channels=False),
+        ),
+        dict(
+            NECK,
+            type='MSE',
+            connector=dict(type='MaskedGenerationConnector', in_channels=16, out_channels=24),
+        ),
+        dict(ROI, type='DIST', align=dict(type='RoIClassAlignment')),
+        dict(ROI, type='DKD', align=dict(type='RoIClassAlignment')),
+        dict(ROI, type='RKDDistance', align=dict(type='RoIClassAlignment')),
+        dict(
+            type='CIoU',
+            student='roi_head.bbox_head.fc_reg',
+            teacher='roi_head.bbox_head.fc_reg',
+            align=dict(type='RoIBoxAlignment', coordinates='box'),
+        ),
+    ],
+    ids=lambda entry: f'{entry["type"]}-{(entry.get("connector") or {}).get("type", "")}',
+)
+def test_a_pair_learns_by_any_loss(make, entry):
+    """One entry is all that changes; its gradient reaches the student's backbone."""
+    entry = copy.deepcopy(entry)
+    if entry['student'] == 'neck' and 'align' not in entry:
+        entry.setdefault('connector', feature_loss()['connector'])
+    distiller = make(losses=dict(loss_kd=entry)).train()
+    loss = step(distiller)['loss_kd']
+    distiller.zero_grad()
+    loss.backward()
+    assert loss.isfinite() and loss > 0
+    assert distiller.backbone.conv1.weight.grad.abs().sum() > 0
+
+
+def test_a_loss_that_needs_labels_says_which_alignment_has_them(make):
+    losses = dict(loss_kd=dict(type='DKD', **feature_loss_sources()))
+    with pytest.raises(ConfigError, match='losses.loss_kd: DKD needs the labelled class.*RoIClass'):
+        step(make(losses=losses).train())
+
+
+def feature_loss_sources():
+    return {key: value for key, value in feature_loss().items() if key != 'type'}

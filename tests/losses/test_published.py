@@ -12,12 +12,14 @@ from mmkd.errors import ConfigError
 from mmkd.losses import (
     CWD,
     DIST,
+    DKD,
     PKD,
     AttentionTransfer,
     CIoU,
     KLDivergence,
     RKDAngle,
     RKDDistance,
+    SoftLabelBCE,
 )
 
 
@@ -170,7 +172,52 @@ def literal_ciou(student, teacher):
     return total / len(student)
 
 
+TARGET = torch.tensor([0, 4, 2, 1, 3, 4, 0])
+
+
+def literal_dkd(alpha, beta, tau):
+    def loss(student, teacher):
+        total = 0.0
+        for s, t, y in zip(student.tolist(), teacher.tolist(), TARGET.tolist(), strict=True):
+            q, p = ([math.exp(v / tau) for v in side] for side in (s, t))
+            q, p = ([v / sum(side) for v in side] for side in (q, p))
+            own = p[y] * math.log(p[y] / q[y])
+            own += (1 - p[y]) * math.log((1 - p[y]) / (1 - q[y]))
+            others = 0.0
+            for c in range(len(p)):
+                if c != y:
+                    a, b = p[c] / (1 - p[y]), q[c] / (1 - q[y])
+                    others += a * math.log(a / b)
+            total += alpha * own + beta * others
+        return tau**2 * total / len(student)
+
+    return loss
+
+
+def literal_soft_labels(beta):
+    def loss(student, teacher):
+        total = 0.0
+        for s, t in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True):
+            q, p = 1 / (1 + math.exp(-s)), 1 / (1 + math.exp(-t))
+            total -= abs(p - q) ** beta * (p * math.log(q) + (1 - p) * math.log(1 - q))
+        return total / len(student)
+
+    return loss
+
+
+class TargetDKD(DKD):
+    """With the target that the tests have; rows in another order are another test."""
+
+    needs_target = False
+
+    def forward(self, student, teacher, weight=None):
+        return super().forward(student, teacher, weight, target=TARGET[: len(student)])
+
+
 CASES = {
+    'dkd': (TargetDKD(), rows, literal_dkd(1.0, 1.0, 1.0)),
+    'dkd-tau': (TargetDKD(alpha=0.5, beta=4.0, tau=2.0), rows, literal_dkd(0.5, 4.0, 2.0)),
+    'soft-labels': (SoftLabelBCE(), rows, literal_soft_labels(2.0)),
     'pkd': (PKD(), maps, literal_pkd),
     'cwd': (CWD(), maps, literal_cwd(1.0)),
     'cwd-tau': (CWD(tau=4.0), maps, literal_cwd(4.0)),
@@ -204,6 +251,8 @@ PUBLISHED = [
     (RKDAngle(), rows, 0.03144111341873569),
     (DIST(), rows, 1.2530967047824677),
     (DIST(beta=2.0, gamma=0.5, tau=3.0), rows, 12.172071960852179),
+    (TargetDKD(), rows, 0.570052341733302),
+    (TargetDKD(alpha=0.5, beta=4.0, tau=2.0), rows, 1.966213334124397),
 ]
 
 
@@ -239,6 +288,8 @@ def test_gradient_reaches_the_student_alone_and_lowers_the_loss(loss, make, lite
 
 @every_loss
 def test_does_not_depend_on_the_order_of_the_batch(loss, make, literal):
+    if isinstance(loss, DKD):
+        return  # see below
     student, teacher = make(1.0), make(2.0)
     order = torch.randperm(len(student))
     weight = torch.rand(len(student)) + 0.1
@@ -322,3 +373,27 @@ def test_options_are_checked():
     ):
         with pytest.raises(ConfigError, match=message):
             make()
+
+
+def test_dkd_does_not_depend_on_the_order_of_the_batch():
+    order = torch.randperm(7)
+    plain = DKD()(rows(1.0), rows(2.0), target=TARGET)
+    mixed = DKD()(rows(1.0)[order], rows(2.0)[order], target=TARGET[order])
+    assert torch.allclose(plain, mixed)
+
+
+def test_dkd_is_the_plain_divergence_with_the_papers_weights():
+    """alpha = 1 and beta = 1 - p of the target, row by row (the paper's first result)."""
+    for index in range(7):
+        student, teacher, target = rows(1.0)[[index]], rows(2.0)[[index]], TARGET[[index]]
+        p = teacher.softmax(-1)[0, target[0]].item()
+        apart = DKD(alpha=1.0, beta=1 - p)(student, teacher, target=target)
+        assert torch.allclose(apart, KLDivergence()(student, teacher), rtol=1e-4)
+
+
+def test_plain_soft_labels_are_least_where_both_agree():
+    loss, teacher = SoftLabelBCE(beta=0), rows(2.0)
+    student = teacher.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(student, teacher), student)
+    assert gradient.abs().max() < 1e-6 and loss(teacher, teacher) > 0
+    assert loss(rows(1.0), teacher) > loss(teacher, teacher)
