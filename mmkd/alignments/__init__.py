@@ -2,6 +2,7 @@
 
 from .base import Alignment, Pair, Step
 from .class_map import ClassMap
+from .dense import DenseClassAlignment, DenseDistributionAlignment
 from .encoder_memory import EncoderMemoryAlignment, QueryWeightedFeatureAlignment
 from .features import FeatureAlignment
 from .queries import (
@@ -16,6 +17,8 @@ from .rpn import RPNBoxAlignment, RPNClassAlignment
 __all__ = [
     'Alignment',
     'ClassMap',
+    'DenseClassAlignment',
+    'DenseDistributionAlignment',
     'EncoderMemoryAlignment',
     'FeatureAlignment',
     'HungarianQueryAlignment',

@@ -7,13 +7,14 @@ from typing import Any
 from torch import nn
 
 from .base import Family
+from .single_stage import SingleStage
 from .transformer import Transformer
 from .two_stage import TwoStage
 
-__all__ = ['Family', 'Transformer', 'TwoStage', 'family_of']
+__all__ = ['Family', 'SingleStage', 'Transformer', 'TwoStage', 'family_of']
 
 # The first that covers a detector runs it.
-FAMILIES: tuple[type[Family], ...] = (TwoStage, Transformer, Family)
+FAMILIES: tuple[type[Family], ...] = (TwoStage, Transformer, SingleStage, Family)
 
 
 def family_of(detector: nn.Module, **options: Any) -> Family:
