@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -20,20 +21,24 @@ class Source:
 
     Args:
         module: Dotted path as in ``model.named_modules()``, e.g. ``roi_head.bbox_head.fc_cls``; the
-            empty path is the model itself.
+            empty path is the model itself. A ``*`` stands for any one name between dots:
+            ``neck.fpn_convs.*.conv`` is the list of what each of these modules gives.
         capture: ``output`` or ``input`` of the module's call.
         method: Name of a method of the module; its result (or arguments, with ``capture='input'``)
             is captured in place of the module's call.
         index: Position in a captured tuple or list; for inputs, the position of the positional
-            argument, or the name of a keyword argument. ``None`` keeps the whole output.
+            argument, or the name of a keyword argument. A list of them goes deeper: ``[0, 2]`` is
+            the third level of a head's first output. ``None`` keeps the whole output.
     """
 
     module: str
     capture: str = 'output'
     method: str | None = None
-    index: int | str | None = None
+    index: int | str | tuple[int | str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.index, list):
+            object.__setattr__(self, 'index', tuple(self.index))
         if self.capture not in CAPTURES:
             raise ConfigError(f"capture='{self.capture}' of '{self.module}' is none of {CAPTURES}")
         if self.capture == 'input' and self.index is None:
@@ -53,9 +58,16 @@ class Source:
         except TypeError as error:
             raise ConfigError(f'{dict(source)} does not describe what to record: {error}') from None
 
+    @property
+    def path(self) -> tuple[int | str, ...]:
+        """The positions to go down, outermost first."""
+        if self.index is None:
+            return ()
+        return self.index if isinstance(self.index, tuple) else (self.index,)
+
     def __str__(self) -> str:
         name = '.'.join(filter(None, (self.module, self.method and f'{self.method}()')))
-        name = name if self.index is None else f'{name}[{self.index}]'
+        name += ''.join(f'[{step}]' for step in self.path)
         return name if self.capture == 'output' else f'input of {name}'
 
 
@@ -64,9 +76,9 @@ class Recorder:
 
     Inside the block, every call of a recorded module is kept; ``recorder[source]`` gives the value
     of a single call, or the list of values when the module was called more than once (a head shared by
-    feature levels). Leaving the block removes all hooks; :meth:`clear` drops what was captured.
-    Captured tensors are the model's own, not copies: an in-place operation that follows a recorded
-    module changes them.
+    feature levels) or its path stands for several modules. Leaving the block removes all hooks;
+    :meth:`clear` drops what was captured. Captured tensors are the model's own, not copies: an in-place
+    operation that follows a recorded module changes them.
 
     Args:
         model: The model that runs inside the block.
@@ -81,36 +93,42 @@ class Recorder:
         self.owner = owner
         self.sources = list(dict.fromkeys(sources))
         self._modules = {source: self._find(model, source) for source in self.sources}
-        self._calls: dict[Source, list[Any]] = {}
+        # Of each source what each of its modules gave, call by call.
+        self._calls: dict[Source, list[list[Any]]] = {}
         self._handles: list[Any] = []
         self._wrapped: list[tuple[nn.Module, str, Any]] = []
 
-    def _find(self, model: nn.Module, source: Source) -> nn.Module:
+    def _find(self, model: nn.Module, source: Source) -> list[nn.Module]:
         modules = dict(model.named_modules())
-        if source.module not in modules:
+        names = [source.module]
+        if '*' in source.module:
+            pattern = re.compile(re.escape(source.module).replace(r'\*', r'[^.]+'))
+            names = [name for name in modules if pattern.fullmatch(name)]
+        if not names or names[0] not in modules:
             hint = near(source.module, modules)
             raise PathError(
                 f"the {self.owner} ({type(model).__name__}) has no module '{source.module}'{hint}"
             )
-        module = modules[source.module]
-        if source.method and not callable(getattr(module, source.method, None)):
-            hint = near(source.method, (n for n in dir(module) if not n.startswith('_')))
-            raise PathError(
-                f"{self.owner} module '{source.module}' ({type(module).__name__}) has no method "
-                f"'{source.method}'{hint}"
-            )
-        return module
+        for name in names if source.method else ():
+            module = modules[name]
+            if not callable(getattr(module, source.method, None)):
+                hint = near(source.method, (n for n in dir(module) if not n.startswith('_')))
+                raise PathError(
+                    f"{self.owner} module '{name}' ({type(module).__name__}) has no method "
+                    f"'{source.method}'{hint}"
+                )
+        return [modules[name] for name in names]
 
     def __enter__(self) -> Recorder:
         self.clear()
         try:
-            for source, module in self._modules.items():
-                if source.method is None:
-                    hook = partial(self._on_call, source)
+            for source, modules in self._modules.items():
+                for place, module in enumerate(modules) if source.method is None else ():
+                    hook = partial(self._on_call, source, place)
                     self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
-            for source, module in self._modules.items():
-                if source.method is not None:
-                    self._wrap_method(source, module)
+            for source, modules in self._modules.items():
+                for place, module in enumerate(modules) if source.method is not None else ():
+                    self._wrap_method(source, place, module)
         except BaseException:
             self._release()
             raise
@@ -132,34 +150,37 @@ class Recorder:
             else:
                 module.__dict__[method] = own
 
-    def _wrap_method(self, source: Source, module: nn.Module) -> None:
+    def _wrap_method(self, source: Source, place: int, module: nn.Module) -> None:
         inner = getattr(module, source.method)
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             result = inner(*args, **kwargs)
-            self._keep(source, args, kwargs, result)
+            self._keep(source, place, args, kwargs, result)
             return result
 
         self._wrapped.append((module, source.method, module.__dict__.get(source.method)))
         module.__dict__[source.method] = recorded
 
-    def _on_call(self, source: Source, module: nn.Module, args: tuple, kwargs: dict, output: Any):
-        self._keep(source, args, kwargs, output)
+    def _on_call(
+        self, source: Source, place: int, module: nn.Module, args: tuple, kwargs: dict, output: Any
+    ) -> None:
+        self._keep(source, place, args, kwargs, output)
 
-    def _keep(self, source: Source, args: tuple, kwargs: dict, output: Any) -> None:
+    def _keep(self, source: Source, place: int, args: tuple, kwargs: dict, output: Any) -> None:
         value = output
         if source.capture == 'input':
-            value = kwargs if isinstance(source.index, str) else args
-        if source.index is not None:
+            value = kwargs if isinstance(source.path[0], str) else args
+        for step in source.path:
             try:
-                value = value[source.index]
+                value = value[step]
             except (IndexError, KeyError, TypeError):
                 held = sorted(value) if isinstance(value, dict) else type(value).__name__
                 size = f' of length {len(value)}' if isinstance(value, (tuple, list)) else ''
                 raise PathError(
                     f'{self.owner}: {source} is not there; the {source.capture} is {held}{size}'
                 ) from None
-        self._calls.setdefault(source, []).append(value)
+        calls = self._calls.setdefault(source, [[] for _ in self._modules[source]])
+        calls[place].append(value)
 
     def __getitem__(self, source: Source) -> Any:
         calls = self._calls.get(source)
@@ -168,7 +189,15 @@ class Recorder:
                 f'the {self.owner} was not seen to compute {source}: the module exists but was not '
                 f'called in this pass'
             )
-        return calls[0] if len(calls) == 1 else calls
+        if '*' not in source.module:
+            return calls[0][0] if len(calls[0]) == 1 else calls[0]
+        times = [len(each) for each in calls]
+        if set(times) != {1}:
+            raise PathError(
+                f'{self.owner}: of the {len(calls)} modules {source}, each must be called once in a '
+                f'pass, but they were called {times} times; name fewer of them'
+            )
+        return [each[0] for each in calls]
 
     def __contains__(self, source: Source) -> bool:
         return bool(self._calls.get(source))

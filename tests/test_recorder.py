@@ -147,3 +147,58 @@ def test_config_forms():
         Source('neck', capture='input')
     with pytest.raises(ConfigError, match="capture='grad'"):
         Source('neck', capture='grad')
+
+
+class Levels(nn.Module):
+    """Three levels in a list of blocks, the last called as often as it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(1, 1, 1)) for _ in range(12))
+
+    def forward(self, x, again=0):
+        # Not in the order of the list.
+        values = {index: self.blocks[index](x + index) for index in reversed(range(12))}
+        for _ in range(again):
+            self.blocks[3](x)
+        return [values[index] for index in range(12)], dict(last=[values[11], x])
+
+
+def test_a_star_stands_for_one_name_and_gives_them_in_the_models_order():
+    model = Levels()
+    source = Source('blocks.*.0')
+    with Recorder(model, [source, Source('blocks.*')]) as record:
+        values, _ = model(torch.zeros(1, 1, 2, 2))
+    assert all(a is b for a, b in zip(record[source], values, strict=True))
+    assert len(record[Source('blocks.*')]) == 12
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_modules_behind_a_star_are_called_once_each():
+    model, source = Levels(), Source('blocks.*.0')
+    with Recorder(model, [source]) as record:
+        model(torch.zeros(1, 1, 2, 2), again=1)
+    with pytest.raises(PathError, match=r'each must be called once.*\[1, 1, 1, 2, 1'):
+        record[source]
+
+
+def test_a_star_that_matches_nothing_is_an_error():
+    with pytest.raises(PathError, match=r"no module 'blocks.\*.conv'"):
+        Recorder(Levels(), [Source('blocks.*.conv')])
+    with pytest.raises(PathError, match="module 'blocks.0' .Sequential. has no method 'predict'"):
+        Recorder(Levels(), [Source('blocks.*', method='predict')])
+
+
+def test_an_index_may_go_deeper():
+    model = Levels()
+    deep, named = Source.parse(dict(module='', index=[0, 2])), Source('', index=(1, 'last', 0))
+    assert hash(deep) == hash(Source('', index=(0, 2)))
+    with Recorder(model, [deep, named]) as record:
+        values, _ = model(torch.zeros(1, 1, 2, 2))
+    assert record[deep] is values[2] and record[named] is values[11]
+    assert str(named) == '[1][last][0]'
+    with Recorder(model, [Source('', index=(0, 12))]):
+        with pytest.raises(
+            PathError, match=r'\[0\]\[12\] is not there; the output is list of length 12'
+        ):
+            model(torch.zeros(1, 1, 2, 2))

@@ -34,8 +34,8 @@ class Scene:
         self.teacher_reg = draw(4, 4 if agnostic else 4 * len(teacher_classes))
         self.labels = torch.tensor([0, len(student_classes), 1, len(student_classes) - 1])
         student, teacher = Recorder(self.student, []), Recorder(self.teacher, [])
-        student._calls = {LABELS: [self.labels]}
-        teacher._calls = {CLASSIFIER: [self.teacher_cls]}
+        student._calls = {LABELS: [[self.labels]]}
+        teacher._calls = {CLASSIFIER: [[self.teacher_cls]]}
         samples = batch(size=(100, 200))['data_samples']
         self.step = Step(
             data_samples=samples,
@@ -137,7 +137,7 @@ def test_half_precision_outputs_give_finite_losses(dtype):
         setattr(
             scene, name, (getattr(scene, name) * 10).to(dtype).requires_grad_('student' in name)
         )
-    scene.step.teacher_record._calls = {CLASSIFIER: [scene.teacher_cls]}
+    scene.step.teacher_record._calls = {CLASSIFIER: [[scene.teacher_cls]]}
     for align, loss in (
         (RoIClassAlignment(confidence=True), KLDivergence(tau=4.0)),
         (RoIBoxAlignment(confidence=True), MSE()),

@@ -22,7 +22,7 @@ def maps(width, seed, strides=STRIDES, size=64):
 
 def step(student, teacher, objectness):
     record = Recorder(teacher, [])
-    record._calls = {OBJECTNESS: objectness}
+    record._calls = {OBJECTNESS: [objectness]}
     return Step([], student, teacher, Recorder(student, []), record)
 
 

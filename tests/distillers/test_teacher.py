@@ -105,7 +105,7 @@ def test_only_the_parts_that_are_read_run_without_assignment_or_suppression(tmp_
     held = teacher(tmp_path)
     student = MODELS.build(faster_rcnn())
     feed = Recorder(student, [ROIS])
-    feed._calls = {ROIS: [torch.tensor([[0.0, 4, 6, 40, 50]])]}
+    feed._calls = {ROIS: [[torch.tensor([[0.0, 4, 6, 40, 50]])]]}
     data = student.data_preprocessor(batch(), True)
     for head in (held.detector.rpn_head, held.detector.roi_head):
         for name in ('loss', 'loss_and_predict', 'predict', 'loss_by_feat', 'predict_by_feat'):
