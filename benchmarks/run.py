@@ -29,6 +29,7 @@ from _cli import run_tool  # noqa: E402
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+PAGE = HERE.parent / 'docs' / 'benchmarks.md'
 TEACHER, BASELINE = 'teacher', 'baseline'
 METRICS = {'mAP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'F1': 'coco/bbox_F1'}
 # What a config says about this machine, or about where a run lies, is no part of the experiment.
@@ -211,8 +212,8 @@ def benchmark(args: argparse.Namespace) -> None:
     table = compare(study, results)
     print(f'\n{table}')
     if args.results == str(HERE / 'results.jsonl'):
-        (HERE / f'{study.name}.md').write_text(table + '\n', encoding='utf-8')
-        plot(study, results, HERE / f'{study.name}.png')
+        publish(study.name, table, PAGE)
+        plot(study, results, PAGE.parent / f'{study.name}.png')
 
 
 def train(
@@ -476,6 +477,22 @@ def _difference(
 def _with_error(mean: float, half: float, signed: bool = False) -> str:
     text = f'{mean:+.1f}' if signed else f'{mean:.1f}'
     return text if half != half else f'{text} ± {half:.1f}'
+
+
+def publish(name: str, table: str, page: Path) -> None:
+    """Put a study's table into the page, between the marks that bear its name.
+
+    Raises:
+        UserError: The page has no such marks.
+    """
+    from mmkd.errors import UserError
+
+    start, end = f'<!-- table of {name} -->\n', f'<!-- end of {name} -->'
+    text = page.read_text(encoding='utf-8')
+    if start not in text or end not in text:
+        raise UserError(f'{page} has no lines {start.strip()} and {end} to put the table between')
+    before, rest = text.split(start, 1)
+    page.write_text(f'{before}{start}\n{table}\n\n{end}{rest.split(end, 1)[1]}', encoding='utf-8')
 
 
 def plot(study: Study, results: Results, path: Path) -> None:

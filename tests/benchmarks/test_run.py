@@ -171,3 +171,24 @@ def test_shipped_studies_are_of_shipped_configs():
             cfg = Config.fromfile(SCRIPT.parents[1] / settings.config)
             cfg.merge_from_dict(dict(settings.get('options') or {}))
         assert len(study.seeds) >= 3 and 'baseline' in study.recipes
+
+
+def test_the_page_shows_what_the_results_give(monkeypatch, tmp_path):
+    """Every shipped study's table, made anew from the results that are committed with it."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parents[1] / 'tools'))
+    monkeypatch.chdir(SCRIPT.parents[1])
+    module = runpy.run_path(str(SCRIPT), run_name='run')
+    page = (SCRIPT.parents[1] / 'docs/benchmarks.md').read_text()
+    for path in (SCRIPT.parent / 'studies').glob('*.py'):
+        study = module['Study'](path, Path('work_dirs/benchmarks'))
+        table = module['compare'](
+            study, module['Results'](SCRIPT.parent / 'results.jsonl', path.stem)
+        )
+        assert table in page
+        rows = [row for row in table.splitlines() if row.startswith('| ')][2:]
+        assert {row.split('|')[1].strip() for row in rows} == set(study.settings.recipes)
+        assert all(int(row.split('|')[2]) >= 3 for row in rows)
+        copy = tmp_path / 'page.md'
+        copy.write_text(page)
+        module['publish'](path.stem, table, copy)
+        assert copy.read_text() == page
