@@ -136,8 +136,8 @@ def _copy_rows(
     """Copy the rows of shared classes, and no-object's if both have it; say why if that cannot be."""
     if class_map is None:
         raise ConfigError(
-            "init_student: a classifier is among the modules, but the student's class names are not "
-            'known; set model.classes to them'
+            'init_student: a classifier is among the modules, but the class names of student or teacher '
+            'are not known; set model.classes and model.teacher.classes to them'
         )
     extra = len(tensor) - len(class_map.student), len(value) - len(class_map.teacher)
     if tensor.shape[1:] != value.shape[1:] or extra not in ((0, 0), (1, 1)):
