@@ -21,7 +21,8 @@ STACKS = {
     'bbox_head.cls_branches': 'decoder',
     'bbox_head.reg_branches': 'decoder',
 }
-CLASSIFIER = re.compile(r'(^|\.)(fc_cls|cls_branches\.\d+)\.(weight|bias)$')
+# Layers that give a score a class: fc_cls, cls_branches.0, retina_cls, multi_level_conv_cls.0, rtm_cls.0 …
+CLASSIFIER = re.compile(r'(^|\.)\w*cls\w*(\.\d+)*\.(weight|bias)$')
 # DINO embeds the labels of its denoising queries: a row a class, none for no-object.
 LABEL_EMBEDDING = re.compile(r'(^|\.)label_embedding\.weight$')
 
@@ -95,8 +96,8 @@ def inherit(
             report.left[name] = 'the teacher has none such'
             continue
         value = theirs[source].to(tensor)
-        if CLASSIFIER.search(name) or LABEL_EMBEDDING.search(name):
-            why = _copy_rows(tensor, value, class_map, bool(CLASSIFIER.search(name)))
+        if LABEL_EMBEDDING.search(name) or _is_classifier(name):
+            why = _copy_rows(tensor, value, class_map, _priors(student), _priors(teacher))
         elif value.shape == tensor.shape:
             tensor.copy_(value)
             why = ''
@@ -130,22 +131,47 @@ def _counterpart(name: str, student: nn.Module, teacher: nn.Module) -> str:
     return name
 
 
+def _is_classifier(name: str) -> bool:
+    # An RPN tells objects from background, whatever the classes are.
+    return bool(CLASSIFIER.search(name)) and not name.startswith('rpn_head.')
+
+
+def _priors(model: nn.Module) -> int:
+    """How many anchors or points a dense head lays at a place; its classifier has rows for each."""
+    generator = getattr(getattr(model, 'bbox_head', None), 'prior_generator', None)
+    return generator.num_base_priors[0] if generator is not None else 1
+
+
 def _copy_rows(
-    tensor: Tensor, value: Tensor, class_map: ClassMap | None, has_background: bool
+    tensor: Tensor, value: Tensor, class_map: ClassMap | None, ours: int, theirs: int
 ) -> str:
-    """Copy the rows of shared classes, and no-object's if both have it; say why if that cannot be."""
+    """Copy the rows of shared classes, and no-object's if both have it; say why if that cannot be.
+
+    Args:
+        tensor: The student's, shape (priors * outputs, …).
+        value: The teacher's, likewise.
+        class_map: Which class is which.
+        ours: The student's number of priors.
+        theirs: The teacher's.
+    """
     if class_map is None:
         raise ConfigError(
             'init_student: a classifier is among the modules, but the class names of student or teacher '
             'are not known; set model.classes and model.teacher.classes to them'
         )
-    extra = len(tensor) - len(class_map.student), len(value) - len(class_map.teacher)
-    if tensor.shape[1:] != value.shape[1:] or extra not in ((0, 0), (1, 1)):
+    sizes = len(class_map.student), len(class_map.teacher)
+    extra = len(tensor) // ours - sizes[0], len(value) // theirs - sizes[1]
+    whole = len(tensor) == ours * (sizes[0] + extra[0]) and len(value) == theirs * (
+        sizes[1] + extra[1]
+    )
+    same = tensor.shape[1:] == value.shape[1:] and ours == theirs
+    if not (whole and same) or extra not in ((0, 0), (1, 1)):
         return (
-            f'a row a class, {tuple(tensor.shape)}, where the teacher has {tuple(value.shape)}: widths '
-            f'differ, or one head is a softmax and the other a sigmoid'
+            f'a row a class, {tuple(tensor.shape)}, where the teacher has {tuple(value.shape)}: widths or '
+            f'priors differ, or one head is a softmax and the other a sigmoid'
         )
-    tensor[class_map.student_index] = value[class_map.teacher_index]
-    if has_background and extra == (1, 1):
-        tensor[-1] = value[-1]
+    rows, given = tensor.unflatten(0, (ours, -1)), value.unflatten(0, (theirs, -1))
+    rows[:, class_map.student_index] = given[:, class_map.teacher_index]
+    if extra == (1, 1):
+        rows[:, -1] = given[:, -1]
     return ''

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
+from tiny_dense import single_stage
 from tiny_models import batch, faster_rcnn, save_teacher
 from tiny_training import train, training_config, write_coco
 from tiny_transformers import KINDS, transformer
@@ -113,6 +114,35 @@ def test_other_detectors_inherit_too():
     report = inherit(student, teacher, ['roi_head'], ClassMap(('person', 'dog', 'cat'), CLASSES))
     ours, theirs = student.roi_head.bbox_head.fc_cls, teacher.roi_head.bbox_head.fc_cls
     assert torch.equal(ours.weight, theirs.weight[[2, 1, 0, 3]])
+
+
+@pytest.mark.parametrize(
+    ('kind', 'classifier', 'priors'),
+    [
+        ('RetinaNet', 'retina_cls', 9),
+        ('FCOS', 'conv_cls', 1),
+        ('GFL', 'gfl_cls', 1),
+        ('RTMDet', 'rtm_cls.1', 1),
+        ('YOLOX', 'multi_level_conv_cls.2', 1),
+    ],
+)
+def test_dense_classifiers_have_their_rows_chosen_for_each_prior(kind, classifier, priors):
+    student, teacher = pair(single_stage(kind, classes=2), single_stage(kind, classes=3))
+    classes = ClassMap(('person', 'cat'), CLASSES)
+    report = inherit(student, teacher, ['bbox_head'], classes)
+    assert not report.left
+    ours, theirs = (model.bbox_head.get_submodule(classifier) for model in (student, teacher))
+    for tensor in ('weight', 'bias'):
+        a, b = (getattr(layer, tensor).unflatten(0, (priors, -1)) for layer in (ours, theirs))
+        assert torch.equal(a, b[:, [2, 0]])
+
+
+def test_a_classifier_of_the_same_size_is_put_in_order_too():
+    """As many classes, in another order: the shapes agree, the rows do not."""
+    student, teacher = pair(single_stage('YOLOX'), single_stage('YOLOX'))
+    inherit(student, teacher, ['bbox_head'], ClassMap(('dog', 'person', 'cat'), CLASSES))
+    ours, theirs = (model.bbox_head.multi_level_conv_cls[0].bias for model in (student, teacher))
+    assert torch.equal(ours, theirs[[1, 2, 0]])
 
 
 def test_mistakes_are_named():
