@@ -12,6 +12,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, feature_loss
+from tiny_transformers import transformer
 
 import mmkd  # noqa: F401  (registers)
 
@@ -55,6 +56,43 @@ def work(rank: int, world: int, folder: str, checkpoint: str) -> None:
             names=[name for name, _ in wrapped.named_parameters()],
             loss=[float(seen['loss'].detach()) for seen in losses_seen],
             neck=[float(seen['loss_kd_neck'].detach()) for seen in losses_seen],
+        ),
+        f'{folder}/rank{rank}.pth',
+    )
+    dist.destroy_process_group()
+
+
+def work_with_queries(rank: int, world: int, folder: str, checkpoint: str) -> None:
+    """One process: three steps of a DETR that answers its own queries and the teacher's."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world
+    )
+    init_default_scope('mmdet')
+    common = dict(student='bbox_head', teacher='bbox_head')
+    losses = {
+        f'loss_kd_{name.lower()}': dict(
+            common, type='KLDivergence', align=dict(type=f'{name}QueryAlignment')
+        )
+        for name in ('Hungarian', 'Shared')
+    }
+    torch.manual_seed(rank)
+    model = MODELS.build(
+        dict(
+            type='Distiller',
+            student=transformer('DETR'),
+            teacher=dict(config=dict(model=transformer('DETR')), checkpoint=checkpoint),
+            losses=losses,
+            classes=CLASSES,
+        )
+    )
+    wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
+    optimizer = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-3))
+    seen = [wrapped.train_step(batch(seed=10 * now + rank), optimizer) for now in range(3)]
+    torch.save(
+        dict(
+            after=dict(model.named_parameters()),
+            losses=[{name: float(one[name].detach()) for name in losses} for one in seen],
         ),
         f'{folder}/rank{rank}.pth',
     )
