@@ -17,7 +17,7 @@ from ..alignments import ClassMap, Step
 from ..errors import ConfigError, near
 from ..families import family_of
 from ..random_state import preserve_rng_state
-from .inheritance import inherit
+from .inheritance import depends_on_classes, inherit
 from .loss_entry import LossEntry
 from .step_recorders import PerModel, StepRecorders
 from .teacher import Teacher
@@ -155,13 +155,11 @@ class Distiller(BaseModel):
         if self.entries or self.inherited_modules:
             self._load_teacher()
         if self.inherited_modules:
-            known = self.classes and self.teacher.classes
-            report = inherit(
-                self.student,
-                self.teacher.detector,
-                self.inherited_modules,
-                self._pair_classes(self.classes) if known else None,
-            )
+            modules = self.inherited_modules
+            # Encoder and decoder can be inherited for classes the teacher has never heard of.
+            named = depends_on_classes(self.student, modules)
+            classes = self._pair_classes(self.classes) if named else None
+            report = inherit(self.student, self.teacher.detector, modules, classes)
             MMLogger.get_current_instance().info(f'init_student: {report}')
         if not self.entries:
             self.teacher = None

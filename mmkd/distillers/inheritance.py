@@ -89,14 +89,15 @@ def inherit(
     ours, theirs = student.state_dict(), teacher.state_dict()
     report = Inherited()
     for name, tensor in ours.items():
-        if not any(name == module or name.startswith(f'{module}.') for module in modules):
+        if not _within(name, modules):
             continue
         source = _counterpart(name, student, teacher)
         if source not in theirs:
             report.left[name] = 'the teacher has none such'
             continue
         value = theirs[source].to(tensor)
-        if LABEL_EMBEDDING.search(name) or _is_classifier(name):
+        count = tensor.numel()
+        if _has_row_a_class(name):
             why = _copy_rows(tensor, value, class_map, _priors(student), _priors(teacher))
         elif value.shape == tensor.shape:
             tensor.copy_(value)
@@ -107,7 +108,11 @@ def inherit(
             report.left[name] = why
         else:
             report.copied.append(name)
-            report.numbers += tensor.numel()
+            if _has_row_a_class(name) and class_map.excludes:
+                missing = len(class_map.student) - len(class_map)
+                report.left[f'{missing} rows of {name}'] = 'classes the teacher lacks'
+                count -= missing * _priors(student) * tensor[0].numel()
+            report.numbers += count
     if not report.copied:
         raise ConfigError(f'init_student.from_teacher={list(modules)}: {report}')
     return report
@@ -131,9 +136,19 @@ def _counterpart(name: str, student: nn.Module, teacher: nn.Module) -> str:
     return name
 
 
-def _is_classifier(name: str) -> bool:
+def depends_on_classes(student: nn.Module, modules: Sequence[str]) -> bool:
+    """Whether some of the modules have a row a class, so that :func:`inherit` needs a class map."""
+    return any(_within(name, modules) and _has_row_a_class(name) for name in student.state_dict())
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f'{module}.') for module in modules)
+
+
+def _has_row_a_class(name: str) -> bool:
     # An RPN tells objects from background, whatever the classes are.
-    return bool(CLASSIFIER.search(name)) and not name.startswith('rpn_head.')
+    classifier = CLASSIFIER.search(name) and not name.startswith('rpn_head.')
+    return bool(classifier or LABEL_EMBEDDING.search(name))
 
 
 def _priors(model: nn.Module) -> int:

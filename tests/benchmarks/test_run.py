@@ -120,7 +120,7 @@ def test_an_interrupted_run_goes_on_where_it_was(run, study, tmp_path):
 def test_a_training_that_fails_is_named_and_the_others_go_on(run, study, tmp_path, capsys):
     results = tmp_path / 'results.jsonl'
     study.write_text(study.read_text().replace('loss_kd_cls.tau', 'loss_kd_cls.temperature'))
-    assert run(study, '--results', results, '--device', 'cpu', '--seeds', 0) == 2
+    assert run(study, '--results', results, '--device', 'cpu', '--seeds', 0, '--jobs', 2) == 2
     assert [line['recipe'] for line in lines(results)] == ['teacher', 'baseline']
     error = capsys.readouterr().err
     assert '1 trainings failed: kd, seed 0: ' in error and 'temperature' in error

@@ -64,6 +64,16 @@ def test_two_classes_in_the_order_of_the_annotations():
     assert cfg.model.student.bbox_head.num_classes == 2
 
 
+def test_both_students_are_taught_alike():
+    """The two configs stand by themselves; what they say twice must not drift apart."""
+    every, two = (
+        Config.fromfile(CONFIGS / f'detr_r50_to_r18_coco{name}.py').model
+        for name in ('', '-person-dog')
+    )
+    for key in ('teacher', 'init_student', 'losses'):
+        assert every[key] == two[key]
+
+
 @pytest.fixture
 def weights(tmp_path):
     """Random weights in place of the downloads: the teacher's and the backbone's."""

@@ -60,6 +60,14 @@ def test_the_classifiers_rows_follow_the_classes(kind, classifier):
     assert torch.equal(ours.weight[1], own[1])
 
 
+def test_rows_of_classes_the_teacher_lacks_are_reported():
+    student, teacher = pair(transformer('DETR', classes=3), transformer('DETR', classes=3))
+    classes = ClassMap(('dog', 'unicorn', 'person'), CLASSES, exclude=['unicorn'])
+    report = inherit(student, teacher, ['bbox_head.fc_cls'], classes)
+    assert report.numbers == 3 * (32 + 1)  # two classes and no-object
+    assert report.left['1 rows of bbox_head.fc_cls.weight'] == 'classes the teacher lacks'
+
+
 def test_labels_to_denoise_are_embedded_as_the_teachers():
     student, teacher = pair(transformer('DINO', classes=2), transformer('DINO', classes=3))
     classes = ClassMap(('person', 'cat'), CLASSES)
@@ -208,6 +216,19 @@ def test_what_was_copied_is_told(config, monkeypatch):
     assert model.teacher is None
     losses = model(**model.data_preprocessor(batch_of_two(), True), mode='loss')
     assert not any('kd' in name for name in losses)
+
+
+def test_classes_need_not_be_the_teachers_where_no_classifier_is_inherited(config):
+    """Nor even known."""
+    for classes in (('unicorn', 'dragon'), None):
+        start = dict(from_teacher=['encoder', 'query_embedding'])
+        model = MODELS.build(dict(config.model, classes=classes, init_student=start))
+        model.init_weights()
+        theirs = torch.load(config.model.teacher.checkpoint)['state_dict']
+        assert torch.equal(model.query_embedding.weight, theirs['query_embedding.weight'])
+    model = MODELS.build(config.model)
+    with pytest.raises(ConfigError, match="student's class names are not known; set model.classes"):
+        model.init_weights()
 
 
 def batch_of_two():
