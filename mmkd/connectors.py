@@ -1,4 +1,4 @@
-"""Trainable adapters on the student's side, used while distilling only."""
+"""Trainable adapters between the models and a loss, used while distilling only."""
 
 from __future__ import annotations
 
@@ -89,9 +89,8 @@ class MaskedGenerationConnector(nn.Module):
     """Generates the teacher's maps from the student's with places masked out at random.
 
     Yang et al.: Masked Generative Distillation, ECCV 2022 (arXiv 2205.01529): two 3x3 convolutions
-    with a ReLU between them have to fill in what was masked, from what is around it. With ``MSE``. The
-    paper's loss is the sum of squares, not their mean: its weight of 2e-5 is 2e-5 times the
-    number of values in an image's map here.
+    with a ReLU between them have to fill in what was masked, from what is around it. The paper's loss
+    is ``MSE(reduction='sum')``.
 
     Args:
         in_channels: Channels of the student's maps.
@@ -128,19 +127,82 @@ class MaskedGenerationConnector(nn.Module):
 
     def forward(self, features: Any) -> Any:
         """A map of shape (N, C, H, W), or a list or tuple of them; returns the like."""
-        single = isinstance(features, Tensor)
-        levels = [features] if single else list(features)
-        if self.levels not in (None, len(levels)):
-            raise ConfigError(f'connector: made for {self.levels} levels, got {len(levels)}')
+        single, levels = _levels(features, self.levels, self.in_channels)
         outputs = []
         for index, level in enumerate(levels):
-            if level.dim() != 4 or level.shape[1] != self.in_channels:
-                raise ConfigError(
-                    f'connector: level {index} has shape {tuple(level.shape)}, but in_channels is '
-                    f'{self.in_channels}'
-                )
             own = 0 if self.levels is None else index
             aligned = self.align[own](level)
             shown = torch.rand_like(aligned[:, :1]) >= self.mask_ratio
             outputs.append(self.generation[own](aligned * shown))
         return outputs[0] if single else outputs
+
+
+@MODELS.register_module()
+class GlobalContextConnector(nn.Module):
+    """Adds to each place of a map what the whole map says, as a global context block does.
+
+    The context is the mean over places weighted by a softmax of a 1x1 convolution; two 1x1
+    convolutions with layer normalisation and ReLU between them transform it. Cao et al.: GCNet, ICCV
+    Workshops 2019 (arXiv 1904.11492), fig. 4d. The global part of FGD (Yang et al., CVPR 2022, arXiv
+    2111.11837, eq. 11) compares maps behind such blocks, one for the student as ``connector`` and one for the
+    teacher as ``teacher_connector``. The last convolution starts at 0, so that at first the maps
+    themselves are compared.
+
+    Args:
+        channels: Channels of the maps.
+        levels: Number of levels, each with a block of its own; None for any number of levels that share
+            one.
+        ratio: By how much the first convolution narrows the context.
+    """
+
+    def __init__(self, channels: int, levels: int | None = None, ratio: int = 2) -> None:
+        super().__init__()
+        if ratio < 1 or channels < ratio:
+            raise ConfigError(
+                f'connector: ratio={ratio} must lie between 1 and channels={channels}'
+            )
+        self.channels, self.levels = channels, levels
+        self.attention = nn.ModuleList()
+        self.transform = nn.ModuleList()
+        for _ in range(levels or 1):
+            attention = nn.Conv2d(channels, 1, 1)
+            nn.init.kaiming_normal_(attention.weight, nonlinearity='relu')
+            nn.init.zeros_(attention.bias)
+            last = nn.Conv2d(channels // ratio, channels, 1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.attention.append(attention)
+            self.transform.append(
+                nn.Sequential(
+                    nn.Conv2d(channels, channels // ratio, 1),
+                    nn.LayerNorm([channels // ratio, 1, 1]),
+                    nn.ReLU(inplace=True),
+                    last,
+                )
+            )
+
+    def forward(self, features: Any) -> Any:
+        """A map of shape (N, C, H, W), or a list or tuple of them; returns the like."""
+        single, levels = _levels(features, self.levels, self.channels)
+        outputs = []
+        for index, level in enumerate(levels):
+            own = 0 if self.levels is None else index
+            share = self.attention[own](level).flatten(2).softmax(-1)
+            context = torch.einsum('ncx,nox->nc', level.flatten(2), share)[:, :, None, None]
+            outputs.append(level + self.transform[own](context))
+        return outputs[0] if single else outputs
+
+
+def _levels(features: Any, count: int | None, channels: int) -> tuple[bool, list[Tensor]]:
+    """Whether there was a single map, and the maps as a list of the expected number and channels."""
+    single = isinstance(features, Tensor)
+    levels = [features] if single else list(features)
+    if count not in (None, len(levels)):
+        raise ConfigError(f'connector: made for {count} levels, got {len(levels)}')
+    for index, level in enumerate(levels):
+        if level.dim() != 4 or level.shape[1] != channels:
+            raise ConfigError(
+                f'connector: level {index} has shape {tuple(level.shape)}, but is to have {channels} '
+                f'channels'
+            )
+    return single, levels

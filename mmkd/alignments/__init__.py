@@ -4,7 +4,7 @@ from .base import Alignment, Pair, Step
 from .class_map import ClassMap
 from .dense import DenseClassAlignment, DenseDistributionAlignment
 from .encoder_memory import EncoderMemoryAlignment, QueryWeightedFeatureAlignment
-from .features import FeatureAlignment
+from .features import FeatureAlignment, ForegroundFeatureAlignment
 from .queries import (
     HungarianQueryAlignment,
     IndexQueryAlignment,
@@ -21,6 +21,7 @@ __all__ = [
     'DenseDistributionAlignment',
     'EncoderMemoryAlignment',
     'FeatureAlignment',
+    'ForegroundFeatureAlignment',
     'HungarianQueryAlignment',
     'IndexQueryAlignment',
     'Pair',

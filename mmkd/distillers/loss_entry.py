@@ -13,7 +13,9 @@ from ..families import Family
 from ..recorder import Source
 from .schedule import Schedule
 
-OWN_KEYS = ('student', 'teacher', 'align', 'connector', 'schedule', 'loss_weight')
+OWN_KEYS = (
+    *('student', 'teacher', 'align', 'connector', 'teacher_connector', 'schedule', 'loss_weight'),
+)
 
 
 class LossEntry:
@@ -24,9 +26,9 @@ class LossEntry:
             just such keys.
         config: ``type`` and arguments of the loss, and beside them: ``student`` and ``teacher``, what
             to record (:class:`mmkd.recorder.Source`); ``align``, default
-            ``dict(type='FeatureAlignment')``; ``connector``, applied to the student's output;
-            ``schedule``, the arguments of :class:`mmkd.distillers.schedule.Schedule`; and
-            ``loss_weight``, default 1.
+            ``dict(type='FeatureAlignment')``; ``connector``, applied to the student's output, and
+            ``teacher_connector``, applied to the teacher's, both trained; ``schedule``, the arguments
+            of :class:`mmkd.distillers.schedule.Schedule`; and ``loss_weight``, default 1.
 
     Raises:
         ConfigError: The entry is not complete or has unknown arguments.
@@ -56,8 +58,12 @@ class LossEntry:
             self.align: Alignment = build(
                 TASK_UTILS, own.get('align') or dict(type='FeatureAlignment'), 'align'
             )
-            connector = own.get('connector')
-            self.connector: nn.Module | None = connector and build(MODELS, connector, 'connector')
+            #: What is trained for this entry alone, by the side whose output it adapts.
+            self.connectors: dict[str, nn.Module] = {
+                side: build(MODELS, own[key], key)
+                for side, key in (('student', 'connector'), ('teacher', 'teacher_connector'))
+                if own.get(key)
+            }
             if any(True for _ in self.loss.parameters()):
                 raise ConfigError(
                     f'{type(self.loss).__name__} has weights of its own, which nothing would train; '
@@ -101,8 +107,10 @@ class LossEntry:
         """The weighted loss of one step, a scalar; the mean over pairs (levels)."""
         with self.blame():
             student, teacher = step.student_record[self.student], step.teacher_record[self.teacher]
-            if self.connector is not None:
-                student = self.connector(student)
+            if 'student' in self.connectors:
+                student = self.connectors['student'](student)
+            if 'teacher' in self.connectors:
+                teacher = self.connectors['teacher'](teacher)
             pairs = self.align(student, teacher, step)
             values = [
                 self.loss(pair.student, pair.teacher, pair.weight, **self._target(pair))

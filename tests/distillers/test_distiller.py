@@ -496,6 +496,13 @@ NECK = dict(student='neck', teacher='neck')
             type='MSE',
             connector=dict(type='MaskedGenerationConnector', in_channels=16, out_channels=24),
         ),
+        dict(
+            NECK,
+            type='FGD',
+            connector=feature_loss()['connector'],
+            align=dict(type='ForegroundFeatureAlignment'),
+        ),
+        dict(ROI, type='WeightedCrossEntropy', align=dict(type='RoIClassAlignment')),
         dict(ROI, type='DIST', align=dict(type='RoIClassAlignment')),
         dict(ROI, type='DKD', align=dict(type='RoIClassAlignment')),
         dict(ROI, type='RKDDistance', align=dict(type='RoIClassAlignment')),
@@ -519,6 +526,25 @@ def test_a_pair_learns_by_any_loss(make, entry):
     loss.backward()
     assert loss.isfinite() and loss > 0
     assert distiller.backbone.conv1.weight.grad.abs().sum() > 0
+
+
+def test_both_sides_may_have_a_connector(make):
+    context = dict(type='GlobalContextConnector', channels=24, levels=5)
+    entry = dict(NECK, type='MSE', reduction='sum', connector=context, teacher_connector=context)
+    student = faster_rcnn(channels=24)
+    distiller = make(student=student, losses=dict(loss_kd=entry)).train()
+    sides = [distiller.get_submodule(f'connectors.loss_kd{side}') for side in ('', '/teacher')]
+    for side in sides:
+        for transform in side.transform:
+            torch.nn.init.normal_(transform[-1].weight, std=0.1)
+    step(distiller)['loss_kd'].backward()
+    for side in sides:
+        assert all(p.grad is not None and p.grad.any() for p in side.transform.parameters())
+    assert all('connectors' not in name for name in distiller.state_dict())
+    assert {name.split('.')[0] for name in distiller.connector_state()} == {
+        'loss_kd',
+        'loss_kd/teacher',
+    }
 
 
 def test_a_loss_that_needs_labels_says_which_alignment_has_them(make):
