@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
@@ -23,10 +24,19 @@ class ConvConnector(nn.Module):
         in_channels: Channels of the student's maps: a number, for levels that share one convolution
             as FPN levels may, or one a level.
         out_channels: Channels of the teacher's maps, likewise.
+        bias: Whether the convolution adds one.
+        standardize: Whether :class:`StandardizeConnector` follows.
     """
 
-    def __init__(self, in_channels: int | Sequence[int], out_channels: int | Sequence[int]) -> None:
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        out_channels: int | Sequence[int],
+        bias: bool = True,
+        standardize: bool = False,
+    ) -> None:
         super().__init__()
+        self.standardize = StandardizeConnector() if standardize else nn.Identity()
         self.shared = isinstance(in_channels, int) and isinstance(out_channels, int)
         if self.shared:
             in_channels = [in_channels]
@@ -37,7 +47,9 @@ class ConvConnector(nn.Module):
             raise ConfigError(
                 f'connector: in_channels has {len(ins)} levels and out_channels {len(outs)}'
             )
-        self.convs = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(ins, outs, strict=True))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, 1, bias=bias) for i, o in zip(ins, outs, strict=True)
+        )
 
     def forward(self, features: Any) -> Any:
         """A map of shape (N, C, H, W), or a list or tuple of them; returns the like."""
@@ -53,8 +65,23 @@ class ConvConnector(nn.Module):
                     f'connector: level {index} has shape {tuple(level.shape)}, but in_channels is '
                     f'{conv.in_channels}'
                 )
-            outputs.append(conv(level))
+            outputs.append(self.standardize(conv(level)))
         return outputs[0] if single else outputs
+
+
+@MODELS.register_module()
+class StandardizeConnector(nn.Module):
+    """Brings each channel to mean 0 and variance 1 over the batch; it has no weights.
+
+    As ``teacher_connector``, with the same behind the student's convolution, maps are compared by shape and
+    not by size, as the distillation of RTMDet in MMYOLO 0.6 does.
+    """
+
+    def forward(self, features: Any) -> Any:
+        """A map of shape (N, C, H, W), or a list or tuple of them; returns the like."""
+        if not isinstance(features, Tensor):
+            return [self(level) for level in features]
+        return F.batch_norm(features, None, None, training=True)
 
 
 @MODELS.register_module()

@@ -10,6 +10,7 @@ from mmkd.connectors import (
     GlobalContextConnector,
     LinearConnector,
     MaskedGenerationConnector,
+    StandardizeConnector,
 )
 from mmkd.errors import ConfigError
 
@@ -102,3 +103,18 @@ def test_levels_have_a_context_of_their_own_or_share_it():
         GlobalContextConnector(5)(levels)
     with pytest.raises(ConfigError, match='ratio=8'):
         GlobalContextConnector(4, ratio=8)
+
+
+def test_maps_are_standardised_over_the_batch():
+    levels = [torch.randn(3, 4, 6, 8) * 5 + 2, torch.randn(3, 4, 3, 4)]
+    connector = StandardizeConnector()
+    assert not list(connector.parameters()) and not list(connector.buffers())
+    for out, level in zip(connector(levels), levels, strict=True):
+        assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(4), atol=1e-5)
+        assert torch.allclose(out.var((0, 2, 3), correction=0), torch.ones(4), atol=1e-3)
+        assert torch.allclose(out, connector(level * 7 - 1), atol=1e-3)
+    convolved = ConvConnector(4, 6, bias=False, standardize=True)
+    assert [name for name, _ in convolved.named_parameters()] == ['convs.0.weight']
+    assert torch.allclose(convolved(levels)[0].mean((0, 2, 3)), torch.zeros(6), atol=1e-5)
+    connector.eval()  # what training sees is also what validation would see
+    assert torch.allclose(connector(levels[0]).mean((0, 2, 3)), torch.zeros(4), atol=1e-5)

@@ -2,7 +2,7 @@
 
 from .base import Alignment, Pair, Step
 from .class_map import ClassMap
-from .dense import DenseClassAlignment, DenseDistributionAlignment
+from .dense import DenseBoxAlignment, DenseClassAlignment, DenseDistributionAlignment
 from .encoder_memory import EncoderMemoryAlignment, QueryWeightedFeatureAlignment
 from .features import FeatureAlignment, ForegroundFeatureAlignment
 from .queries import (
@@ -17,6 +17,7 @@ from .rpn import RPNBoxAlignment, RPNClassAlignment
 __all__ = [
     'Alignment',
     'ClassMap',
+    'DenseBoxAlignment',
     'DenseClassAlignment',
     'DenseDistributionAlignment',
     'EncoderMemoryAlignment',

@@ -21,14 +21,16 @@ class Pair:
         student: Tensor of any shape.
         teacher: Tensor of the same shape, without gradient.
         weight: How much each entry of the first dimension counts, or None for all alike.
-        target: The class that the labels give each entry, as an index into its scores, where the
-            alignment knows it.
+        target: What the labels say of each entry, where the alignment knows it.
+        scale: What the mean over entries is multiplied by, for a sum over something else than their
+            number or weights.
     """
 
     student: Tensor
     teacher: Tensor
     weight: Tensor | None = None
     target: Tensor | None = None
+    scale: Tensor | float = 1.0
 
 
 @dataclass

@@ -114,6 +114,7 @@ class LossEntry:
             pairs = self.align(student, teacher, step)
             values = [
                 self.loss(pair.student, pair.teacher, pair.weight, **self._target(pair))
+                * pair.scale
                 for pair in pairs
             ]
             return sum(values) / len(values) * (self.loss_weight * factor)

@@ -9,6 +9,7 @@ from .dist import DIST
 from .dkd import DKD
 from .fgd import FGD
 from .giou import GIoU
+from .iou import IoU
 from .kl_divergence import KLDivergence
 from .pkd import PKD
 from .regression import L1, MSE, SmoothL1
@@ -29,6 +30,7 @@ __all__ = [
     'CIoU',
     'Contrastive',
     'GIoU',
+    'IoU',
     'KLDivergence',
     'RKDAngle',
     'RKDDistance',
