@@ -2,7 +2,12 @@
 
 from .base import Alignment, Pair, Step
 from .class_map import ClassMap
-from .dense import DenseBoxAlignment, DenseClassAlignment, DenseDistributionAlignment
+from .dense import (
+    DenseBoxAlignment,
+    DenseCenternessAlignment,
+    DenseClassAlignment,
+    DenseDistributionAlignment,
+)
 from .encoder_memory import EncoderMemoryAlignment, QueryWeightedFeatureAlignment
 from .features import FeatureAlignment, ForegroundFeatureAlignment
 from .queries import (
@@ -18,6 +23,7 @@ __all__ = [
     'Alignment',
     'ClassMap',
     'DenseBoxAlignment',
+    'DenseCenternessAlignment',
     'DenseClassAlignment',
     'DenseDistributionAlignment',
     'EncoderMemoryAlignment',

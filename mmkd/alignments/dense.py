@@ -263,13 +263,22 @@ class DenseAlignment(Alignment):
 class DenseClassAlignment(DenseAlignment):
     """Pairs the class scores of two dense heads, one row a prior.
 
-    Scores of objectness or centredness, where a head has them, are not part of it. Arguments as
-    :class:`DenseAlignment`.
+    Scores of objectness or centredness, where a head has them, are not part of it.
+
+    Args:
+        activation: Which activation a loss may take the scores for; by default the head's own. The
+            scores of a sigmoid head can also be compared as a softmax over the classes.
+        others: As :class:`DenseAlignment`.
     """
+
+    def __init__(self, activation: str | None = None, **others: Any) -> None:
+        super().__init__(**others)
+        self._given_activation = activation
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
-        self.activation = 'softmax' if uses_softmax(teacher) else 'sigmoid'
+        own = 'softmax' if uses_softmax(teacher) else 'sigmoid'
+        self.activation = self._given_activation or own
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
         scores = []
@@ -280,6 +289,33 @@ class DenseClassAlignment(DenseAlignment):
             rows = self.rows(value, owner, model, model.bbox_head.cls_out_channels)
             scores.append(own(rows, uses_softmax(model)))
         return [self.pair(*scores, step)]
+
+
+@TASK_UTILS.register_module()
+class DenseCenternessAlignment(DenseAlignment):
+    """Pairs the scores of centredness of two heads (FCOS, ATSS), one row of one number a prior.
+
+    Arguments as :class:`DenseAlignment`.
+    """
+
+    part = 2
+    activation = 'sigmoid'
+
+    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+        super().check(student, teacher, options)
+        for owner, model in (('student', student), ('teacher', teacher)):
+            if not hasattr(model.bbox_head, 'loss_centerness'):
+                raise ConfigError(
+                    f'{type(self).__name__}: the {owner}, a {type(model).__name__}, has no score of '
+                    f'centredness'
+                )
+
+    def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        ours, theirs = (
+            self.rows(value, owner, model, width=1)
+            for value, owner, model in self.sides(student, teacher, step)
+        )
+        return [self.pair(ours, theirs, step)]
 
 
 @TASK_UTILS.register_module()

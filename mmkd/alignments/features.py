@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +25,12 @@ class FeatureAlignment(Alignment):
         same_channels: Whether maps must have the same number of channels. A loss that does not
             compare them channel by channel (``AttentionTransfer``, ``RKDDistance``, ``RKDAngle``)
             needs no connector with False.
+        levels: Compare only these of the common levels, counted from 0. None for all.
     """
 
-    def __init__(self, same_channels: bool = True) -> None:
+    def __init__(self, same_channels: bool = True, levels: Sequence[int] | None = None) -> None:
         self.same_channels = same_channels
+        self.levels = levels
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
         pairs = common_levels(
@@ -36,6 +38,13 @@ class FeatureAlignment(Alignment):
             levels_of(teacher, 'teacher'),
             same_channels=self.same_channels,
         )
+        if self.levels is not None:
+            if not self.levels or not all(0 <= index < len(pairs) for index in self.levels):
+                raise ConfigError(
+                    f'align.levels={list(self.levels)}: there are {len(pairs)} common levels, 0 to '
+                    f'{len(pairs) - 1}'
+                )
+            pairs = [pairs[index] for index in self.levels]
         return [Pair(level, other) for level, other in pairs]
 
 

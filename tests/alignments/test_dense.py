@@ -170,6 +170,24 @@ def test_heads_with_other_numbers_of_boxes_a_place_are_refused():
         pair_up(with_images(make(student, teacher)), 'DenseBoxAlignment')
 
 
+def test_centredness_is_a_score_a_place():
+    student, teacher = seeded('FCOS', 1), seeded('FCOS', 2)
+    step = crossed_step(student, teacher)
+    pair = pair_up(step, 'DenseCenternessAlignment')
+    wanted = torch.cat([level.flatten()[:, None] for level in step.teacher_record[HEAD][2]])
+    assert torch.equal(pair.teacher, wanted) and pair.student.shape == wanted.shape
+    with pytest.raises(ConfigError, match='the student, a GFL, has no score of centredness'):
+        pair_up(make(seeded('GFL', 1), seeded('ATSS', 2)), 'DenseCenternessAlignment')
+
+
+def test_scores_of_sigmoid_heads_may_be_taken_for_a_softmax():
+    model = MODELS.build(single_stage('GFL'))
+    for given, activation in ((None, 'sigmoid'), ('softmax', 'softmax')):
+        alignment = TASK_UTILS.build(dict(type='DenseClassAlignment', activation=given))
+        alignment.check(model, model, {})
+        assert alignment.activation == activation
+
+
 # ------------------------------------------------------------------- which priors, and how much
 
 

@@ -55,6 +55,16 @@ def test_channels_may_differ_where_the_loss_does_not_compare_them():
         FeatureAlignment(same_channels=False)(ours[:1], theirs, None)
 
 
+def test_some_of_the_common_levels_can_be_chosen():
+    ours, theirs = maps(8, 4, 2), maps(16, 8, 4, 2)
+    pairs = FeatureAlignment(levels=[0, 2])(ours, theirs, None)
+    assert [pair.student is ours[index] for pair, index in zip(pairs, (0, 2), strict=True)]
+    assert [pair.teacher is theirs[index] for pair, index in zip(pairs, (1, 3), strict=True)]
+    for wrong in ([3], [-1], []):
+        with pytest.raises(ConfigError, match='there are 3 common levels, 0 to 2'):
+            FeatureAlignment(levels=wrong)(ours, theirs, None)
+
+
 def literal_foreground(images, size, shape):
     height, width = size
     result = torch.zeros(len(images), height, width)
