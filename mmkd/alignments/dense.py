@@ -12,13 +12,14 @@ from ..errors import ConfigError
 from ..families.single_stage import SingleStage, boxes_of, layers_at, run_from
 from ..recorder import Source
 from .base import Alignment, Pair, Step, require_same_shape
-from .features import levels_of
+from .features import labelled_boxes, levels_of
+from .valuable_region import valuable_region
 
 # Class scores of each level first, box outputs second, whatever else the head gives after them.
 HEAD = Source('bbox_head')
 # mmdet hands its classification loss the labels of the priors second, level by level.
 LABELS = Source('bbox_head.loss_cls', capture='input', index=1)
-SELECTIONS = ('all', 'labels')
+SELECTIONS = ('all', 'labels', 'valuable')
 
 
 class DenseAlignment(Alignment):
@@ -27,8 +28,9 @@ class DenseAlignment(Alignment):
     Levels are paired by stride; at a common level the priors must be the same.
 
     Args:
-        select: ``all`` priors, or those to which the ``labels`` give an object, as the student's own
-            losses have it.
+        select: ``all`` priors; those to which the ``labels`` give an object, as the student's own losses
+            have it; or, of anchors, the ``valuable`` ones around objects, each counted by its overlap
+            (:func:`mmkd.alignments.valuable_region.valuable_region`).
         confidence: Weight each prior by the teacher's probability of its likeliest shared class. Most
             priors show none; with False all count alike.
         num_priors: Compare only so many priors a batch, those of which the teacher is surest. None for
@@ -100,6 +102,10 @@ class DenseAlignment(Alignment):
             raise ConfigError(
                 f'the heads have no common level: strides {ours} (student) and {theirs} (teacher)'
             )
+        if self.select == 'valuable' and not hasattr(generators[1], 'base_anchors'):
+            raise ConfigError(
+                f"align.select='valuable' is about anchors, and a {type(teacher).__name__} has points"
+            )
         if self.crossed is not None:
             layers_at(teacher.bbox_head, _in_head(self.crossed))
             if ours != theirs:
@@ -107,7 +113,7 @@ class DenseAlignment(Alignment):
                     f"align.crossed: the teacher's head takes maps of strides {theirs}, the student has "
                     f'{ours}'
                 )
-        if self.crossed is None or self.select == 'labels':
+        if self.crossed is None or self.select != 'all':
             for index, other in self.levels:
                 self._require_same_priors(*generators, index, other)
         softmax = [uses_softmax(model) for model in (student, teacher)]
@@ -148,9 +154,11 @@ class DenseAlignment(Alignment):
                 f"the student's maps {shapes[0]} cannot take the place of the teacher's {shapes[1]}; where "
                 f"channels differ, add connector=dict(type='ConvConnector', …)"
             )
-        scaled = [_like(level, other) for level, other in zip(ours, wanted, strict=True)]
-        output = run_from(step.teacher.bbox_head, _in_head(self.crossed), scaled)
-        return (output, 'student', step.teacher), theirs
+        key = ('crossed', self.crossed, *map(id, ours))
+        if key not in step.memo:
+            scaled = [_like(level, other) for level, other in zip(ours, wanted, strict=True)]
+            step.memo[key] = run_from(step.teacher.bbox_head, _in_head(self.crossed), scaled)
+        return (step.memo[key], 'student', step.teacher), theirs
 
     def maps(
         self, value: Any, owner: str, model: nn.Module, part: int | None = None
@@ -202,9 +210,10 @@ class DenseAlignment(Alignment):
             confidence = self._confidence(step)
         if self.confidence:
             weight = confidence
-        if self.select == 'labels':
-            labelled = self._labelled(step, count)
-            weight = labelled if weight is None else weight * labelled
+        if self.select != 'all':
+            valuable = self.select == 'valuable'
+            own = self._valuable(step) if valuable else self._labelled(step, count)
+            weight = own if weight is None else weight * own
         if self.num_priors is not None and self.num_priors < len(confidence):
             chosen = confidence.topk(self.num_priors).indices
         return weight, chosen
@@ -231,6 +240,21 @@ class DenseAlignment(Alignment):
                 f'loss {len(labels)} labels, but has {count} priors in common with the teacher'
             )
         return ((labels >= 0) & (labels < step.student.bbox_head.num_classes)).float()
+
+    def _valuable(self, step: Step) -> Tensor:
+        key = ('valuable region', tuple(self.levels))
+        if key not in step.memo:
+            generator = step.teacher.bbox_head.prior_generator
+            maps = self.maps(step.teacher_record[HEAD], 'teacher', step.teacher)
+            device = maps[0][1].device
+            anchors = [
+                generator.single_level_grid_priors(level.shape[2:], index, device=device)
+                for index, level in maps
+            ]
+            boxes, image = labelled_boxes(step, device)
+            values = valuable_region(anchors, boxes, image, len(step.data_samples))
+            step.memo[key] = torch.cat([value.flatten() for value in values])
+        return step.memo[key]
 
     def pair(self, student: Tensor, teacher: Tensor, step: Step, of_each: int = 1) -> Pair:
         """The priors that are compared; ``of_each`` rows belong to one prior."""

@@ -77,13 +77,10 @@ def foreground(step: Step, size: tuple[int, int], device: torch.device) -> Tenso
         Shape (N, height, width).
     """
     samples, (height, width) = step.data_samples, size
-    boxes = [get_box_tensor(sample.gt_instances.bboxes).to(device) for sample in samples]
-    image = torch.cat(
-        [each.new_full((len(each),), index, dtype=torch.long) for index, each in enumerate(boxes)]
-    )
+    boxes, image = labelled_boxes(step, device)
     shape = samples[0].metainfo.get('batch_input_shape') or samples[0].metainfo['img_shape']
     scale = torch.tensor([width / shape[1], height / shape[0]], device=device).repeat(2)
-    edges = torch.cat(boxes) * scale
+    edges = boxes * scale
     start, end = edges[:, :2].floor().clamp(min=0), edges[:, 2:].ceil()
     end = torch.minimum(end, end.new_tensor([width - 1, height - 1]))
     inside = [
@@ -96,6 +93,13 @@ def foreground(step: Step, size: tuple[int, int], device: torch.device) -> Tenso
     share = (inside[1][:, :, None] & inside[0][:, None, :]) / area[:, None, None]
     result = share.new_zeros(len(samples), height, width)
     return result.scatter_reduce_(0, image[:, None, None].expand_as(share), share, 'amax')
+
+
+def labelled_boxes(step: Step, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The objects of all images: corners in pixels, shape (G, 4), and their images, shape (G,)."""
+    boxes = [get_box_tensor(sample.gt_instances.bboxes) for sample in step.data_samples]
+    image = [torch.full((len(each),), index) for index, each in enumerate(boxes)]
+    return torch.cat(boxes).to(device), torch.cat(image).to(device)
 
 
 def common_levels(

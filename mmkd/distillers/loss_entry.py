@@ -27,8 +27,9 @@ class LossEntry:
         config: ``type`` and arguments of the loss, and beside them: ``student`` and ``teacher``, what
             to record (:class:`mmkd.recorder.Source`); ``align``, default
             ``dict(type='FeatureAlignment')``; ``connector``, applied to the student's output, and
-            ``teacher_connector``, applied to the teacher's, both trained; ``schedule``, the arguments
-            of :class:`mmkd.distillers.schedule.Schedule`; and ``loss_weight``, default 1.
+            ``teacher_connector``, applied to the teacher's, both trained and either one or a list of
+            them, one after the other; ``schedule``, the arguments of
+            :class:`mmkd.distillers.schedule.Schedule`; and ``loss_weight``, default 1.
 
     Raises:
         ConfigError: The entry is not complete or has unknown arguments.
@@ -60,7 +61,7 @@ class LossEntry:
             )
             #: What is trained for this entry alone, by the side whose output it adapts.
             self.connectors: dict[str, nn.Module] = {
-                side: build(MODELS, own[key], key)
+                side: _connector(own[key], key)
                 for side, key in (('student', 'connector'), ('teacher', 'teacher_connector'))
                 if own.get(key)
             }
@@ -144,6 +145,12 @@ class _Blame:
         prefix = f'losses.{self.name}: '
         if isinstance(error, UserError) and not str(error).startswith(prefix):
             error.args = (prefix + str(error),)
+
+
+def _connector(config: Any, key: str) -> nn.Module:
+    if not isinstance(config, (list, tuple)):
+        return build(MODELS, config, key)
+    return nn.Sequential(*(build(MODELS, each, f'{key}[{i}]') for i, each in enumerate(config)))
 
 
 def build(registry: Any, config: dict[str, Any], what: str) -> Any:

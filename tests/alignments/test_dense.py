@@ -8,10 +8,12 @@ import pytest
 import torch
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 from tiny_dense import single_stage
 
 from mmkd.alignments import ClassMap, Step
 from mmkd.alignments.dense import HEAD, LABELS
+from mmkd.alignments.valuable_region import valuable_region
 from mmkd.errors import ConfigError, PathError
 from mmkd.losses import MSE
 from mmkd.recorder import Recorder, Source
@@ -218,6 +220,24 @@ def test_labels_choose_the_priors():
         ConfigError, match="select='labels': GFLHead hands .* 217 labels, but has 218"
     ):
         pair_up(step, select='labels')
+
+
+def test_the_valuable_priors_are_those_around_objects():
+    model = MODELS.build(single_stage('GFL'))
+    step = with_images(make(model, model))
+    boxes = [[[4.0, 4, 50, 60], [30, 10, 70, 40]], [[10.0, 10, 70, 58]]]
+    for sample, found in zip(step.data_samples, boxes, strict=True):
+        sample.gt_instances = InstanceData(bboxes=torch.tensor(found))
+    pair = pair_up(step, select='valuable', confidence=False)
+    anchors = model.bbox_head.prior_generator.grid_priors(SIZES, device='cpu')
+    every, image = torch.tensor(boxes[0] + boxes[1]), torch.tensor([0, 0, 1])
+    values = valuable_region(anchors, every, image, 2)
+    assert torch.equal(pair.weight, torch.cat([value.flatten() for value in values]))
+    # Level by level and within them image by image, as the rows.
+    assert torch.equal(pair.weight[80:160], values[0][1]) and pair.weight.any()
+    points = MODELS.build(single_stage('FCOS'))
+    with pytest.raises(ConfigError, match="select='valuable' is about anchors, and a FCOS has"):
+        pair_up(make(points, points), select='valuable')
 
 
 @pytest.mark.parametrize('confidence', [True, False])

@@ -547,6 +547,21 @@ def test_both_sides_may_have_a_connector(make):
     }
 
 
+def test_connectors_may_follow_one_another(make):
+    context = dict(type='GlobalContextConnector', channels=24)
+    entry = dict(feature_loss(), connector=[feature_loss()['connector'], context])
+    distiller = make(losses=dict(loss_kd=entry)).train()
+    step(distiller)['loss_kd'].backward()
+    names = {name.split('.')[1] for name in distiller.connector_state()}
+    assert names == {'0', '1'}
+    assert distiller.get_parameter('connectors.loss_kd.0.convs.0.weight').grad.any()
+    wrong = dict(entry, connector=[context, dict(type='ConvConnektor')])
+    with pytest.raises(
+        PathError, match=r"losses.loss_kd: connector\[1\].type='ConvConnektor' is not"
+    ):
+        make(losses=dict(loss_kd=wrong))
+
+
 def test_a_loss_that_needs_labels_says_which_alignment_has_them(make):
     losses = dict(loss_kd=dict(type='DKD', **feature_loss_sources()))
     with pytest.raises(ConfigError, match='losses.loss_kd: DKD needs the labelled class.*RoIClass'):

@@ -1,0 +1,38 @@
+# MGD (Yang et al., ECCV 2022, arXiv 2205.01529): RetinaNet X101 teaches R50. Values:
+# github.com/yzd-v/MGD,
+# det/configs/distillers/mgd/retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py. That file names a
+# teacher of 3x (41.6); its author says in issue 8 there that the paper's is this one, of 1x.
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../../_base_/distillation.py']
+
+model = dict(
+    _delete_=True,
+    type='Distiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='mmdet::retinanet/retinanet_x101-64x4d_fpn_1x_coco.py',
+        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_x101_64x4d_fpn_1x_coco/retinanet_x101_64x4d_fpn_1x_coco_20200130-366f5af1.pth',
+    ),
+    # Published with it: the student starts with the teacher's neck and head.
+    init_student=dict(from_teacher=['neck', 'bbox_head']),
+    losses=dict(
+        loss_kd_neck=dict(
+            type='MSE',
+            reduction='sum',
+            student='neck',
+            teacher='neck',
+            connector=dict(
+                type='MaskedGenerationConnector',
+                in_channels=256,
+                out_channels=256,
+                levels=5,
+                mask_ratio=0.65,
+            ),
+            loss_weight=2e-5 * 5,  # alpha; levels are added up there, here the mean is taken
+        ),
+    ),
+)
+
+default_hooks = dict(distillation=dict(type='DistillationHook'))
+
+# As published; the student's own schedule does not clip.
+optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))
