@@ -21,8 +21,8 @@ class Pair:
         student: Tensor of any shape.
         teacher: Tensor of the same shape, without gradient.
         weight: How much each entry of the first dimension counts, or None for all alike.
-        target: The class that the labels give each entry, as an index into its scores, where the
-            alignment knows it.
+        target: What the labels say of each entry, where the alignment knows it: of class scores the
+            class, as an index into them; of boxes the values that ``student`` should have.
     """
 
     student: Tensor
@@ -69,6 +69,14 @@ class Alignment:
     joint = False
     #: The activation that the paired scores are meant for, where they are class scores.
     activation: str | None = None
+    #: Whether the loss reads :attr:`Pair.target`; the loss entry says so.
+    wants_target = False
+    student: Source
+    teacher: Source
+
+    def bind(self, student: Source, teacher: Source) -> None:
+        """Learn what the loss entry records of either model; called once, before all else."""
+        self.student, self.teacher = student, teacher
 
     @property
     def student_sources(self) -> list[Source]:

@@ -56,6 +56,8 @@ class LossEntry:
             self.align: Alignment = build(
                 TASK_UTILS, own.get('align') or dict(type='FeatureAlignment'), 'align'
             )
+            self.align.bind(self.student, self.teacher)
+            self.align.wants_target = getattr(self.loss, 'needs_target', False)
             connector = own.get('connector')
             self.connector: nn.Module | None = connector and build(MODELS, connector, 'connector')
             if any(True for _ in self.loss.parameters()):
@@ -91,6 +93,9 @@ class LossEntry:
                     f'the scores are made for a {self.align.activation}: set activation='
                     f"'{self.align.activation}'"
                 )
+            # A loss of scores needs the labelled class, any other one values like those it compares.
+            if self.align.wants_target and bool(activation) != bool(self.align.activation):
+                raise self._no_target()
             wanted, given = (getattr(it, 'box_format', None) for it in (self.loss, self.align))
             if wanted and given and wanted != given:
                 raise ConfigError(
@@ -111,15 +116,20 @@ class LossEntry:
             return sum(values) / len(values) * (self.loss_weight * factor)
 
     def _target(self, pair: Pair) -> dict[str, Tensor]:
-        if not getattr(self.loss, 'needs_target', False):
+        if not self.align.wants_target:
             return {}
         if pair.target is None:
-            raise ConfigError(
-                f'{type(self.loss).__name__} needs the labelled class of each row, which '
-                f'{type(self.align).__name__} does not tell here; use '
-                f"align=dict(type='RoIClassAlignment') with the student's proposals"
-            )
+            raise self._no_target()
         return dict(target=pair.target)
+
+    def _no_target(self) -> ConfigError:
+        scores = getattr(self.loss, 'activation', None)
+        return ConfigError(
+            f'{type(self.loss).__name__} needs the labelled {"class" if scores else "box"} of each row, '
+            f'which {type(self.align).__name__} does not tell here; use '
+            f"align=dict(type='{'RoIClassAlignment' if scores else 'RoIBoxAlignment'}') with the student's "
+            f'proposals'
+        )
 
 
 class _Blame:

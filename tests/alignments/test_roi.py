@@ -8,12 +8,14 @@ from mmdet.registry import MODELS
 from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, save_teacher
 
 from mmkd.alignments import ClassMap, Step
-from mmkd.alignments.roi import CLASSIFIER, LABELS, RoIBoxAlignment, RoIClassAlignment
+from mmkd.alignments.roi import RoIBoxAlignment, RoIClassAlignment
 from mmkd.errors import ConfigError
 from mmkd.losses import MSE, GIoU, KLDivergence
 from mmkd.recorder import Recorder, Source
 
-REGRESSOR = Source('roi_head.bbox_head.fc_reg')
+HEAD = 'roi_head.bbox_head'
+LABELS = Source(f'{HEAD}.loss_cls', capture='input', index=1)
+CLASSIFIER = Source(f'{HEAD}.fc_cls')
 ROIS = torch.tensor(
     [[0.0, 4, 6, 40, 50], [0, 10, 10, 80, 70], [1, 30, 20, 90, 88], [1, 0, 0, 20, 20]]
 )
@@ -44,10 +46,11 @@ class Scene:
             student_record=student,
             teacher_record=teacher,
             class_map=ClassMap(student_classes, teacher_classes, **class_map),
-            shared=dict(rois=ROIS),
+            shared=dict(rois={HEAD: ROIS}),
         )
 
     def pair(self, align, proposals='student'):
+        align.bind(Source(HEAD), Source(HEAD))
         align.check(self.student, self.teacher, dict(proposals=proposals))
         if isinstance(align, RoIBoxAlignment):
             return align(self.student_reg, self.teacher_reg, self.step)[0]
