@@ -1,4 +1,4 @@
-"""Trainable adapters on the student's side, used while distilling only."""
+"""Trainable adapters between the models and a loss, used while distilling only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
@@ -23,10 +24,19 @@ class ConvConnector(nn.Module):
         in_channels: Channels of the student's maps: a number, for levels that share one convolution
             as FPN levels may, or one a level.
         out_channels: Channels of the teacher's maps, likewise.
+        bias: Whether the convolution adds one.
+        standardize: Whether :class:`StandardizeConnector` follows.
     """
 
-    def __init__(self, in_channels: int | Sequence[int], out_channels: int | Sequence[int]) -> None:
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        out_channels: int | Sequence[int],
+        bias: bool = True,
+        standardize: bool = False,
+    ) -> None:
         super().__init__()
+        self.standardize = StandardizeConnector() if standardize else nn.Identity()
         self.shared = isinstance(in_channels, int) and isinstance(out_channels, int)
         if self.shared:
             in_channels = [in_channels]
@@ -37,7 +47,9 @@ class ConvConnector(nn.Module):
             raise ConfigError(
                 f'connector: in_channels has {len(ins)} levels and out_channels {len(outs)}'
             )
-        self.convs = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(ins, outs, strict=True))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, 1, bias=bias) for i, o in zip(ins, outs, strict=True)
+        )
 
     def forward(self, features: Any) -> Any:
         """A map of shape (N, C, H, W), or a list or tuple of them; returns the like."""
@@ -53,8 +65,23 @@ class ConvConnector(nn.Module):
                     f'connector: level {index} has shape {tuple(level.shape)}, but in_channels is '
                     f'{conv.in_channels}'
                 )
-            outputs.append(conv(level))
+            outputs.append(self.standardize(conv(level)))
         return outputs[0] if single else outputs
+
+
+@MODELS.register_module()
+class StandardizeConnector(nn.Module):
+    """Brings each channel to mean 0 and variance 1 over the batch; it has no weights.
+
+    As ``teacher_connector``, with the same behind the student's convolution, maps are compared by shape and
+    not by size, as the distillation of RTMDet in MMYOLO 0.6 does.
+    """
+
+    def forward(self, features: Any) -> Any:
+        """A map of shape (N, C, H, W), or a list or tuple of them; returns the like."""
+        if not isinstance(features, Tensor):
+            return [self(level) for level in features]
+        return F.batch_norm(features, None, None, training=True)
 
 
 @MODELS.register_module()
@@ -89,9 +116,8 @@ class MaskedGenerationConnector(nn.Module):
     """Generates the teacher's maps from the student's with places masked out at random.
 
     Yang et al.: Masked Generative Distillation, ECCV 2022 (arXiv 2205.01529): two 3x3 convolutions
-    with a ReLU between them have to fill in what was masked, from what is around it. With ``MSE``. The
-    paper's loss is the sum of squares, not their mean: its weight of 2e-5 is 2e-5 times the
-    number of values in an image's map here.
+    with a ReLU between them have to fill in what was masked, from what is around it. The paper's loss
+    is ``MSE(reduction='sum')``.
 
     Args:
         in_channels: Channels of the student's maps.
@@ -128,19 +154,82 @@ class MaskedGenerationConnector(nn.Module):
 
     def forward(self, features: Any) -> Any:
         """A map of shape (N, C, H, W), or a list or tuple of them; returns the like."""
-        single = isinstance(features, Tensor)
-        levels = [features] if single else list(features)
-        if self.levels not in (None, len(levels)):
-            raise ConfigError(f'connector: made for {self.levels} levels, got {len(levels)}')
+        single, levels = _levels(features, self.levels, self.in_channels)
         outputs = []
         for index, level in enumerate(levels):
-            if level.dim() != 4 or level.shape[1] != self.in_channels:
-                raise ConfigError(
-                    f'connector: level {index} has shape {tuple(level.shape)}, but in_channels is '
-                    f'{self.in_channels}'
-                )
             own = 0 if self.levels is None else index
             aligned = self.align[own](level)
             shown = torch.rand_like(aligned[:, :1]) >= self.mask_ratio
             outputs.append(self.generation[own](aligned * shown))
         return outputs[0] if single else outputs
+
+
+@MODELS.register_module()
+class GlobalContextConnector(nn.Module):
+    """Adds to each place of a map what the whole map says, as a global context block does.
+
+    The context is the mean over places weighted by a softmax of a 1x1 convolution; two 1x1
+    convolutions with layer normalisation and ReLU between them transform it. Cao et al.: GCNet, ICCV
+    Workshops 2019 (arXiv 1904.11492), fig. 4d. The global part of FGD (Yang et al., CVPR 2022, arXiv
+    2111.11837, eq. 11) compares maps behind such blocks, one for the student as ``connector`` and one for the
+    teacher as ``teacher_connector``. The last convolution starts at 0, so that at first the maps
+    themselves are compared.
+
+    Args:
+        channels: Channels of the maps.
+        levels: Number of levels, each with a block of its own; None for any number of levels that share
+            one.
+        ratio: By how much the first convolution narrows the context.
+    """
+
+    def __init__(self, channels: int, levels: int | None = None, ratio: int = 2) -> None:
+        super().__init__()
+        if ratio < 1 or channels < ratio:
+            raise ConfigError(
+                f'connector: ratio={ratio} must lie between 1 and channels={channels}'
+            )
+        self.channels, self.levels = channels, levels
+        self.attention = nn.ModuleList()
+        self.transform = nn.ModuleList()
+        for _ in range(levels or 1):
+            attention = nn.Conv2d(channels, 1, 1)
+            nn.init.kaiming_normal_(attention.weight, nonlinearity='relu')
+            nn.init.zeros_(attention.bias)
+            last = nn.Conv2d(channels // ratio, channels, 1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.attention.append(attention)
+            self.transform.append(
+                nn.Sequential(
+                    nn.Conv2d(channels, channels // ratio, 1),
+                    nn.LayerNorm([channels // ratio, 1, 1]),
+                    nn.ReLU(inplace=True),
+                    last,
+                )
+            )
+
+    def forward(self, features: Any) -> Any:
+        """A map of shape (N, C, H, W), or a list or tuple of them; returns the like."""
+        single, levels = _levels(features, self.levels, self.channels)
+        outputs = []
+        for index, level in enumerate(levels):
+            own = 0 if self.levels is None else index
+            share = self.attention[own](level).flatten(2).softmax(-1)
+            context = torch.einsum('ncx,nox->nc', level.flatten(2), share)[:, :, None, None]
+            outputs.append(level + self.transform[own](context))
+        return outputs[0] if single else outputs
+
+
+def _levels(features: Any, count: int | None, channels: int) -> tuple[bool, list[Tensor]]:
+    """Whether there was a single map, and the maps as a list of the expected number and channels."""
+    single = isinstance(features, Tensor)
+    levels = [features] if single else list(features)
+    if count not in (None, len(levels)):
+        raise ConfigError(f'connector: made for {count} levels, got {len(levels)}')
+    for index, level in enumerate(levels):
+        if level.dim() != 4 or level.shape[1] != channels:
+            raise ConfigError(
+                f'connector: level {index} has shape {tuple(level.shape)}, but is to have {channels} '
+                f'channels'
+            )
+    return single, levels

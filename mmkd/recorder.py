@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import ConfigError, PathError, near
 
@@ -29,12 +29,15 @@ class Source:
         index: Position in a captured tuple or list; for inputs, the position of the positional
             argument, or the name of a keyword argument. A list of them goes deeper: ``[0, 2]`` is
             the third level of a head's first output. ``None`` keeps the whole output.
+        copy: Keep a copy of the tensor, because the layer after the module changes it in place, as most
+            activations do.
     """
 
     module: str
     capture: str = 'output'
     method: str | None = None
     index: int | str | tuple[int | str, ...] | None = None
+    copy: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.index, list):
@@ -77,8 +80,8 @@ class Recorder:
     Inside the block, every call of a recorded module is kept; ``recorder[source]`` gives the value
     of a single call, or the list of values when the module was called more than once (a head shared by
     feature levels) or its path stands for several modules. Leaving the block removes all hooks;
-    :meth:`clear` drops what was captured. Captured tensors are the model's own, not copies: an in-place
-    operation that follows a recorded module changes them.
+    :meth:`clear` drops what was captured. Captured tensors are the model's own, not copies; one that an
+    in-place operation has changed since is an error.
 
     Args:
         model: The model that runs inside the block.
@@ -95,6 +98,8 @@ class Recorder:
         self._modules = {source: self._find(model, source) for source in self.sources}
         # Of each source what each of its modules gave, call by call.
         self._calls: dict[Source, list[list[Any]]] = {}
+        # The same with a number that tells whether it was changed since.
+        self._versions: dict[Source, list[tuple[Any, Any]]] = {}
         self._handles: list[Any] = []
         self._wrapped: list[tuple[nn.Module, str, Any]] = []
 
@@ -179,8 +184,11 @@ class Recorder:
                 raise PathError(
                     f'{self.owner}: {source} is not there; the {source.capture} is {held}{size}'
                 ) from None
+        if source.copy:
+            value = _copy(value)
         calls = self._calls.setdefault(source, [[] for _ in self._modules[source]])
         calls[place].append(value)
+        self._versions.setdefault(source, []).append((value, _version(value)))
 
     def __getitem__(self, source: Source) -> Any:
         calls = self._calls.get(source)
@@ -189,6 +197,13 @@ class Recorder:
                 f'the {self.owner} was not seen to compute {source}: the module exists but was not '
                 f'called in this pass'
             )
+        for value, version in self._versions.get(source, ()):
+            if _version(value) != version:
+                raise ConfigError(
+                    f'the {self.owner} changed {source} in place after computing it, as an activation does; '
+                    f'record what follows it, or what it was with '
+                    f"dict(module='{source.module}', …, copy=True)"
+                )
         if '*' not in source.module:
             return calls[0][0] if len(calls[0]) == 1 else calls[0]
         times = [len(each) for each in calls]
@@ -205,3 +220,17 @@ class Recorder:
     def clear(self) -> None:
         """Drop everything captured."""
         self._calls.clear()
+        self._versions.clear()
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    return type(value)(map(_copy, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _version(value: Any) -> Any:
+    """Changes whenever an in-place operation changes a tensor."""
+    if isinstance(value, Tensor):
+        return 0 if value.is_inference() else value._version
+    return [_version(each) for each in value] if isinstance(value, (list, tuple)) else None

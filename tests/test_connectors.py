@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmkd.connectors import ConvConnector, LinearConnector, MaskedGenerationConnector
+from mmkd.connectors import (
+    ConvConnector,
+    GlobalContextConnector,
+    LinearConnector,
+    MaskedGenerationConnector,
+    StandardizeConnector,
+)
 from mmkd.errors import ConfigError
 
 
@@ -63,7 +69,52 @@ def test_levels_share_the_generation_or_have_their_own():
     assert len(own.generation) == 2
     with pytest.raises(ConfigError, match='made for 2 levels, got 1'):
         own(torch.zeros(1, 4, 2, 2))
-    with pytest.raises(ConfigError, match='in_channels is 4'):
+    with pytest.raises(ConfigError, match='is to have 4 channels'):
         own([torch.zeros(1, 3, 2, 2)] * 2)
     with pytest.raises(ConfigError, match='mask_ratio=1'):
         MaskedGenerationConnector(4, 6, mask_ratio=1)
+
+
+def test_a_global_context_is_the_same_for_every_place():
+    connector = GlobalContextConnector(4)
+    level = torch.randn(2, 4, 6, 8)
+    assert torch.equal(connector(level), level)  # so it starts
+    torch.nn.init.normal_(connector.transform[0][-1].weight)
+    added = connector(level) - level
+    assert torch.allclose(added, added[:, :, :1, :1].expand_as(added), atol=1e-5)
+    assert added[0].abs().max() > 0 and not torch.allclose(added[0], added[1])
+    # Where a place gets all the attention, the context is what is there.
+    loud = level.clone()
+    torch.nn.init.constant_(connector.attention[0].weight, 50.0)
+    loud[:, :, 2, 3] += 5.0
+    alone = connector.transform[0](loud[:, :, 2:3, 3:4])
+    assert torch.allclose(connector(loud) - loud, alone.expand_as(loud), atol=1e-4)
+
+
+def test_levels_have_a_context_of_their_own_or_share_it():
+    levels = [torch.randn(2, 4, 8, 8), torch.randn(2, 4, 4, 4)]
+    own = GlobalContextConnector(4, levels=2)
+    assert len(own.transform) == 2
+    assert [out.shape for out in own(levels)] == [level.shape for level in levels]
+    assert [out.shape for out in GlobalContextConnector(4)(levels)] == [x.shape for x in levels]
+    with pytest.raises(ConfigError, match='made for 2 levels, got 1'):
+        own(levels[0])
+    with pytest.raises(ConfigError, match='is to have 5 channels'):
+        GlobalContextConnector(5)(levels)
+    with pytest.raises(ConfigError, match='ratio=8'):
+        GlobalContextConnector(4, ratio=8)
+
+
+def test_maps_are_standardised_over_the_batch():
+    levels = [torch.randn(3, 4, 6, 8) * 5 + 2, torch.randn(3, 4, 3, 4)]
+    connector = StandardizeConnector()
+    assert not list(connector.parameters()) and not list(connector.buffers())
+    for out, level in zip(connector(levels), levels, strict=True):
+        assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(4), atol=1e-5)
+        assert torch.allclose(out.var((0, 2, 3), correction=0), torch.ones(4), atol=1e-3)
+        assert torch.allclose(out, connector(level * 7 - 1), atol=1e-3)
+    convolved = ConvConnector(4, 6, bias=False, standardize=True)
+    assert [name for name, _ in convolved.named_parameters()] == ['convs.0.weight']
+    assert torch.allclose(convolved(levels)[0].mean((0, 2, 3)), torch.zeros(6), atol=1e-5)
+    connector.eval()  # what training sees is also what validation would see
+    assert torch.allclose(connector(levels[0]).mean((0, 2, 3)), torch.zeros(4), atol=1e-5)

@@ -202,3 +202,35 @@ def test_an_index_may_go_deeper():
             PathError, match=r'\[0\]\[12\] is not there; the output is list of length 12'
         ):
             model(torch.zeros(1, 1, 2, 2))
+
+
+def test_what_is_changed_in_place_afterwards_is_not_passed_off_as_what_it_was():
+    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(inplace=True))
+    plain, kept = Source('1'), Source('1', copy=True)
+    after = Source('2')
+    x = torch.randn(5, 2)
+    with Recorder(model, [plain, kept, after]) as seen:
+        model(x)
+    assert (seen[kept] < 0).any() and torch.equal(seen[kept].relu(), seen[after])
+    with pytest.raises(ConfigError, match=r"changed 1 in place.*module='1', …, copy=True"):
+        seen[plain]
+    (gradient,) = torch.autograd.grad(seen[kept].sum(), model[1].bias)
+    assert torch.equal(gradient, torch.full((4,), 5.0))
+
+
+def test_a_list_is_looked_through_for_changes(model):
+    class Pair(nn.Module):
+        def forward(self, x):
+            return [x + 1, (x + 2, None)]
+
+    pair, source = Pair(), Source('')
+    with Recorder(pair, [source]) as seen:
+        out = pair(torch.zeros(2))
+    assert seen[source] is out
+    out[1][0].add_(1)
+    with pytest.raises(ConfigError, match='in place'):
+        seen[source]
+    with Recorder(pair, [Source('', copy=True)]) as seen:
+        out = pair(torch.zeros(2))
+    out[1][0].add_(1)
+    assert torch.equal(seen[Source('', copy=True)][1][0], torch.full((2,), 2.0))

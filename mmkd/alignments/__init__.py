@@ -2,9 +2,14 @@
 
 from .base import Alignment, Pair, Step
 from .class_map import ClassMap
-from .dense import DenseClassAlignment, DenseDistributionAlignment
+from .dense import (
+    DenseBoxAlignment,
+    DenseCenternessAlignment,
+    DenseClassAlignment,
+    DenseDistributionAlignment,
+)
 from .encoder_memory import EncoderMemoryAlignment, QueryWeightedFeatureAlignment
-from .features import FeatureAlignment
+from .features import FeatureAlignment, ForegroundFeatureAlignment
 from .queries import (
     HungarianQueryAlignment,
     IndexQueryAlignment,
@@ -17,10 +22,13 @@ from .rpn import RPNBoxAlignment, RPNClassAlignment
 __all__ = [
     'Alignment',
     'ClassMap',
+    'DenseBoxAlignment',
+    'DenseCenternessAlignment',
     'DenseClassAlignment',
     'DenseDistributionAlignment',
     'EncoderMemoryAlignment',
     'FeatureAlignment',
+    'ForegroundFeatureAlignment',
     'HungarianQueryAlignment',
     'IndexQueryAlignment',
     'Pair',

@@ -21,14 +21,17 @@ class Pair:
         student: Tensor of any shape.
         teacher: Tensor of the same shape, without gradient.
         weight: How much each entry of the first dimension counts, or None for all alike.
-        target: What the labels say of each entry, where the alignment knows it: of class scores the
-            class, as an index into them; of boxes the values that ``student`` should have.
+        target: What the labels say of each entry, where the alignment knows it; of which kind, its
+            ``target`` says.
+        scale: What the mean over entries is multiplied by, for a sum over something else than their
+            number or weights.
     """
 
     student: Tensor
     teacher: Tensor
     weight: Tensor | None = None
     target: Tensor | None = None
+    scale: Tensor | float = 1.0
 
 
 @dataclass
@@ -69,7 +72,10 @@ class Alignment:
     joint = False
     #: The activation that the paired scores are meant for, where they are class scores.
     activation: str | None = None
-    #: Whether the loss reads :attr:`Pair.target`; the loss entry says so.
+    #: What :attr:`Pair.target` is, where the labels are known: the ``class`` of each row, as an index
+    #: into its scores; a ``box``, the values that ``student`` should have; or the ``foreground`` of a map.
+    target: str | None = None
+    #: Whether the loss reads it; the loss entry says so.
     wants_target = False
     student: Source
     teacher: Source

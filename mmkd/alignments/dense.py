@@ -9,38 +9,79 @@ from mmdet.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..families.single_stage import SingleStage
+from ..families.single_stage import SingleStage, boxes_of, layers_at, run_from
 from ..recorder import Source
 from .base import Alignment, Pair, Step, require_same_shape
+from .features import levels_of
 
 # Class scores of each level first, box outputs second, whatever else the head gives after them.
 HEAD = Source('bbox_head')
+# mmdet hands its classification loss the labels of the priors second, level by level.
+LABELS = Source('bbox_head.loss_cls', capture='input', index=1)
+SELECTIONS = ('all', 'labels')
 
 
 class DenseAlignment(Alignment):
-    """Base of the two alignments below: priors (anchors or points) that both heads have.
+    """Base of the alignments below: priors (anchors or points) that both heads have.
 
     Levels are paired by stride; at a common level the priors must be the same.
 
     Args:
+        select: ``all`` priors, or those to which the ``labels`` give an object, as the student's own
+            losses have it.
         confidence: Weight each prior by the teacher's probability of its likeliest shared class. Most
             priors show none; with False all count alike.
         num_priors: Compare only so many priors a batch, those of which the teacher is surest. None for
             all.
+        crossed: The teacher's layer, e.g. ``bbox_head.cls_convs.2.gn``, in whose place the student's
+            recorded maps go. What is compared with the teacher's prediction is then what the rest of
+            its head makes of them (Wang et al.: CrossKD, CVPR 2024, arXiv 2306.11369, sec. 3.2), so
+            that the student's own prediction is left to the labels. The maps are brought to the
+            teacher's mean and deviation in each channel first, as in the code published with it.
+        normalizer: What the sum over priors is divided by, in place of their number or the sum of
+            their weights: a number, or what the student records, e.g. the number of objects its own
+            loss divides by, ``dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')``.
     """
 
     needs_class_map = True
+    #: Which part of the head's output is compared.
+    part = 0
+    #: Whether priors must be the same, not only as many a place.
+    same_anchors = True
 
-    def __init__(self, confidence: bool = True, num_priors: int | None = None) -> None:
+    def __init__(
+        self,
+        select: str = 'all',
+        confidence: bool = True,
+        num_priors: int | None = None,
+        crossed: str | None = None,
+        normalizer: float | dict[str, Any] | None = None,
+    ) -> None:
         if num_priors is not None and num_priors < 1:
             raise ConfigError(f'align.num_priors={num_priors} must be at least 1')
+        if select not in SELECTIONS:
+            raise ConfigError(f"align.select='{select}' is none of {SELECTIONS}")
+        if isinstance(normalizer, (int, float)) and normalizer <= 0:
+            raise ConfigError(f'align.normalizer={normalizer} must be above 0')
+        if crossed is not None and not crossed.startswith('bbox_head.'):
+            raise ConfigError(f"align.crossed='{crossed}' is no layer of the teacher's bbox_head")
+        self.select = select
         self.confidence = confidence
         self.num_priors = num_priors
+        self.crossed = None if crossed is None else Source(crossed, copy=True)
+        if isinstance(normalizer, (str, dict)):
+            normalizer = Source.parse(normalizer)
+        self.normalizer: float | Source | None = normalizer
         self.levels: list[tuple[int, int]] = []
 
     @property
+    def student_sources(self) -> list[Source]:
+        sources = [self.normalizer] if isinstance(self.normalizer, Source) else []
+        return sources + [LABELS] * (self.select == 'labels')
+
+    @property
     def teacher_sources(self) -> list[Source]:
-        return [HEAD]
+        return [HEAD] + [self.crossed] * (self.crossed is not None)
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         generators = []
@@ -59,23 +100,32 @@ class DenseAlignment(Alignment):
             raise ConfigError(
                 f'the heads have no common level: strides {ours} (student) and {theirs} (teacher)'
             )
-        for index, other in self.levels:
-            self._require_same_priors(*generators, index, other)
+        if self.crossed is not None:
+            layers_at(teacher.bbox_head, _in_head(self.crossed))
+            if ours != theirs:
+                raise ConfigError(
+                    f"align.crossed: the teacher's head takes maps of strides {theirs}, the student has "
+                    f'{ours}'
+                )
+        if self.crossed is None or self.select == 'labels':
+            for index, other in self.levels:
+                self._require_same_priors(*generators, index, other)
         softmax = [uses_softmax(model) for model in (student, teacher)]
-        if softmax[0] != softmax[1]:
+        if softmax[0] != softmax[1] and self.crossed is None:
             raise ConfigError(
                 'one head uses a softmax and the other sigmoids: their scores have no common meaning'
             )
 
-    @staticmethod
-    def _require_same_priors(student: Any, teacher: Any, index: int, other: int) -> None:
+    def _require_same_priors(self, student: Any, teacher: Any, index: int, other: int) -> None:
         counts = [g.num_base_priors[i] for g, i in ((student, index), (teacher, other))]
-        anchors = [getattr(g, 'base_anchors', None) for g in (student, teacher)]
-        same = counts[0] == counts[1] and (anchors[0] is None) == (anchors[1] is None)
-        if same and anchors[0] is not None:
-            same = torch.allclose(anchors[0][index], anchors[1][other])
-        elif same:
-            same = getattr(student, 'offset', None) == getattr(teacher, 'offset', None)
+        same = counts[0] == counts[1]
+        if same and self.same_anchors:
+            ours, theirs = (getattr(g, 'base_anchors', None) for g in (student, teacher))
+            if ours is None and theirs is None:
+                same = getattr(student, 'offset', None) == getattr(teacher, 'offset', None)
+            else:
+                both = ours is not None and theirs is not None
+                same = both and torch.allclose(ours[index], theirs[other])
         if not same:
             raise ConfigError(
                 f'at stride {_strides(student)[index]} the heads have different priors '
@@ -83,21 +133,41 @@ class DenseAlignment(Alignment):
                 f'{type(teacher).__name__}); give both the same, or compare features'
             )
 
-    def rows(self, value: Any, which: int, owner: str, model: nn.Module, width: int) -> Tensor:
-        """An output of the head at the common levels, a row a prior.
+    def sides(
+        self, student: Any, teacher: Any, step: Step
+    ) -> tuple[tuple[Any, str, nn.Module], tuple[Any, str, nn.Module]]:
+        """What is compared, as arguments of :meth:`maps`: the output, whose it is, whose head gave it."""
+        theirs = (teacher, 'teacher', step.teacher)
+        if self.crossed is None:
+            return (student, 'student', step.student), theirs
+        ours = levels_of(student, 'student')
+        wanted = levels_of(step.teacher_record[self.crossed], 'teacher')
+        if [level.shape for level in ours] != [level.shape for level in wanted]:
+            shapes = [[tuple(level.shape) for level in levels] for levels in (ours, wanted)]
+            raise ConfigError(
+                f"the student's maps {shapes[0]} cannot take the place of the teacher's {shapes[1]}; where "
+                f"channels differ, add connector=dict(type='ConvConnector', …)"
+            )
+        scaled = [_like(level, other) for level, other in zip(ours, wanted, strict=True)]
+        output = run_from(step.teacher.bbox_head, _in_head(self.crossed), scaled)
+        return (output, 'student', step.teacher), theirs
+
+    def maps(
+        self, value: Any, owner: str, model: nn.Module, part: int | None = None
+    ) -> list[tuple[int, Tensor]]:
+        """An output of a head at the common levels.
 
         Args:
             value: The recorded output: the head's, or one of its parts, level by level.
-            which: The part of the head's output that is meant.
             owner: Whose it is.
-            model: Its model.
-            width: Numbers a prior.
+            model: Whose head gave it.
+            part: Which of the head's outputs; by default the one compared.
 
         Returns:
-            Shape (priors of all images and levels, width).
+            Indices of levels and their maps, shape (N, numbers, H, W).
         """
         if isinstance(value, (tuple, list)) and value and isinstance(value[0], (tuple, list)):
-            value = value[which]
+            value = value[self.part if part is None else part]
         strides = _strides(model.bbox_head.prior_generator)
         fits = isinstance(value, (tuple, list)) and len(value) == len(strides)
         if not fits or not all(isinstance(v, Tensor) and v.dim() == 4 for v in value):
@@ -105,53 +175,88 @@ class DenseAlignment(Alignment):
                 f"the {owner}'s recorded output is not one map a level of its {len(strides)}; record "
                 f'bbox_head'
             )
+        own = 0 if owner == 'student' else 1
+        return [(pair[own], value[pair[own]]) for pair in self.levels]
+
+    def rows(
+        self, value: Any, owner: str, model: nn.Module, width: int, part: int | None = None
+    ) -> Tensor:
+        """The same, a row a prior, shape (priors of all images and levels, width)."""
         rows = []
-        for pair in self.levels:
-            level = value[pair[0 if owner == 'student' else 1]].permute(0, 2, 3, 1)
-            if level.shape[-1] % width:
+        for _, level in self.maps(value, owner, model, part):
+            if level.shape[1] % width:
                 raise ConfigError(
-                    f"the {owner}'s recorded output has {level.shape[-1]} channels, no multiple of "
+                    f"the {owner}'s recorded output has {level.shape[1]} channels, no multiple of "
                     f'{width}; record bbox_head'
                 )
-            rows.append(level.reshape(-1, width))
+            rows.append(level.permute(0, 2, 3, 1).reshape(-1, width))
         return torch.cat(rows).float()
 
-    def judge(self, step: Step) -> tuple[Tensor | None, Tensor | None]:
-        """How much each prior counts, shape (priors,), and the indices of those compared.
+    def judge(self, step: Step, count: int) -> tuple[Tensor | None, Tensor | None]:
+        """How much each of ``count`` priors counts, shape (count,), and the indices of those compared.
 
         None for all alike, and None for all.
         """
-        if not self.confidence and self.num_priors is None:
-            return None, None
+        weight = chosen = confidence = None
+        if self.confidence or self.num_priors is not None:
+            confidence = self._confidence(step)
+        if self.confidence:
+            weight = confidence
+        if self.select == 'labels':
+            labelled = self._labelled(step, count)
+            weight = labelled if weight is None else weight * labelled
+        if self.num_priors is not None and self.num_priors < len(confidence):
+            chosen = confidence.topk(self.num_priors).indices
+        return weight, chosen
+
+    def _confidence(self, step: Step) -> Tensor:
         key = ('dense confidence', tuple(self.levels))
         if key not in step.memo:
-            head = step.teacher.bbox_head
-            scores = self.rows(
-                step.teacher_record[HEAD], 0, 'teacher', step.teacher, head.cls_out_channels
-            )
-            softmax = uses_softmax(step.teacher)
+            softmax, width = uses_softmax(step.teacher), step.teacher.bbox_head.cls_out_channels
+            scores = self.rows(step.teacher_record[HEAD], 'teacher', step.teacher, width, part=0)
             scores = step.class_map.teacher_logits(scores, softmax)
             probability = scores.softmax(-1)[..., :-1] if softmax else scores.sigmoid()
             step.memo[key] = probability.amax(-1)
-        confidence = step.memo[key]
-        chosen = None
-        if self.num_priors is not None and self.num_priors < len(confidence):
-            chosen = confidence.topk(self.num_priors).indices
-        return confidence if self.confidence else None, chosen
+        return step.memo[key]
+
+    def _labelled(self, step: Step, count: int) -> Tensor:
+        """1 for priors to which the student's losses give an object, else 0."""
+        calls = step.student_record[LABELS]
+        calls = calls if isinstance(calls, list) else [calls]
+        labels = [call[0] if isinstance(call, (tuple, list)) else call for call in calls]
+        labels = torch.cat([each.flatten() for each in labels])
+        if len(labels) != count:
+            raise ConfigError(
+                f"align.select='labels': {type(step.student.bbox_head).__name__} hands its classification "
+                f'loss {len(labels)} labels, but has {count} priors in common with the teacher'
+            )
+        return ((labels >= 0) & (labels < step.student.bbox_head.num_classes)).float()
 
     def pair(self, student: Tensor, teacher: Tensor, step: Step, of_each: int = 1) -> Pair:
         """The priors that are compared; ``of_each`` rows belong to one prior."""
         require_same_shape(student, teacher, 'priors')
-        weight, chosen = self.judge(step)
+        weight, chosen = self.judge(step, len(student) // of_each)
         if chosen is not None:
             student, teacher = (
                 side.reshape(-1, of_each, side.shape[-1])[chosen].flatten(0, 1)
                 for side in (student, teacher)
             )
             weight = None if weight is None else weight[chosen]
+        scale = 1.0
+        if self.normalizer is not None:
+            total = len(student) // of_each if weight is None else weight.sum()
+            scale = total / self._normalizer(step)
         if weight is not None and of_each > 1:
             weight = weight.repeat_interleave(of_each)
-        return Pair(student, teacher, weight)
+        return Pair(student, teacher, weight, scale=scale)
+
+    def _normalizer(self, step: Step) -> Tensor | float:
+        if not isinstance(self.normalizer, Source):
+            return self.normalizer
+        if self.normalizer not in step.student_record:
+            return 1.0  # FCOS does not come to its box loss where an image shows nothing
+        found = step.student_record[self.normalizer]
+        return found[0] if isinstance(found, list) else found  # each level is told the same
 
 
 @TASK_UTILS.register_module()
@@ -161,24 +266,82 @@ class DenseClassAlignment(DenseAlignment):
     Scores of objectness or centredness, where a head has them, are not part of it.
 
     Args:
-        confidence: As :class:`DenseAlignment`.
-        num_priors: As :class:`DenseAlignment`.
+        activation: Which activation a loss may take the scores for; by default the head's own. The
+            scores of a sigmoid head can also be compared as a softmax over the classes.
+        others: As :class:`DenseAlignment`.
     """
+
+    def __init__(self, activation: str | None = None, **others: Any) -> None:
+        super().__init__(**others)
+        self._given_activation = activation
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
-        self.activation = 'softmax' if uses_softmax(student) else 'sigmoid'
+        own = 'softmax' if uses_softmax(teacher) else 'sigmoid'
+        self.activation = self._given_activation or own
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        softmax = uses_softmax(step.student)
-        ours = self.rows(
-            student, 0, 'student', step.student, step.student.bbox_head.cls_out_channels
+        scores = []
+        for value, owner, model in self.sides(student, teacher, step):
+            own = step.class_map.student_logits
+            if model is step.teacher:
+                own = step.class_map.teacher_logits
+            rows = self.rows(value, owner, model, model.bbox_head.cls_out_channels)
+            scores.append(own(rows, uses_softmax(model)))
+        return [self.pair(*scores, step)]
+
+
+@TASK_UTILS.register_module()
+class DenseCenternessAlignment(DenseAlignment):
+    """Pairs the scores of centredness of two heads (FCOS, ATSS), one row of one number a prior.
+
+    Arguments as :class:`DenseAlignment`.
+    """
+
+    part = 2
+    activation = 'sigmoid'
+
+    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+        super().check(student, teacher, options)
+        for owner, model in (('student', student), ('teacher', teacher)):
+            if not hasattr(model.bbox_head, 'loss_centerness'):
+                raise ConfigError(
+                    f'{type(self).__name__}: the {owner}, a {type(model).__name__}, has no score of '
+                    f'centredness'
+                )
+
+    def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        ours, theirs = (
+            self.rows(value, owner, model, width=1)
+            for value, owner, model in self.sides(student, teacher, step)
         )
-        theirs = self.rows(
-            teacher, 0, 'teacher', step.teacher, step.teacher.bbox_head.cls_out_channels
-        )
-        ours = step.class_map.student_logits(ours, softmax)
-        return [self.pair(ours, step.class_map.teacher_logits(theirs, softmax), step)]
+        return [self.pair(ours, theirs, step)]
+
+
+@TASK_UTILS.register_module()
+class DenseBoxAlignment(DenseAlignment):
+    """Pairs the decoded boxes of two dense heads, one row a prior.
+
+    Boxes are corners x1, y1, x2, y2 in fractions of image width and height, so heads that code them
+    in different ways (deltas, distances, distributions) can be compared, if they predict equally many
+    at a place. Arguments as :class:`DenseAlignment`.
+    """
+
+    part = 1
+    box_format = 'xyxy'
+    same_anchors = False
+
+    def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        sides = []
+        size = [sample.metainfo['img_shape'][1::-1] for sample in step.data_samples]
+        for value, owner, model in self.sides(student, teacher, step):
+            boxes = [
+                boxes_of(model.bbox_head, index, level)
+                for index, level in self.maps(value, owner, model)
+            ]
+            scale = boxes[0].new_tensor(size).repeat(1, 2)[:, None]
+            sides.append(torch.cat([(level / scale).flatten(0, 1) for level in boxes]))
+        return [self.pair(*sides, step)]
 
 
 @TASK_UTILS.register_module()
@@ -187,19 +350,17 @@ class DenseDistributionAlignment(DenseAlignment):
 
     Zheng et al.: Localization Distillation for Dense Object Detection, CVPR 2022 (arXiv 2102.12252):
     with ``KLDivergence`` at a high temperature. The paper compares where labels say that an object is
-    near, here the teacher's confidence says so.
-
-    Args:
-        confidence: As :class:`DenseAlignment`.
-        num_priors: As :class:`DenseAlignment`.
+    near (``select='labels'``); by default the teacher's confidence says so. Arguments as
+    :class:`DenseAlignment`.
     """
 
+    part = 1
     activation = 'softmax'
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         bins = [getattr(model.bbox_head, 'reg_max', None) for model in (student, teacher)]
-        if None in bins or bins[0] != bins[1]:
+        if bins[1] is None or (self.crossed is None and bins[0] != bins[1]):
             raise ConfigError(
                 f'{type(self).__name__} pairs heads that give each edge of a box a distribution '
                 f'(GFLHead) over equally many numbers; reg_max is {bins[0]} (student) and {bins[1]} '
@@ -207,14 +368,9 @@ class DenseDistributionAlignment(DenseAlignment):
             )
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        bins = step.student.bbox_head.reg_max + 1
-        ours, theirs = (
-            self.rows(value, 1, owner, model, 4 * bins).reshape(-1, bins)
-            for value, owner, model in (
-                (student, 'student', step.student),
-                (teacher, 'teacher', step.teacher),
-            )
-        )
+        bins = step.teacher.bbox_head.reg_max + 1
+        sides = self.sides(student, teacher, step)
+        ours, theirs = (self.rows(*side, 4 * bins).reshape(-1, bins) for side in sides)
         return [self.pair(ours, theirs, step, of_each=4)]
 
 
@@ -225,3 +381,17 @@ def uses_softmax(model: nn.Module) -> bool:
 
 def _strides(generator: Any) -> list[tuple[int, int]]:
     return [(s, s) if isinstance(s, int) else tuple(s) for s in generator.strides]
+
+
+def _in_head(layer: Source) -> str:
+    return layer.module.removeprefix('bbox_head.')
+
+
+def _like(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Maps with the mean and standard deviation of others in each channel, over all images and places."""
+    axes, single = (0, 2, 3), ours.numel() == ours.shape[1]
+    (std, mean), (wanted_std, wanted_mean) = (
+        torch.std_mean(side.float(), axes, correction=0 if single else 1, keepdim=True)
+        for side in (ours, theirs)
+    )
+    return (ours.float() - mean) / (std + 1e-6) * wanted_std + wanted_mean

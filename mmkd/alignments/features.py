@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from mmdet.registry import TASK_UTILS
+from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -23,10 +25,12 @@ class FeatureAlignment(Alignment):
         same_channels: Whether maps must have the same number of channels. A loss that does not
             compare them channel by channel (``AttentionTransfer``, ``RKDDistance``, ``RKDAngle``)
             needs no connector with False.
+        levels: Compare only these of the common levels, counted from 0. None for all.
     """
 
-    def __init__(self, same_channels: bool = True) -> None:
+    def __init__(self, same_channels: bool = True, levels: Sequence[int] | None = None) -> None:
         self.same_channels = same_channels
+        self.levels = levels
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
         pairs = common_levels(
@@ -34,7 +38,66 @@ class FeatureAlignment(Alignment):
             levels_of(teacher, 'teacher'),
             same_channels=self.same_channels,
         )
+        if self.levels is not None:
+            if not self.levels or not all(0 <= index < len(pairs) for index in self.levels):
+                raise ConfigError(
+                    f'align.levels={list(self.levels)}: there are {len(pairs)} common levels, 0 to '
+                    f'{len(pairs) - 1}'
+                )
+            pairs = [pairs[index] for index in self.levels]
         return [Pair(level, other) for level, other in pairs]
+
+
+@TASK_UTILS.register_module()
+class ForegroundFeatureAlignment(FeatureAlignment):
+    """The same, and where the labels say that objects are, for :class:`mmkd.losses.FGD`.
+
+    ``Pair.target`` is, of each place, one over the number of places of the smallest box that covers it
+    and 0 in the background, shape (N, H, W). A box covers the places from the floor to the ceiling of
+    its edges, both included, as in the code published with FGD. That code scales boxes as if a map
+    showed the image alone; here it shows the padded batch, as it does.
+    """
+
+    target = 'foreground'
+
+    def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        pairs = super().__call__(student, teacher, step)
+        for pair in pairs:
+            pair.target = foreground(step, tuple(pair.teacher.shape[2:]), pair.teacher.device)
+        return pairs
+
+
+def foreground(step: Step, size: tuple[int, int], device: torch.device) -> Tensor:
+    """One over the area of the smallest labelled box on each place of a map, 0 where there is none.
+
+    Args:
+        step: The training step.
+        size: Height and width of the map.
+        device: Where to compute it.
+
+    Returns:
+        Shape (N, height, width).
+    """
+    samples, (height, width) = step.data_samples, size
+    boxes = [get_box_tensor(sample.gt_instances.bboxes).to(device) for sample in samples]
+    image = torch.cat(
+        [each.new_full((len(each),), index, dtype=torch.long) for index, each in enumerate(boxes)]
+    )
+    shape = samples[0].metainfo.get('batch_input_shape') or samples[0].metainfo['img_shape']
+    scale = torch.tensor([width / shape[1], height / shape[0]], device=device).repeat(2)
+    edges = torch.cat(boxes) * scale
+    start, end = edges[:, :2].floor().clamp(min=0), edges[:, 2:].ceil()
+    end = torch.minimum(end, end.new_tensor([width - 1, height - 1]))
+    inside = [
+        (place >= start[:, axis, None]) & (place <= end[:, axis, None])
+        for axis, place in enumerate(
+            torch.arange(length, device=device) for length in (width, height)
+        )
+    ]
+    area = (end - start + 1).clamp(min=1).prod(1)
+    share = (inside[1][:, :, None] & inside[0][:, None, :]) / area[:, None, None]
+    result = share.new_zeros(len(samples), height, width)
+    return result.scatter_reduce_(0, image[:, None, None].expand_as(share), share, 'amax')
 
 
 def common_levels(

@@ -121,6 +121,8 @@ class RoIClassAlignment(RoIAlignment):
         confidence: Weight each by the teacher's highest probability.
     """
 
+    target = 'class'
+
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         self.activation = 'softmax' if self.softmax else 'sigmoid'
@@ -156,6 +158,8 @@ class RoIBoxAlignment(RoIAlignment):
         coordinates: ``delta`` compares regression outputs in the student's normalisation; ``box``
             compares decoded boxes (x1, y1, x2, y2) in fractions of image width and height.
     """
+
+    target = 'box'
 
     def __init__(
         self, select: str | None = None, confidence: bool = False, coordinates: str = 'delta'

@@ -74,7 +74,11 @@ class Distiller(BaseModel):
             what = 'losses are' if self.entries else 'init_student is'
             raise ConfigError(f'{what} declared, but no teacher')
         self._wear(student)
-        connectors = {e.name: e.connector for e in self.entries.values() if e.connector is not None}
+        connectors = {
+            entry.name + ('' if side == 'student' else '/teacher'): connector
+            for entry in self.entries.values()
+            for side, connector in entry.connectors.items()
+        }
         if connectors:
             self.add_module(CONNECTORS, nn.ModuleDict(connectors))
         self.teacher: Teacher | None = None
@@ -294,9 +298,9 @@ class Distiller(BaseModel):
         if not is_distributed():
             return {}
         return {
-            name: sum(weight.sum() for weight in entry.connector.parameters()) * 0.0
+            name: sum(w.sum() for c in entry.connectors.values() for w in c.parameters()) * 0.0
             for name, entry in self.entries.items()
-            if entry.connector is not None and name not in active
+            if entry.connectors and name not in active
         }
 
 

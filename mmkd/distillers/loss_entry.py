@@ -13,7 +13,15 @@ from ..families import Family
 from ..recorder import Source
 from .schedule import Schedule
 
-OWN_KEYS = ('student', 'teacher', 'align', 'connector', 'schedule', 'loss_weight')
+OWN_KEYS = (
+    *('student', 'teacher', 'align', 'connector', 'teacher_connector', 'schedule', 'loss_weight'),
+)
+# What labels can tell a loss, and what tells it.
+TARGETS = {
+    'class': "align=dict(type='RoIClassAlignment') with the student's proposals",
+    'box': "align=dict(type='RoIBoxAlignment') with the student's proposals",
+    'foreground': "align=dict(type='ForegroundFeatureAlignment')",
+}
 
 
 class LossEntry:
@@ -24,9 +32,9 @@ class LossEntry:
             just such keys.
         config: ``type`` and arguments of the loss, and beside them: ``student`` and ``teacher``, what
             to record (:class:`mmkd.recorder.Source`); ``align``, default
-            ``dict(type='FeatureAlignment')``; ``connector``, applied to the student's output;
-            ``schedule``, the arguments of :class:`mmkd.distillers.schedule.Schedule`; and
-            ``loss_weight``, default 1.
+            ``dict(type='FeatureAlignment')``; ``connector``, applied to the student's output, and
+            ``teacher_connector``, applied to the teacher's, both trained; ``schedule``, the arguments
+            of :class:`mmkd.distillers.schedule.Schedule`; and ``loss_weight``, default 1.
 
     Raises:
         ConfigError: The entry is not complete or has unknown arguments.
@@ -57,9 +65,15 @@ class LossEntry:
                 TASK_UTILS, own.get('align') or dict(type='FeatureAlignment'), 'align'
             )
             self.align.bind(self.student, self.teacher)
-            self.align.wants_target = getattr(self.loss, 'needs_target', False)
-            connector = own.get('connector')
-            self.connector: nn.Module | None = connector and build(MODELS, connector, 'connector')
+            #: What the loss must be told of the labels, if anything: a key of :data:`TARGETS`.
+            self.needs_target: str | None = getattr(self.loss, 'needs_target', None)
+            self.align.wants_target = bool(self.needs_target)
+            #: What is trained for this entry alone, by the side whose output it adapts.
+            self.connectors: dict[str, nn.Module] = {
+                side: build(MODELS, own[key], key)
+                for side, key in (('student', 'connector'), ('teacher', 'teacher_connector'))
+                if own.get(key)
+            }
             if any(True for _ in self.loss.parameters()):
                 raise ConfigError(
                     f'{type(self.loss).__name__} has weights of its own, which nothing would train; '
@@ -93,8 +107,7 @@ class LossEntry:
                     f'the scores are made for a {self.align.activation}: set activation='
                     f"'{self.align.activation}'"
                 )
-            # A loss of scores needs the labelled class, any other one values like those it compares.
-            if self.align.wants_target and bool(activation) != bool(self.align.activation):
+            if self.needs_target and self.needs_target != self.align.target:
                 raise self._no_target()
             wanted, given = (getattr(it, 'box_format', None) for it in (self.loss, self.align))
             if wanted and given and wanted != given:
@@ -106,29 +119,29 @@ class LossEntry:
         """The weighted loss of one step, a scalar; the mean over pairs (levels)."""
         with self.blame():
             student, teacher = step.student_record[self.student], step.teacher_record[self.teacher]
-            if self.connector is not None:
-                student = self.connector(student)
+            if 'student' in self.connectors:
+                student = self.connectors['student'](student)
+            if 'teacher' in self.connectors:
+                teacher = self.connectors['teacher'](teacher)
             pairs = self.align(student, teacher, step)
             values = [
                 self.loss(pair.student, pair.teacher, pair.weight, **self._target(pair))
+                * pair.scale
                 for pair in pairs
             ]
             return sum(values) / len(values) * (self.loss_weight * factor)
 
     def _target(self, pair: Pair) -> dict[str, Tensor]:
-        if not self.align.wants_target:
+        if not self.needs_target:
             return {}
         if pair.target is None:
             raise self._no_target()
         return dict(target=pair.target)
 
     def _no_target(self) -> ConfigError:
-        scores = getattr(self.loss, 'activation', None)
         return ConfigError(
-            f'{type(self.loss).__name__} needs the labelled {"class" if scores else "box"} of each row, '
-            f'which {type(self.align).__name__} does not tell here; use '
-            f"align=dict(type='{'RoIClassAlignment' if scores else 'RoIBoxAlignment'}') with the student's "
-            f'proposals'
+            f'{type(self.loss).__name__} needs the labelled {self.needs_target} of each row or map, which '
+            f'{type(self.align).__name__} does not tell here; use {TARGETS[self.needs_target]}'
         )
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
+from mmdet.models.dense_heads import YOLOXHead
 from mmdet.models.detectors import SingleStageDetector
+from mmdet.models.task_modules import DistancePointBBoxCoder
 from mmdet.structures import SampleList
+from mmdet.structures.bbox import distance2bbox, get_box_tensor
 from torch import Tensor, nn
 
+from ..errors import PathError, near
 from ..recorder import Recorder
 from .base import Family
 
@@ -37,3 +43,116 @@ class SingleStage(Family):
             if 'head' in parts:
                 self.detector.bbox_head(features)
         return {}
+
+
+def run_from(head: nn.Module, layer: str, levels: list[Tensor]) -> Any:
+    """What a dense head gives with other maps in place of what one of its layers computes.
+
+    Neither what comes before that layer nor the other towers of convolutions are computed; predictions
+    of the latter are there, but mean nothing.
+
+    Args:
+        head: A dense head.
+        layer: Path of the layer in the head, with ``*`` where towers have one a level:
+            ``cls_convs.2.gn``, ``cls_convs.*.1.bn``.
+        levels: The maps, shape (N, C, H, W) a level.
+
+    Returns:
+        As the head's.
+
+    Raises:
+        PathError: The head has no such layer.
+    """
+    given = iter(
+        [level.clone() for level in levels]
+    )  # an activation may follow that works in place
+    places = layers_at(head, layer)
+    replaced = {module: lambda *_, **__: next(given) for module in places}
+    skipped = [before for path in places.values() for before in _before(head, path, layer)]
+    own = layer.split('.')[0]
+    for name, tower in head.named_children():
+        if name.endswith('_convs') and name != own:
+            skipped += _layers(tower)
+    replaced.update((module, _pass_on) for module in skipped)
+    try:
+        for module, forward in replaced.items():
+            module.__dict__['forward'] = forward
+        # Without gradient: what becomes of it is not used.
+        return head([level.detach() for level in levels])
+    finally:
+        for module in replaced:
+            module.__dict__.pop('forward', None)
+
+
+def layers_at(head: nn.Module, layer: str) -> dict[nn.Module, str]:
+    """The modules that a path with or without a star names, and their paths.
+
+    Raises:
+        PathError: There is none.
+    """
+    modules = dict(head.named_modules())
+    pattern = re.compile(re.escape(layer).replace(r'\*', r'[^.]+'))
+    found = {module: name for name, module in modules.items() if pattern.fullmatch(name)}
+    if not found:
+        raise PathError(f"a {type(head).__name__} has no layer '{layer}'{near(layer, modules)}")
+    return found
+
+
+def _before(head: nn.Module, path: str, layer: str) -> Iterator[nn.Module]:
+    """What a tower computes before the module at ``path``."""
+    parent = head
+    for depth, (name, wanted) in enumerate(zip(path.split('.'), layer.split('.'), strict=True)):
+        # The children of the head are its towers, those at a star the levels: neither are a sequence.
+        if depth > 0 and wanted != '*':
+            for sibling, module in parent.named_children():
+                if sibling == name:
+                    break
+                yield module
+        parent = parent.get_submodule(name)
+
+
+def _layers(tower: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(tower, nn.ModuleList):
+        for module in tower:
+            yield from _layers(module)
+    else:
+        yield tower
+
+
+def _pass_on(value: Any, *_: Any, **__: Any) -> Any:
+    return value
+
+
+def boxes_of(head: nn.Module, level: int, values: Tensor) -> Tensor:
+    """Boxes that a dense head predicts at every prior of a level.
+
+    Args:
+        head: The dense head, in the mode (training or not) in which it gave ``values``.
+        level: Which of its levels.
+        values: Its box output there, shape (N, numbers, H, W).
+
+    Returns:
+        Corners x1, y1, x2, y2 in pixels, shape (N, H * W * priors a place, 4).
+    """
+    generator = head.prior_generator
+    size = values.shape[2:]
+    priors = generator.single_level_grid_priors(size, level, device=values.device)
+    stride = generator.strides[level]
+    stride = stride if isinstance(stride, int) else stride[0]
+    rows = values.permute(0, 2, 3, 1).float()
+    if isinstance(head, YOLOXHead):
+        priors = generator.single_level_grid_priors(
+            size, level, device=values.device, with_stride=True
+        )
+        return head._bbox_decode(priors, rows.reshape(len(values), -1, 4))
+    if hasattr(head, 'integral'):  # distributions of distances, in strides
+        distances = head.integral(rows.reshape(-1, 4 * (head.reg_max + 1))) * stride
+        centers = (priors[:, :2] + priors[:, 2:]) / 2
+        return distance2bbox(centers, distances.reshape(len(values), -1, 4))
+    rows = rows.reshape(len(values), -1, head.bbox_coder.encode_size)
+    if isinstance(head.bbox_coder, DistancePointBBoxCoder):
+        if head.training and getattr(head, 'norm_on_bbox', False):
+            rows = rows * stride  # FCOS gives pixels in evaluation mode only
+        return head.bbox_coder.decode(priors.expand(len(values), -1, -1), rows)
+    flat = head.bbox_coder.decode(priors.repeat(len(values), 1), rows.flatten(0, 1))
+    return get_box_tensor(flat).reshape(len(values), -1, 4)

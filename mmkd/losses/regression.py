@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .reduction import weighted_mean
 
+REDUCTIONS = ('mean', 'sum')
+
 
 @MODELS.register_module()
 class MSE(nn.Module):
@@ -16,11 +18,24 @@ class MSE(nn.Module):
 
     The hint loss of FitNets (Romero et al., ICLR 2015, arXiv 1412.6550, eq. 3) on features; on
     logits, Ba and Caruana: Do Deep Nets Really Need to be Deep?, NeurIPS 2014 (arXiv 1312.6184).
+
+    Args:
+        reduction: ``mean`` over all values, or ``sum`` over the values of each entry of the first
+            dimension (an image of a batch of maps) and the mean over those, as MGD and FGD have it: a
+            large map then counts more than a small one.
     """
+
+    def __init__(self, reduction: str = 'mean') -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ConfigError(f"reduction='{reduction}' is none of {REDUCTIONS}")
+        self.reduction = reduction
 
     def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
         """Same shapes (N, …); weight of shape (N,); returns a scalar."""
         values = F.mse_loss(student.float(), teacher.float(), reduction='none')
+        if self.reduction == 'sum':
+            values = values.flatten(1).sum(1)
         return weighted_mean(values, weight)
 
 

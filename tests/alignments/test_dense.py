@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.structures import DetDataSample
 from tiny_dense import single_stage
 
 from mmkd.alignments import ClassMap, Step
-from mmkd.alignments.dense import HEAD
-from mmkd.errors import ConfigError
+from mmkd.alignments.dense import HEAD, LABELS
+from mmkd.errors import ConfigError, PathError
+from mmkd.losses import MSE
+from mmkd.recorder import Recorder, Source
 
 SIZES = ((8, 10), (4, 5), (2, 3), (1, 2), (1, 1))
 CLASSES = ('cat', 'dog', 'person')
@@ -126,3 +131,221 @@ def test_other_outputs_are_refused():
         alignment(good[1], good, step)
     with pytest.raises(ConfigError, match='num_priors=0'):
         TASK_UTILS.build(dict(type='DenseClassAlignment', num_priors=0))
+
+
+# ------------------------------------------------------------------------------------- boxes
+
+
+def with_images(step):
+    metainfo = [dict(img_shape=(64, 80)), dict(img_shape=(60, 76))]
+    step.data_samples = [DetDataSample(metainfo=meta) for meta in metainfo]
+    return step
+
+
+def test_boxes_of_unlike_heads_are_compared_in_fractions_of_the_image():
+    student, teacher = (MODELS.build(single_stage(kind)) for kind in ('ATSS', 'FCOS'))
+    step = with_images(make(student, teacher))
+    theirs = [level.abs() for level in step.teacher_record[HEAD][1]]
+    step.teacher_record[HEAD] = (step.teacher_record[HEAD][0], theirs)
+    pair = pair_up(step, 'DenseBoxAlignment')
+    assert pair.student.shape == (2 * sum(h * w for h, w in SIZES), 4)
+    # The last prior of the first level in the second image, by hand: its point is (76, 60).
+    row = 2 * 8 * 10 - 1
+    left, top, right, bottom = theirs[0][1, :, -1, -1].tolist()
+    wanted = [(76 - left) / 76, (60 - top) / 60, (76 + right) / 76, (60 + bottom) / 60]
+    assert pair.teacher[row].tolist() == pytest.approx(wanted, rel=1e-5)
+    # The student's anchor there is a square of 64 pixels around the place's corner (72, 56).
+    dx, dy, dw, dh = step.student_record[HEAD][1][0][1, :, -1, -1].tolist()
+    x, y = 72 + 64 * 0.1 * dx, 56 + 64 * 0.1 * dy
+    w, h = 64 * math.exp(0.2 * dw), 64 * math.exp(0.2 * dh)
+    wanted = [(x - w / 2) / 76, (y - h / 2) / 60, (x + w / 2) / 76, (y + h / 2) / 60]
+    assert pair.student[row].tolist() == pytest.approx(wanted, rel=1e-4)
+    classes = [m.permute(0, 2, 3, 1).reshape(-1, 3) for m in step.teacher_record[HEAD][0]]
+    assert torch.allclose(pair.weight, torch.cat(classes).sigmoid().amax(-1))
+
+
+def test_heads_with_other_numbers_of_boxes_a_place_are_refused():
+    student, teacher = (MODELS.build(single_stage(kind)) for kind in ('RetinaNet', 'FCOS'))
+    with pytest.raises(ConfigError, match='different priors .9 a place'):
+        pair_up(with_images(make(student, teacher)), 'DenseBoxAlignment')
+
+
+def test_centredness_is_a_score_a_place():
+    student, teacher = seeded('FCOS', 1), seeded('FCOS', 2)
+    step = crossed_step(student, teacher)
+    pair = pair_up(step, 'DenseCenternessAlignment')
+    wanted = torch.cat([level.flatten()[:, None] for level in step.teacher_record[HEAD][2]])
+    assert torch.equal(pair.teacher, wanted) and pair.student.shape == wanted.shape
+    with pytest.raises(ConfigError, match='the student, a GFL, has no score of centredness'):
+        pair_up(make(seeded('GFL', 1), seeded('ATSS', 2)), 'DenseCenternessAlignment')
+
+
+def test_scores_of_sigmoid_heads_may_be_taken_for_a_softmax():
+    model = MODELS.build(single_stage('GFL'))
+    for given, activation in ((None, 'sigmoid'), ('softmax', 'softmax')):
+        alignment = TASK_UTILS.build(dict(type='DenseClassAlignment', activation=given))
+        alignment.check(model, model, {})
+        assert alignment.activation == activation
+
+
+# ------------------------------------------------------------------- which priors, and how much
+
+
+def labelled(step, seed=3):
+    """Labels as mmdet hands them to the classification loss, level by level; most are background."""
+    random = torch.Generator().manual_seed(seed)
+    sizes = [level.shape[2] * level.shape[3] * 2 for level in step.student_record[HEAD][0]]
+    labels = [torch.randint(0, 12, (size,), generator=random).clamp(max=3) for size in sizes]
+    step.student_record[LABELS] = [(each, torch.rand(len(each))) for each in labels]
+    return torch.cat(labels)
+
+
+def test_labels_choose_the_priors():
+    model = MODELS.build(single_stage('GFL'))
+    step = make(model, model)
+    foreground = (labelled(step) < 3).float()
+    pair = pair_up(step, select='labels', confidence=False)
+    assert torch.equal(pair.weight, foreground) and 0 < foreground.sum() < len(foreground)
+    both = pair_up(step, select='labels')
+    assert torch.equal(both.weight, pair_up(step).weight * foreground)
+    edges = pair_up(step, 'DenseDistributionAlignment', select='labels')
+    assert torch.equal(edges.weight, both.weight.repeat_interleave(4))
+    # FCOS hands over all levels at once.
+    step.student_record[LABELS] = torch.cat([labels for labels, _ in step.student_record[LABELS]])
+    assert torch.equal(pair_up(step, select='labels').weight, both.weight)
+    step.student_record[LABELS] = step.student_record[LABELS][:-1]
+    with pytest.raises(
+        ConfigError, match="select='labels': GFLHead hands .* 217 labels, but has 218"
+    ):
+        pair_up(step, select='labels')
+
+
+@pytest.mark.parametrize('confidence', [True, False])
+def test_the_sum_is_divided_by_the_normalizer(confidence):
+    model = MODELS.build(single_stage('GFL'))
+    step = make(model, model)
+    source = Source('bbox_head.loss_cls', capture='input', index='avg_factor')
+    step.student_record[source] = [torch.tensor(5.0)] * 5  # a call a level
+    options = dict(confidence=confidence)
+    declared = dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')
+    for normalizer, number in ((declared, 5.0), (3, 3.0)):
+        for kind in ('DenseClassAlignment', 'DenseDistributionAlignment'):
+            pair = pair_up(step, kind, normalizer=normalizer, **options)
+            rows = (pair.student - pair.teacher).square().mean(-1)
+            weight = torch.ones(len(rows)) if pair.weight is None else pair.weight
+            of_each = 4 if kind == 'DenseDistributionAlignment' else 1
+            wanted = (rows * weight).sum() / of_each / number
+            value = MSE()(pair.student, pair.teacher, pair.weight) * pair.scale
+            assert value.item() == pytest.approx(wanted.item(), rel=1e-4)
+    del step.student_record[source]
+    assert pair_up(step, normalizer=declared, **options).scale > 0
+
+
+def test_options_are_checked():
+    for options, message in (
+        (dict(select='some'), "select='some' is none of"),
+        (dict(normalizer=0), 'normalizer=0'),
+        (dict(crossed='neck'), "crossed='neck' is no layer of the teacher's bbox_head"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TASK_UTILS.build(dict(type='DenseClassAlignment', **options))
+
+
+# ----------------------------------------------------------------------------------- crossing
+
+CROSSED = 'bbox_head.cls_convs.0.gn'
+
+
+def crossed_step(student, teacher):
+    """Both models' own maps behind the first layer of a tower, and the teacher's output."""
+    features = [torch.randn(2, 32, *size) for size in SIZES]
+    records = []
+    for model, layer in ((student, 'cls'), (teacher, 'cls'), (student, 'reg'), (teacher, 'reg')):
+        source = Source(f'bbox_head.{layer}_convs.0.gn', copy=True)
+        with Recorder(model, [source, HEAD]) as record:
+            model.bbox_head(features)
+        records.append({source: record[source], HEAD: record[HEAD]})
+    student_record, teacher_record = ({**records[i], **records[i + 2]} for i in (0, 1))
+    classes = [ClassMap(CLASSES[: m.bbox_head.num_classes], CLASSES) for m in (student,)]
+    step = Step([], student, teacher, student_record, teacher_record, class_map=classes[0])
+    return with_images(step)
+
+
+def cross(step, kind='DenseClassAlignment', tower='cls', **options):
+    layer = f'bbox_head.{tower}_convs.0.gn'
+    alignment = TASK_UTILS.build(dict(type=kind, crossed=layer, **options))
+    alignment.check(step.student, step.teacher, {})
+    maps = step.student_record[Source(layer, copy=True)]
+    return alignment(maps, step.teacher_record[HEAD], step)[0]
+
+
+def seeded(kind, seed, **options):
+    torch.manual_seed(seed)
+    model = MODELS.build(single_stage(kind, **options)).eval()
+    for module in model.bbox_head.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight, std=0.1)
+    return model
+
+
+def test_crossed_scores_are_the_rest_of_the_teachers_head_on_the_students_maps():
+    student, teacher = seeded('GFL', 1, classes=2), seeded('GFL', 2).requires_grad_(False)
+    step = crossed_step(student, teacher)
+    pair = cross(step)
+    # By hand, a level: to the teacher's statistics, activation, prediction.
+    source, rows = Source(CROSSED, copy=True), []
+    for ours, theirs in zip(step.student_record[source], step.teacher_record[source], strict=True):
+        scaled = torch.empty_like(ours)
+        for c in range(ours.shape[1]):
+            single = ours[:, c].numel() < 2
+            own, other = (side[:, c].std(unbiased=not single) for side in (ours, theirs))
+            scaled[:, c] = (ours[:, c] - ours[:, c].mean()) / (own + 1e-6) * other
+            scaled[:, c] += theirs[:, c].mean()
+        scores = teacher.bbox_head.gfl_cls(scaled.relu())
+        rows.append(scores.permute(0, 2, 3, 1).reshape(-1, 3)[:, :2])
+    assert torch.allclose(pair.student, torch.cat(rows), atol=1e-5)
+    gradient = torch.autograd.grad(pair.student.sum(), student.bbox_head.cls_convs[0].conv.weight)
+    assert gradient[0].any()
+    wanted = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, 3) for m in step.teacher_record[HEAD][0]])
+    assert torch.equal(pair.teacher, wanted[:, :2])
+
+
+def test_a_student_that_is_the_teacher_crosses_to_the_same():
+    model = seeded('GFL', 1)
+    step = crossed_step(model, model)
+    for kind, tower in (
+        ('DenseClassAlignment', 'cls'),
+        ('DenseBoxAlignment', 'reg'),
+        ('DenseDistributionAlignment', 'reg'),
+    ):
+        pair = cross(step, kind, tower)
+        assert torch.allclose(pair.student, pair.teacher, atol=1e-4), kind
+
+
+def test_heads_of_other_kinds_can_cross():
+    """What predicts is the teacher's head, so priors, coding and classes of the student's do not matter."""
+    student, teacher = seeded('FCOS', 1), seeded('GFL', 2)
+    pair = cross(crossed_step(student, teacher), 'DenseDistributionAlignment', 'reg')
+    assert pair.student.shape[-1] == 17 and pair.student.isfinite().all()
+
+
+def test_maps_that_cannot_take_the_place_are_refused():
+    student, teacher = seeded('GFL', 1), seeded('GFL', 2)
+    step = crossed_step(student, teacher)
+    source = Source(CROSSED, copy=True)
+    step.student_record[source] = [level[:, :8] for level in step.student_record[source]]
+    with pytest.raises(ConfigError, match=r'\(2, 8, 8, 10\).*cannot take the place.*ConvConnector'):
+        cross(step)
+    with pytest.raises(PathError, match="no layer 'cls_convs.9.gn'"):
+        TASK_UTILS.build(
+            dict(type='DenseClassAlignment', crossed='bbox_head.cls_convs.9.gn')
+        ).check(student, teacher, {})
+    other = seeded(
+        'GFL', 1, neck=dict(num_outs=3), bbox_head=dict(anchor_generator=dict(strides=[8, 16, 32]))
+    )
+    with pytest.raises(
+        ConfigError, match="align.crossed: the teacher's head takes maps of strides"
+    ):
+        TASK_UTILS.build(dict(type='DenseClassAlignment', crossed=CROSSED)).check(
+            other, teacher, {}
+        )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 
-from mmkd.alignments import FeatureAlignment
+from mmkd.alignments import FeatureAlignment, ForegroundFeatureAlignment, Step
 from mmkd.errors import ConfigError
 
 
@@ -51,3 +53,61 @@ def test_channels_may_differ_where_the_loss_does_not_compare_them():
     assert pair.student is ours and pair.teacher is theirs
     with pytest.raises(ConfigError, match='level 0'):
         FeatureAlignment(same_channels=False)(ours[:1], theirs, None)
+
+
+def test_some_of_the_common_levels_can_be_chosen():
+    ours, theirs = maps(8, 4, 2), maps(16, 8, 4, 2)
+    pairs = FeatureAlignment(levels=[0, 2])(ours, theirs, None)
+    assert [pair.student is ours[index] for pair, index in zip(pairs, (0, 2), strict=True)]
+    assert [pair.teacher is theirs[index] for pair, index in zip(pairs, (1, 3), strict=True)]
+    for wrong in ([3], [-1], []):
+        with pytest.raises(ConfigError, match='there are 3 common levels, 0 to 2'):
+            FeatureAlignment(levels=wrong)(ours, theirs, None)
+
+
+def literal_foreground(images, size, shape):
+    height, width = size
+    result = torch.zeros(len(images), height, width)
+    for n, boxes in enumerate(images):
+        for x1, y1, x2, y2 in boxes:
+            x1, x2 = int(x1 * width / shape[1]), min(-int(-x2 * width // shape[1]), width - 1)
+            y1, y2 = int(y1 * height / shape[0]), min(-int(-y2 * height // shape[0]), height - 1)
+            area = (x2 - x1 + 1) * (y2 - y1 + 1)
+            for y in range(y1, y2 + 1):
+                for x in range(x1, x2 + 1):
+                    result[n, y, x] = max(result[n, y, x].item(), 1 / area)
+    return result
+
+
+def labelled_step(images, shape):
+    samples = []
+    for boxes in images:
+        sample = DetDataSample(metainfo=dict(img_shape=(40, 40), batch_input_shape=shape))
+        sample.gt_instances = InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4))
+        samples.append(sample)
+    return Step(samples, None, None, None, None)
+
+
+def test_foreground_is_what_the_labelled_boxes_cover():
+    images = [
+        [(4.0, 4.0, 30.0, 20.0), (20.0, 10.0, 60.0, 44.0)],
+        [],
+        [(0.0, 0.0, 16.0, 40.0), (3.0, 3.0, 4.0, 4.0), (63.0, 47.0, 64.0, 48.0)],
+    ]
+    step = labelled_step(images, (48, 64))
+    levels = tuple(torch.randn(3, 2, *size) for size in ((12, 16), (6, 8), (3, 4), (1, 1)))
+    pairs = ForegroundFeatureAlignment()(levels, levels, step)
+    for pair, level in zip(pairs, levels, strict=True):
+        size = tuple(level.shape[2:])
+        assert torch.allclose(pair.target, literal_foreground(images, size, (48, 64)))
+        assert not pair.target[1].any() and pair.target[2].any()
+    # An image without any label among others, and a batch without any.
+    (pair,) = ForegroundFeatureAlignment()(levels[0], levels[0], labelled_step([[]] * 3, (48, 64)))
+    assert pair.target.shape == (3, 12, 16) and not pair.target.any()
+
+
+def test_the_map_shows_the_padded_batch_and_not_the_image_alone():
+    step = labelled_step([[(0.0, 0.0, 39.0, 39.0)]], (40, 80))
+    level = torch.zeros(1, 2, 10, 20)
+    (pair,) = ForegroundFeatureAlignment()(level, level, step)
+    assert (pair.target[0, :, :11] > 0).all() and not pair.target[0, :, 11:].any()

@@ -496,6 +496,13 @@ NECK = dict(student='neck', teacher='neck')
             type='MSE',
             connector=dict(type='MaskedGenerationConnector', in_channels=16, out_channels=24),
         ),
+        dict(
+            NECK,
+            type='FGD',
+            connector=feature_loss()['connector'],
+            align=dict(type='ForegroundFeatureAlignment'),
+        ),
+        dict(ROI, type='WeightedCrossEntropy', align=dict(type='RoIClassAlignment')),
         dict(ROI, type='DIST', align=dict(type='RoIClassAlignment')),
         dict(ROI, type='DKD', align=dict(type='RoIClassAlignment')),
         dict(ROI, type='RKDDistance', align=dict(type='RoIClassAlignment')),
@@ -521,10 +528,63 @@ def test_a_pair_learns_by_any_loss(make, entry):
     assert distiller.backbone.conv1.weight.grad.abs().sum() > 0
 
 
+def test_both_sides_may_have_a_connector(make):
+    context = dict(type='GlobalContextConnector', channels=24, levels=5)
+    entry = dict(NECK, type='MSE', reduction='sum', connector=context, teacher_connector=context)
+    student = faster_rcnn(channels=24)
+    distiller = make(student=student, losses=dict(loss_kd=entry)).train()
+    sides = [distiller.get_submodule(f'connectors.loss_kd{side}') for side in ('', '/teacher')]
+    for side in sides:
+        for transform in side.transform:
+            torch.nn.init.normal_(transform[-1].weight, std=0.1)
+    step(distiller)['loss_kd'].backward()
+    for side in sides:
+        assert all(p.grad is not None and p.grad.any() for p in side.transform.parameters())
+    assert all('connectors' not in name for name in distiller.state_dict())
+    assert {name.split('.')[0] for name in distiller.connector_state()} == {
+        'loss_kd',
+        'loss_kd/teacher',
+    }
+
+
 def test_a_loss_that_needs_labels_says_which_alignment_has_them(make):
     losses = dict(loss_kd=dict(type='DKD', **feature_loss_sources()))
     with pytest.raises(ConfigError, match='losses.loss_kd: DKD needs the labelled class.*RoIClass'):
         step(make(losses=losses).train())
+
+
+@pytest.mark.parametrize(
+    ('loss', 'align', 'message'),
+    [
+        (
+            'DKD',
+            'RoIBoxAlignment',
+            'labelled class .* RoIBoxAlignment does not .*RoIClassAlignment',
+        ),
+        (
+            'BoundedRegression',
+            'RoIClassAlignment',
+            'labelled box .* use .*RoIBoxAlignment.*student',
+        ),
+        ('BoundedRegression', 'FeatureAlignment', 'labelled box .* use .*RoIBoxAlignment.*student'),
+        ('FGD', 'RoIBoxAlignment', 'labelled foreground .* use .*ForegroundFeatureAlignment'),
+    ],
+)
+def test_labels_of_another_kind_do_not_do(make, loss, align, message):
+    layer = 'roi_head.bbox_head.' + ('fc_cls' if align == 'RoIClassAlignment' else 'fc_reg')
+    entry = dict(type=loss, student=layer, teacher=layer, align=dict(type=align))
+    with pytest.raises(ConfigError, match=f'losses.loss_kd: {loss} needs the {message}'):
+        make(losses=dict(loss_kd=entry)).prepare()
+
+
+@pytest.mark.parametrize('loss', ['DKD', 'BoundedRegression'])
+def test_the_teachers_proposals_have_no_labels(make, loss):
+    layer, align = ('fc_cls', 'Class') if loss == 'DKD' else ('fc_reg', 'Box')
+    layer = f'roi_head.bbox_head.{layer}'
+    entry = dict(type=loss, student=layer, teacher=layer, align=dict(type=f'RoI{align}Alignment'))
+    distiller = make(losses=dict(loss_kd=entry), teacher=dict(proposals='teacher'))
+    with pytest.raises(ConfigError, match=f"losses.loss_kd: {loss} needs .* student's proposals"):
+        step(distiller.train())
 
 
 def feature_loss_sources():

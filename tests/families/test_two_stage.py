@@ -238,10 +238,11 @@ def test_heads_that_cannot_be_paired_say_what_to_write(distil, ours, theirs, pat
 
 def test_stages_must_agree_whatever_is_compared(distil):
     """As many proposals are drawn in each stage: the shapes would not tell."""
-    entry = dict(type='MSE', student=f'{HEAD}.0.shared_fcs.1', teacher=f'{HEAD}.1.shared_fcs.1')
+    layers = [dict(module=f'{HEAD}.{stage}.shared_fcs.1', copy=True) for stage in range(2)]
+    entry = dict(type='MSE', student=layers[0], teacher=layers[1])
     with pytest.raises(ConfigError, match='losses.loss_kd: stage 0 of the student and stage 1'):
         step(distil(cascade_rcnn(), cascade_rcnn(), dict(loss_kd=entry)))
-    entry['teacher'] = f'{HEAD}.0.shared_fcs.1'
+    entry['teacher'] = layers[0]
     assert step(distil(cascade_rcnn(), cascade_rcnn(), dict(loss_kd=entry)))['loss_kd'] > 0
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmkd.errors import ConfigError
-from mmkd.losses import L1, MSE, Contrastive, GIoU, KLDivergence, SmoothL1
+from mmkd.losses import L1, MSE, Contrastive, GIoU, IoU, KLDivergence, SmoothL1
 from mmkd.losses.reduction import weighted_mean
 
 ROWS = 7
@@ -71,6 +71,15 @@ def literal_giou(student, teacher):
     return rows
 
 
+def literal_iou(student, teacher):
+    rows = []
+    for (ax, ay, aX, aY), (bx, by, bX, bY) in zip(student.tolist(), teacher.tolist(), strict=True):
+        inter = max(0, min(aX, bX) - max(ax, bx)) * max(0, min(aY, bY) - max(ay, by))
+        union = (aX - ax) * (aY - ay) + (bX - bx) * (bY - by) - inter
+        rows.append(-math.log(max(inter / union, 1e-6)))
+    return rows
+
+
 def literal_contrastive(student, teacher, tau):
     def unit(row):
         norm = math.sqrt(sum(v * v for v in row))
@@ -96,6 +105,7 @@ CASES = {
     'l1': (L1(), scores, literal_distance('l1')),
     'smooth-l1': (SmoothL1(beta=0.5), scores, literal_distance('smooth', 0.5)),
     'giou': (GIoU(), boxes, literal_giou),
+    'iou': (IoU(), boxes, literal_iou),
 }
 every_loss = pytest.mark.parametrize('loss, make, literal', CASES.values(), ids=CASES)
 
@@ -182,8 +192,9 @@ def test_wrong_arguments_are_refused():
         KLDivergence(activation='tanh')
     with pytest.raises(ConfigError, match='use L1'):
         SmoothL1(beta=0)
-    with pytest.raises(ConfigError, match=r"shape \(N, 4\), got \(7, 5\).*coordinates='box'"):
-        GIoU()(scores(1), scores(2))
+    for loss in (GIoU(), IoU()):
+        with pytest.raises(ConfigError, match=r"shape \(N, 4\), got \(7, 5\).*coordinates='box'"):
+            loss(scores(1), scores(2))
 
 
 def test_contrastive_agrees_with_its_formula_and_is_least_for_equal_pairs():

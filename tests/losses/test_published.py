@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import torch
+from waves import rows, wave
 
 from mmkd.errors import ConfigError
 from mmkd.losses import (
@@ -23,19 +24,8 @@ from mmkd.losses import (
 )
 
 
-def wave(shape, phase):
-    """Numbers that are the same with every version of torch."""
-    index = torch.arange(math.prod(shape), dtype=torch.float64)
-    values = 2 * torch.sin(0.7 * index + phase) + torch.cos(0.13 * phase * index)
-    return values.reshape(shape).float()
-
-
 def maps(phase):
     return wave((2, 3, 4, 5), phase)
-
-
-def rows(phase):
-    return wave((7, 5), phase)
 
 
 def boxes(phase):

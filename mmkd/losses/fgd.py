@@ -1,0 +1,81 @@
+"""Foreground and background apart, each place and channel by the teacher's attention."""
+
+from __future__ import annotations
+
+import torch
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .maps import require_maps
+from .reduction import weighted_mean
+
+
+@MODELS.register_module()
+class FGD(nn.Module):
+    r"""Squared distance of maps inside and outside labelled boxes, weighted by the teacher's attention.
+
+    .. math:: \alpha \sum_{x \in fg} \frac{d_x}{A_x} + \frac{\beta}{|bg|} \sum_{x \in bg} d_x
+        + \gamma \big(\|S^s - S^t\|_1 + \|C^s - C^t\|_1\big), \quad
+        d_x = S^t_x \sum_c C^t_c (s_{cx} - t_{cx})^2
+
+    and the mean over images. :math:`A_x` is the number of places of the smallest box over place x.
+    Attention of places :math:`S = HW \, \mathrm{softmax}_x(\frac1C \sum_c |x_{cx}| / \tau)` and channels
+    :math:`C = C \, \mathrm{softmax}_c(\frac1{HW} \sum_x |x_{cx}| / \tau)`. The focal part of Yang et
+    al.: Focal and Global Knowledge Distillation for Detectors, CVPR 2022 (arXiv 2111.11837), eq. 2 to
+    10. Its global part is ``MSE(reduction='sum')`` behind a
+    :class:`mmkd.connectors.GlobalContextConnector` on both sides.
+
+    The labels come from ``align=dict(type='ForegroundFeatureAlignment')``. Sums over places and channels
+    are large, so the weights are small; the paper has a set for each kind of detector.
+
+    Args:
+        alpha: Weight of the foreground.
+        beta: Weight of the background.
+        gamma: Weight of the attention's own distance.
+        tau: Temperature of the attention.
+    """
+
+    needs_target = 'foreground'
+
+    def __init__(
+        self, alpha: float = 1e-3, beta: float = 5e-4, gamma: float = 1e-3, tau: float = 0.5
+    ) -> None:
+        super().__init__()
+        if tau <= 0:
+            raise ConfigError(f'tau={tau} must be above 0')
+        self.alpha, self.beta, self.gamma, self.tau = alpha, beta, gamma, tau
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, *, target: Tensor
+    ) -> Tensor:
+        """Compare maps.
+
+        Args:
+            student: Maps, shape (N, C, H, W).
+            teacher: Maps, likewise.
+            weight: Of each image, shape (N,).
+            target: Of each place one over the area of the smallest box on it, 0 where there is none,
+                shape (N, H, W).
+
+        Returns:
+            A scalar.
+        """
+        require_maps(self, student)
+        student, teacher = student.float(), teacher.float()
+        places, channels = self._attention(teacher)
+        distance = (student - teacher).square()
+        distance = torch.einsum('nchw,nc->nhw', distance, channels) * places
+        background = (target == 0).float()
+        background = background / background.sum((1, 2), keepdim=True).clamp(min=1)
+        focal = (distance * (self.alpha * target + self.beta * background)).sum((1, 2))
+        own_places, own_channels = self._attention(student)
+        attention = (own_places - places).abs().sum((1, 2)) + (own_channels - channels).abs().sum(1)
+        return weighted_mean(focal + self.gamma * attention, weight)
+
+    def _attention(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Of places, shape (N, H, W), and of channels, shape (N, C); 1 on average."""
+        size = maps.abs()
+        places = (size.mean(1) / self.tau).flatten(1).softmax(1).view_as(size[:, 0])
+        channels = (size.mean((2, 3)) / self.tau).softmax(1)
+        return places * places[0].numel(), channels * channels.shape[1]
