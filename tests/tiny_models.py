@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
@@ -84,7 +85,9 @@ def faster_rcnn(classes: int = 3, channels: int = 16, depth: int = 18, **changes
         train_cfg=dict(
             rpn=dict(
                 assigner=assigner,
-                sampler=dict(type='RandomSampler', num=32, pos_fraction=0.5),
+                sampler=dict(
+                    type='RandomSampler', num=32, pos_fraction=0.5, add_gt_as_proposals=False
+                ),
                 allowed_border=-1,
                 pos_weight=-1,
             ),
@@ -104,6 +107,88 @@ def faster_rcnn(classes: int = 3, channels: int = 16, depth: int = 18, **changes
     )
     merge(model, changes)
     return copy.deepcopy(model)
+
+
+def cascade_rcnn(
+    classes: int = 3, channels: int = 16, stages: int = 3, head: dict | None = None, **changes
+) -> dict:
+    """The same with a cascade of box heads, as published: agnostic of classes, ever stricter.
+
+    Args:
+        classes: Foreground classes.
+        channels: Of the FPN.
+        stages: Up to three.
+        head: Changes of every stage's box head.
+        changes: Nested dicts to merge.
+    """
+    model = faster_rcnn(classes, channels)
+    single, rcnn = model['roi_head'], model['train_cfg']['rcnn']
+    merge(single['bbox_head'], dict(reg_class_agnostic=True, **(head or {})))
+    scales = (1.0, 0.5, 1 / 3)[:stages]
+    heads, trainings = [], []
+    for stage, scale in enumerate(scales):
+        heads.append(copy.deepcopy(single['bbox_head']))
+        heads[-1]['bbox_coder']['target_stds'] = [v * scale for v in (0.1, 0.1, 0.2, 0.2)]
+        trainings.append(copy.deepcopy(rcnn))
+        threshold = 0.5 + 0.1 * stage
+        trainings[-1]['assigner'] = dict(
+            type='MaxIoUAssigner',
+            pos_iou_thr=threshold,
+            neg_iou_thr=threshold,
+            min_pos_iou=threshold,
+        )
+    model['type'] = 'CascadeRCNN'
+    model['roi_head'] = dict(
+        type='CascadeRoIHead',
+        num_stages=stages,
+        stage_loss_weights=list(scales),
+        bbox_roi_extractor=single['bbox_roi_extractor'],
+        bbox_head=heads,
+    )
+    model['train_cfg']['rcnn'] = trainings
+    merge(model, changes)
+    return copy.deepcopy(model)
+
+
+def mask_branch(channels: int = 16, classes: int = 3, own_extractor: bool = True) -> dict:
+    """What an RoI head gets besides, to find masks.
+
+    Args:
+        channels: Of the FPN.
+        classes: Foreground classes.
+        own_extractor: Whether it has an RoI extractor of its own, or uses that of the boxes.
+    """
+    branch = dict(
+        mask_head=dict(
+            type='FCNMaskHead',
+            num_convs=1,
+            in_channels=channels,
+            conv_out_channels=8,
+            num_classes=classes,
+            loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
+        )
+    )
+    if own_extractor:
+        branch['mask_roi_extractor'] = dict(
+            type='SingleRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),
+            out_channels=channels,
+            featmap_strides=[4, 8, 16, 32],
+        )
+    return branch
+
+
+def mask_rcnn(classes: int = 3, channels: int = 16) -> dict:
+    """The same Faster R-CNN with a mask branch."""
+    return faster_rcnn(
+        classes,
+        channels,
+        type='MaskRCNN',
+        data_preprocessor=dict(pad_mask=True),
+        roi_head=mask_branch(channels, classes),
+        train_cfg=dict(rcnn=dict(mask_size=28)),
+        test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)),
+    )
 
 
 def merge(config: dict, changes: dict) -> None:
@@ -174,8 +259,17 @@ def feature_loss(in_channels: int = 16, out_channels: int = 24) -> dict:
     )
 
 
-def batch(size: tuple[int, int] = (96, 128), images: int = 2, seed: int = 0) -> dict:
-    """Raw data of a step, as a data loader gives it: BGR images and ground truth of three objects."""
+def batch(
+    size: tuple[int, int] = (96, 128), images: int = 2, seed: int = 0, masks: bool = False
+) -> dict:
+    """Raw data of a step, as a data loader gives it: BGR images and ground truth of three objects.
+
+    Args:
+        size: Height and width of the first image.
+        images: How many.
+        seed: Of their pixels.
+        masks: Whether objects have masks, which fill their boxes.
+    """
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     inputs, samples = [], []
@@ -189,6 +283,11 @@ def batch(size: tuple[int, int] = (96, 128), images: int = 2, seed: int = 0) -> 
             metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0), img_id=index)
         )
         sample.gt_instances = InstanceData(bboxes=top, labels=torch.tensor([0, 1, 2]))
+        if masks:
+            drawn = torch.zeros(len(top), *shape, dtype=torch.uint8)
+            for mask, (x1, y1, x2, y2) in zip(drawn, top.int().tolist(), strict=True):
+                mask[y1:y2, x1:x2] = 1
+            sample.gt_instances.masks = BitmapMasks(drawn.numpy(), *shape)
         sample.ignored_instances = InstanceData(
             bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
         )

@@ -21,7 +21,8 @@ class Pair:
         student: Tensor of any shape.
         teacher: Tensor of the same shape, without gradient.
         weight: How much each entry of the first dimension counts, or None for all alike.
-        target: What the labels say of each entry, where the alignment knows it.
+        target: What the labels say of each entry, where the alignment knows it; of which kind, its
+            ``target`` says.
         scale: What the mean over entries is multiplied by, for a sum over something else than their
             number or weights.
     """
@@ -71,6 +72,17 @@ class Alignment:
     joint = False
     #: The activation that the paired scores are meant for, where they are class scores.
     activation: str | None = None
+    #: What :attr:`Pair.target` is, where the labels are known: the ``class`` of each row, as an index
+    #: into its scores; a ``box``, the values that ``student`` should have; or the ``foreground`` of a map.
+    target: str | None = None
+    #: Whether the loss reads it; the loss entry says so.
+    wants_target = False
+    student: Source
+    teacher: Source
+
+    def bind(self, student: Source, teacher: Source) -> None:
+        """Learn what the loss entry records of either model; called once, before all else."""
+        self.student, self.teacher = student, teacher
 
     @property
     def student_sources(self) -> list[Source]:

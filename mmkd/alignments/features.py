@@ -58,6 +58,8 @@ class ForegroundFeatureAlignment(FeatureAlignment):
     showed the image alone; here it shows the padded batch, as it does.
     """
 
+    target = 'foreground'
+
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
         pairs = super().__call__(student, teacher, step)
         for pair in pairs:

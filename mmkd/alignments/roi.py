@@ -10,18 +10,19 @@ from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..families.two_stage import box_head_path, has_box_head
 from ..recorder import Source
 from .base import Alignment, Pair, Step, require_same_shape
 
-# mmdet hands its classification loss the labels of the sampled proposals as second argument.
-LABELS = Source('roi_head.bbox_head.loss_cls', capture='input', index=1)
-CLASSIFIER = Source('roi_head.bbox_head.fc_cls')
 SELECTIONS = ('all', 'labels', 'teacher')
 COORDINATES = ('delta', 'box')
 
 
 class RoIAlignment(Alignment):
     """Base of the two alignments below: which proposals count, and how much.
+
+    The box heads are those whose modules the loss entry records: the one of a single head, or a stage
+    of a cascade.
 
     Args:
         select: ``all`` proposals; those that the ground-truth ``labels`` call foreground; or those
@@ -37,30 +38,45 @@ class RoIAlignment(Alignment):
         self.select = select
         self.confidence = confidence
         self.labelled = True
+        #: Paths of the two box heads, the student's and the teacher's.
+        self.heads = ('', '')
+
+    @property
+    def labels(self) -> Source:
+        """The labels of the student's proposals, shape (n,)."""
+        # mmdet hands them to its classification loss as second argument.
+        return Source(f'{self.heads[0]}.loss_cls', capture='input', index=1)
 
     @property
     def student_sources(self) -> list[Source]:
-        return [LABELS] if self.labelled else []
+        return [self.labels] if self.labelled else []
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
-        for owner, model in (('student', student), ('teacher', teacher)):
-            head = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
-            if head is None or isinstance(head, nn.ModuleList):
+        sides = (('student', student, self.student), ('teacher', teacher, self.teacher))
+        for owner, model, _ in sides:
+            if not has_box_head(model):
                 raise ConfigError(
-                    f'{type(self).__name__} pairs RoI heads that have one box head; the {owner}, a '
-                    f'{type(model).__name__}, has none such'
+                    f'{type(self).__name__} pairs the box heads of RoI heads; the {owner}, a '
+                    f'{type(model).__name__}, has none'
                 )
-        if uses_softmax(student) != uses_softmax(teacher):
+        self.heads = tuple(box_head_path(model, source) for _, model, source in sides)
+        softmax = [uses_softmax(head) for head in self.heads_of(student, teacher)]
+        if softmax[0] != softmax[1]:
             raise ConfigError(
                 'one RoI classifier uses a softmax and the other a sigmoid: their scores have no '
                 'common meaning'
             )
+        self.softmax = softmax[0]
         self.labelled = options.get('proposals', 'student') == 'student'
         if self.select == 'labels' and not self.labelled:
             raise ConfigError(
                 "align.select='labels' needs the student's proposals, which alone have labels; with "
                 "teacher.proposals='teacher' set align.select='teacher'"
             )
+
+    def heads_of(self, student: nn.Module, teacher: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """The two box heads."""
+        return student.get_submodule(self.heads[0]), teacher.get_submodule(self.heads[1])
 
     def judge(self, step: Step, scores: Tensor, foreground: bool) -> tuple[Tensor, Tensor]:
         """The class of each proposal and how much the proposal counts.
@@ -73,11 +89,11 @@ class RoIAlignment(Alignment):
         Returns:
             Position of the class among the shared ones, shape (n,), and weights, shape (n,).
         """
-        softmax, count = uses_softmax(step.teacher), len(step.class_map)
+        softmax, count = self.softmax, len(step.class_map)
         scores = step.class_map.teacher_logits(scores.float(), softmax)
         probability = scores.softmax(-1) if softmax else scores.sigmoid()
         if self.select == 'labels':
-            position = step.class_map.position(step.student_record[LABELS])
+            position = step.class_map.position(step.student_record[self.labels])
         elif self.select == 'all' and foreground:
             position = probability[:, :count].argmax(-1)
         else:
@@ -91,7 +107,7 @@ class RoIAlignment(Alignment):
             counts = counts & (position < count)
         if self.labelled and step.class_map.excludes:
             # The teacher can only call an object of an unknown class background; it must not teach that.
-            counts = counts & (step.class_map.position(step.student_record[LABELS]) >= 0)
+            counts = counts & (step.class_map.position(step.student_record[self.labels]) >= 0)
         weight = counts.float() if weight is None else weight * counts
         return position.clamp(0, count - 1), weight
 
@@ -105,21 +121,22 @@ class RoIClassAlignment(RoIAlignment):
         confidence: Weight each by the teacher's highest probability.
     """
 
+    target = 'class'
+
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
-        self.activation = 'softmax' if uses_softmax(student) else 'sigmoid'
+        self.activation = 'softmax' if self.softmax else 'sigmoid'
 
     def __call__(self, student: Tensor, teacher: Tensor, step: Step) -> list[Pair]:
         _require_same_proposals(student, teacher)
-        softmax = uses_softmax(step.student)
-        ours = step.class_map.student_logits(student, softmax)
-        theirs = step.class_map.teacher_logits(teacher, softmax)
+        ours = step.class_map.student_logits(student, self.softmax)
+        theirs = step.class_map.teacher_logits(teacher, self.softmax)
         weight = None
         if self.select != 'all' or self.confidence or step.class_map.excludes:
             weight = self.judge(step, teacher, foreground=False)[1]
         target = None
         if self.labelled:  # an excluded class has no place, and no weight either
-            target = step.class_map.position(step.student_record[LABELS]).clamp(min=0)
+            target = step.class_map.position(step.student_record[self.labels]).clamp(min=0)
         return [Pair(ours, theirs, weight, target)]
 
 
@@ -131,6 +148,9 @@ class RoIBoxAlignment(RoIAlignment):
     labels, else the most probable shared class to the teacher. The teacher's deltas are brought to
     the student's ``target_means`` and ``target_stds``; decoded boxes need no such step.
 
+    A loss that needs targets gets those of the student's own box loss, in the coordinates of the pair.
+    Only proposals that the labels call foreground have one.
+
     Args:
         select: Which proposals count, see :class:`RoIAlignment`. Default: those with a ground-truth
             class; with the teacher's proposals, those the teacher calls foreground.
@@ -138,6 +158,8 @@ class RoIBoxAlignment(RoIAlignment):
         coordinates: ``delta`` compares regression outputs in the student's normalisation; ``box``
             compares decoded boxes (x1, y1, x2, y2) in fractions of image width and height.
     """
+
+    target = 'box'
 
     def __init__(
         self, select: str | None = None, confidence: bool = False, coordinates: str = 'delta'
@@ -149,40 +171,76 @@ class RoIBoxAlignment(RoIAlignment):
         self._default_select = select is None
 
     @property
+    def classifier(self) -> Source:
+        """The teacher's class scores, shape (n, teacher outputs)."""
+        return Source(f'{self.heads[1]}.fc_cls')
+
+    @property
+    def targets(self) -> Source:
+        """What the student's box loss wants of its proposals, shape (n, 4)."""
+        return Source(self.heads[0], method='get_targets', index=2)
+
+    @property
+    def student_sources(self) -> list[Source]:
+        wanted = self.wants_target and self.labelled
+        return super().student_sources + ([self.targets] if wanted else [])
+
+    @property
     def teacher_sources(self) -> list[Source]:
-        return [CLASSIFIER]
+        return [self.classifier]
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         if self._default_select:
             own = options.get('proposals', 'student') == 'student'
             self.select = 'labels' if own else 'teacher'
         super().check(student, teacher, options)
+        if self.wants_target and self.labelled and self.select != 'labels':
+            raise ConfigError(
+                f"align.select='{self.select}' counts proposals that no label gives a box, which the loss "
+                f"needs; set align.select='labels'"
+            )
         if self.coordinates == 'delta':
-            for owner, model in (('student', student), ('teacher', teacher)):
-                require_delta_coder(model.roi_head.bbox_head.bbox_coder, owner)
+            heads = self.heads_of(student, teacher)
+            for owner, head in zip(('student', 'teacher'), heads, strict=True):
+                require_delta_coder(head.bbox_coder, owner)
 
     def __call__(self, student: Tensor, teacher: Tensor, step: Step) -> list[Pair]:
         _require_same_proposals(student, teacher)
-        position, weight = self.judge(step, step.teacher_record[CLASSIFIER], foreground=True)
+        position, weight = self.judge(step, step.teacher_record[self.classifier], foreground=True)
         ours = _of_class(student.float(), step.class_map.student_label(position))
         theirs = _of_class(teacher.float(), step.class_map.teacher_label(position))
-        coder, other = (
-            model.roi_head.bbox_head.bbox_coder for model in (step.student, step.teacher)
-        )
+        head, other = self.heads_of(step.student, step.teacher)
+        target = self._target(step, head)
         if self.coordinates == 'delta':
-            theirs = convert_deltas(theirs, other, coder)
+            theirs = convert_deltas(theirs, other.bbox_coder, head.bbox_coder)
         else:
-            rois = step.shared['rois']
+            rois = step.shared['rois'][self.heads[1]]
             shapes = [sample.metainfo['img_shape'][1::-1] for sample in step.data_samples]
             size = rois.new_tensor(shapes).repeat(1, 2)[rois[:, 0].long()]
-            ours = get_box_tensor(coder.decode(rois[:, 1:], ours)) / size
-            theirs = get_box_tensor(other.decode(rois[:, 1:], theirs)) / size
-        return [Pair(ours, theirs, weight)]
+            ours = get_box_tensor(head.bbox_coder.decode(rois[:, 1:], ours)) / size
+            theirs = get_box_tensor(other.bbox_coder.decode(rois[:, 1:], theirs)) / size
+            target = None if target is None else target / size
+        return [Pair(ours, theirs, weight, target)]
+
+    def _target(self, step: Step, head: nn.Module) -> Tensor | None:
+        """What the labels ask of the student's head, in deltas or pixels; of background, anything."""
+        if not (self.wants_target and self.labelled):
+            return None
+        target = step.student_record[self.targets].float()
+        as_boxes = self.coordinates == 'box'
+        if head.reg_decoded_bbox == as_boxes:
+            return target
+        proposals = step.shared['rois'][self.heads[1]][:, 1:]
+        if as_boxes:
+            return get_box_tensor(head.bbox_coder.decode(proposals, target))
+        # The targets of background are zeros, which are no box to encode.
+        background = step.student_record[self.labels] >= head.num_classes
+        return head.bbox_coder.encode(proposals, target).masked_fill(background[:, None], 0.0)
 
 
-def uses_softmax(model: nn.Module) -> bool:
-    """Whether a detector's RoI classifier is a softmax with background."""
-    return not getattr(model.roi_head.bbox_head.loss_cls, 'use_sigmoid', False)
+def uses_softmax(head: nn.Module) -> bool:
+    """Whether the classifier of a box head is a softmax with background."""
+    return not getattr(head.loss_cls, 'use_sigmoid', False)
 
 
 def require_delta_coder(coder: Any, owner: str) -> None:
@@ -217,7 +275,7 @@ def _require_same_proposals(student: Tensor, teacher: Tensor) -> None:
         if not isinstance(value, Tensor) or value.dim() != 2:
             kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ConfigError(
-                f"the {owner}'s recorded output is {kind}, not one row a proposal; record "
-                f'roi_head.bbox_head.fc_cls or fc_reg'
+                f"the {owner}'s recorded output is {kind}, not one row a proposal; record fc_cls or "
+                f'fc_reg of its box head'
             )
     require_same_shape(student[:, :0], teacher[:, :0], 'proposals')

@@ -125,11 +125,11 @@ class Distiller(BaseModel):
                     inputs, data_samples, self.data_preprocessor, record.parts, record.student
                 )
             if record.joint is not None:
-                of_student, of_teacher = record.joint
+                (of_student, of_teacher), (ours, theirs) = record.joint, record.joint_parts
                 with of_teacher:
-                    self.teacher.follow(record.teacher, shared)
+                    self.teacher.follow(record.teacher, shared, theirs)
                 with of_student:
-                    self.teacher.family.follow(self.student, record.student, shared)
+                    self.teacher.family.follow(self.student, record.student, shared, ours)
             for name in active:
                 if name in losses:
                     raise ConfigError(f"losses.{name}: the student has a loss '{name}' of its own")

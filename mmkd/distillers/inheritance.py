@@ -25,6 +25,8 @@ STACKS = {
 CLASSIFIER = re.compile(r'(^|\.)\w*cls\w*(\.\d+)*\.(weight|bias)$')
 # DINO embeds the labels of its denoising queries: a row a class, none for no-object.
 LABEL_EMBEDDING = re.compile(r'(^|\.)label_embedding\.weight$')
+# Of an RoI head, or a stage of it: a box and a mask a class, unless the head is agnostic of classes.
+ROI_LAYER = re.compile(r'^(roi_head\.(?:bbox|mask)_head(?:\.\d+)?)\.(fc_reg|conv_logits)\.')
 
 
 @dataclass
@@ -64,9 +66,9 @@ def inherit(
 ) -> Inherited:
     """Copy the teacher's weights into the student's modules of the same names, where shapes agree.
 
-    Of a classifier the rows of the shared classes are copied, and no-object's. Where the student has
-    fewer or more layers, each takes the weights of the layer it is paired with when distilling
-    (:func:`mmkd.alignments.layer_map`).
+    Of a classifier, and of other layers with rows a class, the rows of the shared classes are copied,
+    and no-object's. Where the student has fewer or more layers, each takes the weights of the layer it
+    is paired with when distilling (:func:`mmkd.alignments.layer_map`).
 
     Args:
         student: The student, changed in place.
@@ -97,8 +99,12 @@ def inherit(
             continue
         value = theirs[source].to(tensor)
         count = tensor.numel()
-        if _has_row_a_class(name):
-            why = _copy_rows(tensor, value, class_map, _priors(student), _priors(teacher))
+        rows = _rows_a_class(name, student)
+        if rows != _rows_a_class(source, teacher):
+            why = 'one of the two is agnostic of classes, the other is not'
+        elif rows:
+            priors = _priors(student), _priors(teacher)
+            why = _copy_rows(tensor, value, class_map, priors, rows)
         elif value.shape == tensor.shape:
             tensor.copy_(value)
             why = ''
@@ -108,8 +114,8 @@ def inherit(
             report.left[name] = why
         else:
             report.copied.append(name)
-            if _has_row_a_class(name) and class_map.excludes:
-                missing = len(class_map.student) - len(class_map)
+            if rows and class_map.excludes:
+                missing = (len(class_map.student) - len(class_map)) * rows
                 report.left[f'{missing} rows of {name}'] = 'classes the teacher lacks'
                 count -= missing * _priors(student) * tensor[0].numel()
             report.numbers += count
@@ -138,17 +144,26 @@ def _counterpart(name: str, student: nn.Module, teacher: nn.Module) -> str:
 
 def depends_on_classes(student: nn.Module, modules: Sequence[str]) -> bool:
     """Whether some of the modules have a row a class, so that :func:`inherit` needs a class map."""
-    return any(_within(name, modules) and _has_row_a_class(name) for name in student.state_dict())
+    return any(
+        _within(name, modules) and _rows_a_class(name, student) for name in student.state_dict()
+    )
 
 
 def _within(name: str, modules: Sequence[str]) -> bool:
     return any(name == module or name.startswith(f'{module}.') for module in modules)
 
 
-def _has_row_a_class(name: str) -> bool:
+def _rows_a_class(name: str, model: nn.Module) -> int:
+    """How many rows of a model's tensor each class has (of each prior); 0 where rows are no classes."""
+    layer = ROI_LAYER.match(name)
+    if layer:
+        head, boxes = model.get_submodule(layer[1]), layer[2] == 'fc_reg'
+        if getattr(head, 'reg_class_agnostic' if boxes else 'class_agnostic', False):
+            return 0
+        return head.bbox_coder.encode_size if boxes else 1
     # An RPN tells objects from background, whatever the classes are.
     classifier = CLASSIFIER.search(name) and not name.startswith('rpn_head.')
-    return bool(classifier or LABEL_EMBEDDING.search(name))
+    return int(bool(classifier or LABEL_EMBEDDING.search(name)))
 
 
 def _priors(model: nn.Module) -> int:
@@ -158,35 +173,33 @@ def _priors(model: nn.Module) -> int:
 
 
 def _copy_rows(
-    tensor: Tensor, value: Tensor, class_map: ClassMap | None, ours: int, theirs: int
+    tensor: Tensor, value: Tensor, class_map: ClassMap | None, priors: tuple[int, int], rows: int
 ) -> str:
     """Copy the rows of shared classes, and no-object's if both have it; say why if that cannot be.
 
     Args:
-        tensor: The student's, shape (priors * outputs, …).
+        tensor: The student's, shape (priors * outputs * rows, …).
         value: The teacher's, likewise.
         class_map: Which class is which.
-        ours: The student's number of priors.
-        theirs: The teacher's.
+        priors: How many the student has, and the teacher.
+        rows: Rows of each output.
     """
     if class_map is None:
         raise ConfigError(
             'init_student: a classifier is among the modules, but the class names of student or teacher '
             'are not known; set model.classes and model.teacher.classes to them'
         )
-    sizes = len(class_map.student), len(class_map.teacher)
-    extra = len(tensor) // ours - sizes[0], len(value) // theirs - sizes[1]
-    whole = len(tensor) == ours * (sizes[0] + extra[0]) and len(value) == theirs * (
-        sizes[1] + extra[1]
-    )
-    same = tensor.shape[1:] == value.shape[1:] and ours == theirs
-    if not (whole and same) or extra not in ((0, 0), (1, 1)):
+    sides = zip((tensor, value), (class_map.student, class_map.teacher), priors, strict=True)
+    # Outputs beyond the classes: no-object, in both or in neither.
+    extra = {len(side) / (own * rows) - len(names) for side, names, own in sides}
+    same = tensor.shape[1:] == value.shape[1:] and priors[0] == priors[1]
+    if not same or extra not in ({0}, {1}):
         return (
             f'a row a class, {tuple(tensor.shape)}, where the teacher has {tuple(value.shape)}: widths or '
             f'priors differ, or one head is a softmax and the other a sigmoid'
         )
-    rows, given = tensor.unflatten(0, (ours, -1)), value.unflatten(0, (theirs, -1))
-    rows[:, class_map.student_index] = given[:, class_map.teacher_index]
-    if extra == (1, 1):
-        rows[:, -1] = given[:, -1]
+    ours, theirs = (side.unflatten(0, (priors[0], -1, rows)) for side in (tensor, value))
+    ours[:, class_map.student_index] = theirs[:, class_map.teacher_index]
+    if extra == {1}:
+        ours[:, -1] = theirs[:, -1]
     return ''

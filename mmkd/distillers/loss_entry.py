@@ -16,6 +16,12 @@ from .schedule import Schedule
 OWN_KEYS = (
     *('student', 'teacher', 'align', 'connector', 'teacher_connector', 'schedule', 'loss_weight'),
 )
+# What labels can tell a loss, and what tells it.
+TARGETS = {
+    'class': "align=dict(type='RoIClassAlignment') with the student's proposals",
+    'box': "align=dict(type='RoIBoxAlignment') with the student's proposals",
+    'foreground': "align=dict(type='ForegroundFeatureAlignment')",
+}
 
 
 class LossEntry:
@@ -59,6 +65,10 @@ class LossEntry:
             self.align: Alignment = build(
                 TASK_UTILS, own.get('align') or dict(type='FeatureAlignment'), 'align'
             )
+            self.align.bind(self.student, self.teacher)
+            #: What the loss must be told of the labels, if anything: a key of :data:`TARGETS`.
+            self.needs_target: str | None = getattr(self.loss, 'needs_target', None)
+            self.align.wants_target = bool(self.needs_target)
             #: What is trained for this entry alone, by the side whose output it adapts.
             self.connectors: dict[str, nn.Module] = {
                 side: _connector(own[key], key)
@@ -98,6 +108,8 @@ class LossEntry:
                     f'the scores are made for a {self.align.activation}: set activation='
                     f"'{self.align.activation}'"
                 )
+            if self.needs_target and self.needs_target != self.align.target:
+                raise self._no_target()
             wanted, given = (getattr(it, 'box_format', None) for it in (self.loss, self.align))
             if wanted and given and wanted != given:
                 raise ConfigError(
@@ -121,15 +133,17 @@ class LossEntry:
             return sum(values) / len(values) * (self.loss_weight * factor)
 
     def _target(self, pair: Pair) -> dict[str, Tensor]:
-        if not getattr(self.loss, 'needs_target', False):
+        if not self.needs_target:
             return {}
         if pair.target is None:
-            raise ConfigError(
-                f'{type(self.loss).__name__} needs the labelled class of each row, which '
-                f'{type(self.align).__name__} does not tell here; use '
-                f"align=dict(type='RoIClassAlignment') with the student's proposals"
-            )
+            raise self._no_target()
         return dict(target=pair.target)
+
+    def _no_target(self) -> ConfigError:
+        return ConfigError(
+            f'{type(self.loss).__name__} needs the labelled {self.needs_target} of each row or map, which '
+            f'{type(self.align).__name__} does not tell here; use {TARGETS[self.needs_target]}'
+        )
 
 
 class _Blame:

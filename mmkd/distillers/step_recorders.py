@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ..families import family_of
 from ..recorder import Recorder, Source
 from .loss_entry import LossEntry
 from .teacher import Teacher
@@ -29,13 +30,14 @@ class StepRecorders:
                 # Looked up one by one, so that a wrong path is blamed on its entry.
                 teacher.recorder(entry.teacher_sources)
                 Recorder(student, entry.student_sources, owner='student')
+                family.require_same_inputs(student, entry.student, entry.teacher)
         self.parts: set[str] = set().union(*parts_of.values())
         joint = family.joint_parts(self.parts)
         later = [entry for entry in entries if parts_of[entry.name] & joint]
         first = [entry for entry in entries if entry not in later]
         self.student = Recorder(
             student,
-            _sources(first, 'student') + family.student_sources(self.parts),
+            _sources(first, 'student') + family.student_sources(self.parts, student),
             owner='student',
         )
         self.teacher = teacher.recorder(
@@ -43,6 +45,11 @@ class StepRecorders:
         )
         #: Recorders of the joint pass, student and teacher, or None where there is none.
         self.joint: tuple[Recorder, Recorder] | None = None
+        #: The parts of either that it computes.
+        self.joint_parts: tuple[set[str], set[str]] = (set(), joint)
+        for entry in later:
+            with entry.blame():
+                self.joint_parts[0].update(map(family_of(student).part_of, entry.student_sources))
         if later:
             self.joint = (
                 Recorder(student, _sources(later, 'student'), 'student'),

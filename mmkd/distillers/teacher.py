@@ -119,9 +119,9 @@ class Teacher:
         return self.family.run(inputs, data_samples, parts, student)
 
     @torch.no_grad()
-    def follow(self, recorded: Recorder, shared: dict[str, Any]) -> None:
+    def follow(self, recorded: Recorder, shared: dict[str, Any], parts: set[str]) -> None:
         """Compute the parts of the joint pass; see :meth:`mmkd.families.Family.follow`."""
-        self.family.follow(self.detector, recorded, shared)
+        self.family.follow(self.detector, recorded, shared, parts)
 
 
 def load_config(config: str | dict) -> Config:

@@ -70,12 +70,24 @@ class Family:
             f'a {type(self.detector).__name__} has no decoder queries that a student could share'
         )
 
+    def require_same_inputs(self, student: nn.Module, ours: Source, theirs: Source) -> None:
+        """Refuse to compare what the two models would compute on different inputs.
+
+        Args:
+            student: The student model.
+            ours: What is recorded of it.
+            theirs: What is recorded of the detector.
+
+        Raises:
+            ConfigError: With what to record instead.
+        """
+
     def num_classes(self) -> int | None:
         """Number of classes the classifier was built for, background not counted, or None."""
         head = getattr(self.detector, 'bbox_head', None)
         return getattr(head, 'num_classes', None)
 
-    def student_sources(self, parts: set[str]) -> list[Source]:
+    def student_sources(self, parts: set[str], student: nn.Module) -> list[Source]:
         """What the student must record so that ``parts`` can run."""
         return []
 
@@ -105,11 +117,14 @@ class Family:
             self.detector.extract_feat(inputs)
         return {}
 
-    def follow(self, model: nn.Module, recorded: Recorder, shared: dict[str, Any]) -> None:
+    def follow(
+        self, model: nn.Module, recorded: Recorder, shared: dict[str, Any], parts: set[str]
+    ) -> None:
         """Compute the joint parts of either model.
 
         Args:
             model: The student or the teacher's detector.
             recorded: What it recorded in its own pass.
             shared: What :meth:`run` gave.
+            parts: Those of its parts that are read.
         """

@@ -71,7 +71,7 @@ class Transformer(Family):
         part = self.part_of(source)
         return 'joint' if part in ('decoder', 'head') else part
 
-    def student_sources(self, parts: set[str]) -> list[Source]:
+    def student_sources(self, parts: set[str], student: nn.Module) -> list[Source]:
         return [TRANSFORMER_INPUTS] if 'joint' in parts else []
 
     def teacher_sources(self, parts: set[str]) -> list[Source]:
@@ -103,7 +103,9 @@ class Transformer(Family):
                 _predict(model, decoded)
         return dict(queries=self.queries(chosen)) if 'joint' in parts else {}
 
-    def follow(self, model: nn.Module, recorded: Recorder, shared: dict[str, Any]) -> None:
+    def follow(
+        self, model: nn.Module, recorded: Recorder, shared: dict[str, Any], parts: set[str]
+    ) -> None:
         inputs = dict(recorded[TRANSFORMER_INPUTS][1], **shared['queries'])
         if isinstance(model, DINO):
             inputs['dn_mask'] = None  # the mask of the student's denoising queries

@@ -26,7 +26,7 @@ class BoundedRegression(nn.Module):
             values.
     """
 
-    needs_target = True
+    needs_target = 'box'
 
     def __init__(self, margin: float = 0.0) -> None:
         super().__init__()

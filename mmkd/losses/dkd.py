@@ -31,7 +31,7 @@ class DKD(nn.Module):
     """
 
     activation = 'softmax'
-    needs_target = True
+    needs_target = 'class'
 
     def __init__(self, alpha: float = 1.0, beta: float = 1.0, tau: float = 1.0) -> None:
         super().__init__()

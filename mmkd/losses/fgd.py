@@ -36,7 +36,7 @@ class FGD(nn.Module):
         tau: Temperature of the attention.
     """
 
-    needs_target = True
+    needs_target = 'foreground'
 
     def __init__(
         self, alpha: float = 1e-3, beta: float = 5e-4, gamma: float = 1e-3, tau: float = 0.5

@@ -5,15 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from mmdet.registry import MODELS
-from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, save_teacher
+from mmdet.structures.bbox import bbox_overlaps
+from tiny_models import CLASSES, ROI_LOSSES, batch, cascade_rcnn, faster_rcnn, save_teacher
 
 from mmkd.alignments import ClassMap, Step
-from mmkd.alignments.roi import CLASSIFIER, LABELS, RoIBoxAlignment, RoIClassAlignment
+from mmkd.alignments.roi import RoIBoxAlignment, RoIClassAlignment
 from mmkd.errors import ConfigError
 from mmkd.losses import MSE, GIoU, KLDivergence
 from mmkd.recorder import Recorder, Source
 
-REGRESSOR = Source('roi_head.bbox_head.fc_reg')
+HEAD = 'roi_head.bbox_head'
+LABELS = Source(f'{HEAD}.loss_cls', capture='input', index=1)
+CLASSIFIER = Source(f'{HEAD}.fc_cls')
 ROIS = torch.tensor(
     [[0.0, 4, 6, 40, 50], [0, 10, 10, 80, 70], [1, 30, 20, 90, 88], [1, 0, 0, 20, 20]]
 )
@@ -44,10 +47,11 @@ class Scene:
             student_record=student,
             teacher_record=teacher,
             class_map=ClassMap(student_classes, teacher_classes, **class_map),
-            shared=dict(rois=ROIS),
+            shared=dict(rois={HEAD: ROIS}),
         )
 
     def pair(self, align, proposals='student'):
+        align.bind(Source(HEAD), Source(HEAD))
         align.check(self.student, self.teacher, dict(proposals=proposals))
         if isinstance(align, RoIBoxAlignment):
             return align(self.student_reg, self.teacher_reg, self.step)[0]
@@ -219,3 +223,96 @@ def test_the_labelled_class_is_told_where_there_are_labels():
     scene.labels[:] = torch.tensor([2, 1, 3, 0])
     pair = scene.pair(RoIClassAlignment())
     assert pair.target.tolist() == [1, 0, 2, 0] and pair.weight.tolist() == [1, 0, 1, 1]
+
+
+# ------------------------------------------------------------------------------ boxes of the labels
+
+
+def boxes_by_hand(rois, coder):
+    """The labelled box that each proposal overlaps most, and its deltas, by the published formulas.
+
+    Ren et al.: Faster R-CNN (arXiv 1506.01497), eq. 2, divided by the coder's deviations.
+    """
+    (truth,) = {sample.gt_instances.bboxes for sample in batch(images=1)['data_samples']}
+    overlap = bbox_overlaps(rois[:, 1:], truth)
+    boxes = truth[overlap.argmax(1)]
+    proposals, wanted = (
+        ((b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]) for b in (rois[:, 1:], boxes)
+    )
+    deltas = [(wanted[0] - proposals[0]) / proposals[1], (wanted[1] / proposals[1]).log()]
+    means, stds = torch.tensor(coder.means), torch.tensor(coder.stds)
+    return boxes, (torch.cat(deltas, 1) - means) / stds
+
+
+@pytest.mark.parametrize('decoded', [False, True])
+@pytest.mark.parametrize('coordinates', ['delta', 'box'])
+@pytest.mark.parametrize('stage', [None, 0, 2])
+def test_the_labelled_box_is_told_to_a_loss_that_needs_it(tmp_path, stage, coordinates, decoded):
+    """Whether the student's own loss is one of deltas or, with reg_decoded_bbox, of boxes."""
+    coder = dict(target_means=[0.1, 0.0, -0.1, 0.2])
+    options = dict(reg_decoded_bbox=decoded, bbox_coder=coder)
+    if stage is None:
+        student, teacher, head = faster_rcnn(roi_head=dict(bbox_head=options)), faster_rcnn(), HEAD
+    else:
+        student, teacher, head = cascade_rcnn(head=options), cascade_rcnn(), f'{HEAD}.{stage}'
+    # An untrained RPN finds little.
+    student['train_cfg']['rpn_proposal'].update(nms_pre=1000, max_per_img=300)
+    trainings = student['train_cfg']['rcnn']
+    for training in [trainings] if stage is None else trainings:
+        training['assigner'].update(pos_iou_thr=0.2, neg_iou_thr=0.2, min_pos_iou=0.2)
+    checkpoint = save_teacher(tmp_path / 'teacher.pth', teacher)
+    entry = dict(
+        type='BoundedRegression',
+        student=f'{head}.fc_reg',
+        teacher=f'{head}.fc_reg',
+        align=dict(type='RoIBoxAlignment', coordinates=coordinates),
+    )
+    distiller = MODELS.build(
+        dict(
+            type='Distiller',
+            student=student,
+            teacher=dict(config=dict(model=teacher), checkpoint=str(checkpoint)),
+            losses=dict(loss_kd=entry),
+            classes=CLASSES,
+        )
+    ).train()
+    pairs, align = [], distiller.entries['loss_kd'].align
+    loss = distiller.entries['loss_kd'].loss
+    loss.register_forward_hook(lambda *given: pairs.append(given), with_kwargs=True)
+    rois = Source(head.replace('bbox_head', 'bbox_roi_extractor'), capture='input', index=1)
+    labels = Source(f'{head}.loss_cls', capture='input', index=1)
+    own = Source(f'{head}.loss_bbox', capture='input', index=1)
+    with Recorder(distiller.student, [rois, labels, own]) as seen:
+        value = distiller(**distiller.data_preprocessor(batch(), True), mode='loss')['loss_kd']
+    assert value.isfinite() and align.labelled
+    (_, (_, _, weight), given, _) = pairs[0]
+    positive = weight > 0
+    assert torch.equal(positive, seen[labels] < 3)
+    proposals, target = seen[rois][positive], given['target'][positive]
+    boxes, deltas = boxes_by_hand(proposals, distiller.get_submodule(head).bbox_coder)
+    if coordinates == 'delta':
+        assert torch.allclose(target, deltas, atol=1e-4)
+    else:
+        size = torch.tensor([[128.0, 96.0], [112.0, 96.0]]).repeat(1, 2)[proposals[:, 0].long()]
+        assert torch.allclose(target, boxes / size, atol=1e-5)
+    assert torch.allclose(seen[own], boxes if decoded else deltas, atol=1e-4)
+    # Not only the boxes themselves, which are among the proposals.
+    assert not torch.allclose(proposals[:, 1:], boxes, atol=1.0)
+    assert given['target'].isfinite().all()
+
+
+def test_boxes_of_the_labels_are_recorded_for_such_a_loss_only():
+    scene, target = Scene(), Source(HEAD, method='get_targets', index=2)
+    align = RoIBoxAlignment()
+    assert scene.pair(align).target is None and target not in align.student_sources
+    align.wants_target = True
+    align.check(scene.student, scene.teacher, dict(proposals='student'))
+    assert target in align.student_sources
+    align = RoIBoxAlignment()
+    align.wants_target = True
+    assert scene.pair(align, proposals='teacher').target is None
+    assert target not in align.student_sources
+    align = RoIBoxAlignment(select='all')
+    align.wants_target = True
+    with pytest.raises(ConfigError, match="align.select='all' counts .* set align.select='labels'"):
+        scene.pair(align)

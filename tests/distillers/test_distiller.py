@@ -568,5 +568,39 @@ def test_a_loss_that_needs_labels_says_which_alignment_has_them(make):
         step(make(losses=losses).train())
 
 
+@pytest.mark.parametrize(
+    ('loss', 'align', 'message'),
+    [
+        (
+            'DKD',
+            'RoIBoxAlignment',
+            'labelled class .* RoIBoxAlignment does not .*RoIClassAlignment',
+        ),
+        (
+            'BoundedRegression',
+            'RoIClassAlignment',
+            'labelled box .* use .*RoIBoxAlignment.*student',
+        ),
+        ('BoundedRegression', 'FeatureAlignment', 'labelled box .* use .*RoIBoxAlignment.*student'),
+        ('FGD', 'RoIBoxAlignment', 'labelled foreground .* use .*ForegroundFeatureAlignment'),
+    ],
+)
+def test_labels_of_another_kind_do_not_do(make, loss, align, message):
+    layer = 'roi_head.bbox_head.' + ('fc_cls' if align == 'RoIClassAlignment' else 'fc_reg')
+    entry = dict(type=loss, student=layer, teacher=layer, align=dict(type=align))
+    with pytest.raises(ConfigError, match=f'losses.loss_kd: {loss} needs the {message}'):
+        make(losses=dict(loss_kd=entry)).prepare()
+
+
+@pytest.mark.parametrize('loss', ['DKD', 'BoundedRegression'])
+def test_the_teachers_proposals_have_no_labels(make, loss):
+    layer, align = ('fc_cls', 'Class') if loss == 'DKD' else ('fc_reg', 'Box')
+    layer = f'roi_head.bbox_head.{layer}'
+    entry = dict(type=loss, student=layer, teacher=layer, align=dict(type=f'RoI{align}Alignment'))
+    distiller = make(losses=dict(loss_kd=entry), teacher=dict(proposals='teacher'))
+    with pytest.raises(ConfigError, match=f"losses.loss_kd: {loss} needs .* student's proposals"):
+        step(distiller.train())
+
+
 def feature_loss_sources():
     return {key: value for key, value in feature_loss().items() if key != 'type'}

@@ -7,12 +7,12 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
 from tiny_dense import single_stage
-from tiny_models import batch, faster_rcnn, save_teacher
+from tiny_models import batch, cascade_rcnn, faster_rcnn, mask_rcnn, save_teacher
 from tiny_training import train, training_config, write_coco
 from tiny_transformers import KINDS, transformer
 
 from mmkd.alignments import ClassMap
-from mmkd.distillers.inheritance import inherit
+from mmkd.distillers.inheritance import depends_on_classes, inherit
 from mmkd.errors import ConfigError, PathError
 
 CLASSES = ('cat', 'dog', 'person')
@@ -122,6 +122,55 @@ def test_other_detectors_inherit_too():
     report = inherit(student, teacher, ['roi_head'], ClassMap(('person', 'dog', 'cat'), CLASSES))
     ours, theirs = student.roi_head.bbox_head.fc_cls, teacher.roi_head.bbox_head.fc_cls
     assert torch.equal(ours.weight, theirs.weight[[2, 1, 0, 3]])
+
+
+def test_boxes_and_masks_of_an_roi_head_follow_the_classes():
+    order, classes = [2, 0], ClassMap(('person', 'cat'), CLASSES)
+    student, teacher = pair(mask_rcnn(classes=2), mask_rcnn(classes=3))
+    report = inherit(student, teacher, ['roi_head'], classes)
+    assert not report.left
+    ours, theirs = (model.roi_head for model in (student, teacher))
+    for tensor in ('weight', 'bias'):
+        a, b = (
+            getattr(head.bbox_head.fc_reg, tensor).unflatten(0, (-1, 4)) for head in (ours, theirs)
+        )
+        assert torch.equal(a, b[order])
+        a, b = (getattr(head.mask_head.conv_logits, tensor) for head in (ours, theirs))
+        assert torch.equal(a, b[order])
+    assert depends_on_classes(student, ['roi_head.mask_head'])
+    assert not depends_on_classes(student, ['roi_head.bbox_head.shared_fcs', 'rpn_head'])
+
+
+def test_rows_of_boxes_the_teacher_lacks_are_reported():
+    student, teacher = pair(faster_rcnn(), faster_rcnn())
+    classes = ClassMap(('dog', 'unicorn', 'person'), CLASSES, exclude=['unicorn'])
+    own = student.roi_head.bbox_head.fc_reg.weight.clone()
+    report = inherit(student, teacher, ['roi_head.bbox_head.fc_reg'], classes)
+    assert report.numbers == 2 * 4 * (32 + 1)
+    assert '4 rows of roi_head.bbox_head.fc_reg.weight' in report.left
+    assert torch.equal(student.roi_head.bbox_head.fc_reg.weight[4:8], own[4:8])
+
+
+def test_each_stage_of_a_cascade_takes_that_of_its_number():
+    student, teacher = pair(cascade_rcnn(classes=2), cascade_rcnn(classes=3))
+    classes = ClassMap(('person', 'cat'), CLASSES)
+    assert depends_on_classes(student, ['roi_head.bbox_head.1'])
+    assert not depends_on_classes(student, ['roi_head.bbox_head.1.fc_reg'])  # agnostic of classes
+    inherit(student, teacher, ['roi_head.bbox_head.1'], classes)
+    for stage, (a, b) in enumerate(
+        zip(student.roi_head.bbox_head, teacher.roi_head.bbox_head, strict=True)
+    ):
+        assert torch.equal(a.fc_cls.weight, b.fc_cls.weight[[2, 0, 3]]) == (stage == 1)
+        assert torch.equal(a.fc_reg.weight, b.fc_reg.weight) == (stage == 1)
+    # A single head has no counterpart, and one that is agnostic of classes none that is not.
+    single = pair(cascade_rcnn(), faster_rcnn())
+    with pytest.raises(ConfigError, match='the teacher has none such'):
+        inherit(*single, ['roi_head'], ClassMap(CLASSES, CLASSES))
+    agnostic = dict(roi_head=dict(bbox_head=dict(reg_class_agnostic=True)))
+    report = inherit(
+        *pair(faster_rcnn(), faster_rcnn(**agnostic)), ['roi_head'], ClassMap(CLASSES, CLASSES)
+    )
+    assert set(report.left) == {f'roi_head.bbox_head.fc_reg.{t}' for t in ('weight', 'bias')}
 
 
 @pytest.mark.parametrize(
