@@ -16,10 +16,11 @@ STATE = 'distillation'
 
 @HOOKS.register_module()
 class DistillationHook(Hook):
-    """Checks a distillation before its first iteration and keeps its connectors in checkpoints.
+    """Checks a distillation before its first iteration and keeps what only it needs in checkpoints.
 
-    Connectors lie under the key ``distillation`` beside ``state_dict``, which stays that of the plain
-    student. In a config: ``default_hooks=dict(distillation=dict(type='DistillationHook'))``.
+    Connectors, and the average of the student where that is its teacher, lie under the key
+    ``distillation`` beside ``state_dict``, which stays that of the plain student. In a config:
+    ``default_hooks=dict(distillation=dict(type='DistillationHook'))``.
     """
 
     priority = 'NORMAL'
@@ -37,26 +38,46 @@ class DistillationHook(Hook):
             return
         model.attended = True
         model.prepare()
-        teacher = model.teacher
         student_size = sum(parameter.numel() for parameter in model.student.parameters())
-        runner.logger.info(
-            f'Distilling {type(teacher.detector).__name__} ({teacher.num_parameters() / 1e6:.2f} M '
-            f'parameters, {teacher.checkpoint}) into {type(model.student).__name__} '
-            f'({student_size / 1e6:.2f} M) by {", ".join(model.entries)}'
+        teachers = ' and '.join(
+            f'{type(teacher.detector).__name__} ({teacher.num_parameters() / 1e6:.2f} M parameters, '
+            f'{teacher.origin})'
+            for teacher in model.teachers.values()
         )
+        runner.logger.info(
+            f'Distilling {teachers} into {type(model.student).__name__} '
+            f'({student_size / 1e6:.2f} M) by {", ".join(model.entries)}'
+            f'{"" if model.task_losses else ", without labels"}'
+        )
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        model = _distiller(runner)
+        if model is not None:
+            model.update_averages()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = _distiller(runner)
-        state = {} if model is None else model.connector_state()
+        if model is None:
+            return
+        state = dict(connectors=model.connector_state(), averages=model.average_state())
+        state = {key: _on_cpu(value) for key, value in state.items() if value}
         if state:
-            cpu = {key: value.cpu() for key, value in state.items()}
-            checkpoint[STATE] = dict(connectors=cpu)
+            checkpoint[STATE] = state
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = _distiller(runner)
         # Only a resumed training goes on with its connectors; load_from takes the student alone.
         if model is not None and getattr(runner, '_resume', False):
-            model.load_connector_state(checkpoint.get(STATE, {}).get('connectors', {}))
+            state = checkpoint.get(STATE, {})
+            model.load_connector_state(state.get('connectors', {}))
+            model.load_average_state(state.get('averages', {}))
+
+
+def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _on_cpu(value) if isinstance(value, dict) else value.cpu()
+        for key, value in state.items()
+    }
 
 
 def _distiller(runner: Runner) -> Distiller | None:

@@ -181,4 +181,4 @@ def test_connectors_that_nothing_saves_stop_the_training(data, teacher, tmp_path
 def test_classes_of_another_order_are_found_in_the_training_data(data, teacher, tmp_path):
     config = training_config(distiller(teacher), data, tmp_path, iters=1)
     config.train_dataloader.dataset.metainfo = dict(classes=CLASSES[::-1])
-    assert train(config).model.class_map.teacher_index == [2, 1, 0]
+    assert train(config).model.class_maps['teacher'].teacher_index == [2, 1, 0]

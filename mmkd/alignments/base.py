@@ -80,6 +80,11 @@ class Alignment:
     student: Source
     teacher: Source
 
+    @property
+    def rows_are_fixed(self) -> bool:
+        """Whether what is compared does not depend on the teacher, so that several can be averaged."""
+        return True
+
     def bind(self, student: Source, teacher: Source) -> None:
         """Learn what the loss entry records of either model; called once, before all else."""
         self.student, self.teacher = student, teacher

@@ -77,6 +77,10 @@ class DenseAlignment(Alignment):
         self.levels: list[tuple[int, int]] = []
 
     @property
+    def rows_are_fixed(self) -> bool:
+        return self.num_priors is None and self.crossed is None
+
+    @property
     def student_sources(self) -> list[Source]:
         sources = [self.normalizer] if isinstance(self.normalizer, Source) else []
         return sources + [LABELS] * (self.select == 'labels')

@@ -78,6 +78,10 @@ class QueryAlignment(Alignment):
         self.layer_pairs: list[tuple[int, int]] = []
 
     @property
+    def rows_are_fixed(self) -> bool:
+        return False
+
+    @property
     def teacher_sources(self) -> list[Source]:
         return [HEAD]  # tells how much each query counts
 

@@ -48,6 +48,10 @@ class RoIAlignment(Alignment):
         return Source(f'{self.heads[0]}.loss_cls', capture='input', index=1)
 
     @property
+    def rows_are_fixed(self) -> bool:
+        return self.labelled
+
+    @property
     def student_sources(self) -> list[Source]:
         return [self.labels] if self.labelled else []
 
@@ -169,6 +173,10 @@ class RoIBoxAlignment(RoIAlignment):
             raise ConfigError(f"align.coordinates='{coordinates}' is none of {COORDINATES}")
         self.coordinates = coordinates
         self._default_select = select is None
+
+    @property
+    def rows_are_fixed(self) -> bool:
+        return super().rows_are_fixed and self.select == 'labels'  # else teachers choose the class
 
     @property
     def classifier(self) -> Source:

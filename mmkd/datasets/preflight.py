@@ -13,6 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..distillers.loss_entry import TEACHER
 from ..errors import ConfigError, MissingFileError
 
 DATA_SECTIONS = tuple(
@@ -180,22 +181,43 @@ def _check_weights(cfg: Config, config_path: str) -> None:
     model = cfg.get('model') or {}
     for owner, key, path, where in _leaves(model, 'model'):
         pretrained = key == 'checkpoint' and owner.get('type') == 'Pretrained'
-        # The teacher's weights come from its own checkpoint, whatever its config starts from.
-        if pretrained and not where.startswith('model.teacher.') and not _exists(path):
+        # A teacher's weights come from its own checkpoint, whatever its config starts from.
+        of_teacher = where.startswith(('model.teacher.', 'model.teachers.'))
+        if pretrained and not of_teacher and not _exists(path):
             raise MissingFileError(
                 f'no such file: {path} ({where}); name the pretrained weights with '
                 f'--cfg-options {where}=FILE_OR_URL'
             )
-    teacher = model.get('teacher')
-    # With every loss switched off and nothing to inherit no teacher is built.
-    inherits = (model.get('init_student') or {}).get('from_teacher')
-    needed = inherits or any((model.get('losses') or {}).values())
-    if not isinstance(teacher, dict) or not needed:
-        return
+    for key, teacher in _read_teachers(model):
+        _check_teacher(teacher, key, config_path)
+
+
+def _read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The teachers that a loss or ``init_student`` names, with their config keys.
+
+    With every loss switched off and nothing to inherit no teacher is built.
+    """
+    named = set()
+    for entry in (model.get('losses') or {}).values():
+        if isinstance(entry, dict):
+            names = entry.get('teacher_name') or TEACHER
+            named |= {names} if isinstance(names, str) else set(names)
+    init_student = model.get('init_student') or {}
+    if init_student.get('from_teacher'):
+        named.add(init_student.get('teacher_name', TEACHER))
+    declared = {TEACHER: ('model.teacher', model.get('teacher'))}
+    for name, teacher in (model.get('teachers') or {}).items():
+        declared[name] = (f'model.teachers.{name}', teacher)
+    for name, (key, teacher) in declared.items():
+        if name in named and isinstance(teacher, dict):
+            yield key, teacher
+
+
+def _check_teacher(teacher: dict[str, Any], key: str, config_path: str) -> None:
     config, checkpoint = teacher.get('config'), teacher.get('checkpoint')
     of_a_file = isinstance(config, str) and '::' not in config
     if of_a_file and not _exists(config):
-        raise MissingFileError(f'no such file: {config} (model.teacher.config, in {config_path})')
+        raise MissingFileError(f'no such file: {config} ({key}.config, in {config_path})')
     if isinstance(checkpoint, str) and not _exists(checkpoint):
         train = (
             f'train the teacher with `mim train mmkd {os.path.relpath(config)}`, or '
@@ -203,8 +225,8 @@ def _check_weights(cfg: Config, config_path: str) -> None:
             else ''
         )
         raise MissingFileError(
-            f'no such file: {checkpoint} (model.teacher.checkpoint); {train}name its weights with '
-            '--cfg-options model.teacher.checkpoint=FILE_OR_URL'
+            f'no such file: {checkpoint} ({key}.checkpoint); {train}name its weights with '
+            f'--cfg-options {key}.checkpoint=FILE_OR_URL'
         )
 
 

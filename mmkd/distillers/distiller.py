@@ -13,16 +13,21 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from ..alignments import ClassMap, Step
+from ..alignments import ClassMap
 from ..errors import ConfigError, near
 from ..families import family_of
 from ..random_state import preserve_rng_state
 from .inheritance import depends_on_classes, inherit
-from .loss_entry import LossEntry
+from .loss_entry import TEACHER, LossEntry
 from .step_recorders import PerModel, StepRecorders
-from .teacher import Teacher
+from .teacher import AveragedTeacher, Teacher
 
 CONNECTORS = 'connectors'
+EMA = 'ema'
+OPTIONS = (
+    *('student', 'teacher', 'teachers', 'losses', 'task_losses', 'init_student'),
+    *('class_map', 'classes'),
+)
 
 
 @MODELS.register_module()
@@ -37,11 +42,17 @@ class Distiller(BaseModel):
 
     Args:
         student: Model config of any MMDetection detector.
-        teacher: Arguments of :class:`mmkd.distillers.teacher.Teacher`.
+        teacher: Arguments of :class:`mmkd.distillers.teacher.Teacher`; or ``dict(ema=…)``, those of
+            :class:`mmkd.distillers.teacher.AveragedTeacher`.
+        teachers: More teachers by name, likewise; losses name theirs by ``teacher_name``. That of
+            ``teacher`` is called ``teacher``.
         losses: Distillation losses by name; each is a config as :class:`LossEntry` reads it. With
             none, training is plain MMDetection's.
+        task_losses: Whether the student's own losses count. Without them it learns from the teacher
+            alone, and images need no labels.
         init_student: What the student starts with: ``dict(from_teacher=[…])``, module paths whose
-            weights it takes from the teacher (:func:`mmkd.distillers.inheritance.inherit`).
+            weights it takes from a teacher (:func:`mmkd.distillers.inheritance.inherit`), of several
+            from that which ``teacher_name`` says.
         class_map: Arguments of :class:`mmkd.alignments.ClassMap` beside the names.
         classes: The student's class names, in order. By default the training data tells them.
 
@@ -54,6 +65,8 @@ class Distiller(BaseModel):
         student: dict[str, Any],
         teacher: dict[str, Any] | None = None,
         losses: dict[str, dict[str, Any]] | None = None,
+        teachers: dict[str, dict[str, Any]] | None = None,
+        task_losses: bool = True,
         init_student: dict[str, Any] | None = None,
         class_map: dict[str, Any] | None = None,
         classes: Sequence[str] | None = None,
@@ -61,18 +74,21 @@ class Distiller(BaseModel):
     ) -> None:
         super().__init__()
         if unknown:
-            known = ('student', 'teacher', 'losses', 'init_student', 'class_map', 'classes')
             wrong = next(iter(unknown))
-            raise ConfigError(f'model.{wrong}: a Distiller has no such option{near(wrong, known)}')
+            raise ConfigError(
+                f'model.{wrong}: a Distiller has no such option{near(wrong, OPTIONS)}'
+            )
         student = MODELS.build(copy.deepcopy(student))  # detectors write into their config
         with preserve_rng_state():  # connectors must not shift the student's random numbers
             self.entries = {
                 name: LossEntry(name, config) for name, config in (losses or {}).items() if config
             }
-        self.inherited_modules = _modules_to_inherit(init_student)
-        if (self.entries or self.inherited_modules) and not teacher:
-            what = 'losses are' if self.entries else 'init_student is'
-            raise ConfigError(f'{what} declared, but no teacher')
+        self._teacher_configs = _teacher_configs(teacher, teachers)
+        self.inherited_modules, self._heir_of = _modules_to_inherit(init_student)
+        self._check_names()
+        if not task_losses and not self.entries:
+            raise ConfigError('task_losses=False, but no losses: the student would learn nothing')
+        self.task_losses = task_losses
         self._wear(student)
         connectors = {
             entry.name + ('' if side == 'student' else '/teacher'): connector
@@ -81,14 +97,20 @@ class Distiller(BaseModel):
         }
         if connectors:
             self.add_module(CONNECTORS, nn.ModuleDict(connectors))
-        self.teacher: Teacher | None = None
-        self.class_map: ClassMap | None = None
+        #: The teachers that are loaded, by name.
+        self.teachers: dict[str, Teacher] = {}
+        self.class_maps: dict[str, ClassMap] = {}
         self.classes = classes
         #: Whether a DistillationHook looks after this model.
         self.attended = False
-        self._teacher_config = teacher
         self._class_map_config = class_map or {}
         self._recorders: dict[tuple[str, ...], StepRecorders] = PerModel()
+        self._averages: dict[str, dict[str, Tensor]] = {}
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The first of its teachers, None as long as none is loaded."""
+        return next(iter(self.teachers.values()), None)
 
     # ------------------------------------------------------------------ the training step
 
@@ -113,40 +135,36 @@ class Distiller(BaseModel):
         factors = {name: entry.schedule() for name, entry in self.entries.items()}
         active = tuple(name for name, factor in factors.items() if factor > 0)
         if not active:
-            return self.student(inputs, data_samples, mode='loss') | self._idle_connectors(active)
+            return self._task_losses(inputs, data_samples) | self._idle_connectors(active)
         self.prepare()
         record = self._recorders_of(active)
-        memo: dict[Any, Any] = {}
         try:
             with record.student:
-                losses = self.student(inputs, data_samples, mode='loss')
-            with record.teacher:
-                shared = self.teacher(
-                    inputs, data_samples, self.data_preprocessor, record.parts, record.student
-                )
-            if record.joint is not None:
-                (of_student, of_teacher), (ours, theirs) = record.joint, record.joint_parts
-                with of_teacher:
-                    self.teacher.follow(record.teacher, shared, theirs)
-                with of_student:
-                    self.teacher.family.follow(self.student, record.student, shared, ours)
+                losses = self._task_losses(inputs, data_samples, record)
+            for run_teacher in record.passes:
+                run_teacher(inputs, data_samples, self.data_preprocessor, record.student)
             for name in active:
                 if name in losses:
                     raise ConfigError(f"losses.{name}: the student has a loss '{name}' of its own")
-                step = Step(
-                    data_samples=data_samples,
-                    student=self.student,
-                    teacher=self.teacher.detector,
-                    student_record=record.of[name][0],
-                    teacher_record=record.of[name][1],
-                    class_map=self.class_map,
-                    shared=shared,
-                    memo=memo,
-                )
-                losses[name] = self.entries[name](step, factors[name])
+                steps = record.steps(self.entries[name], data_samples)
+                losses[name] = self.entries[name](steps, factors[name])
         finally:
             record.clear()
         return losses | self._idle_connectors(active)
+
+    def _task_losses(
+        self, inputs: Tensor, data_samples: SampleList, record: StepRecorders | None = None
+    ) -> dict[str, Tensor]:
+        """The student's own losses; without labels it only computes what is recorded of it."""
+        if self.task_losses:
+            return self.student(inputs, data_samples, mode='loss')
+        if record is None:
+            raise ConfigError(
+                'task_losses=False, but no distillation loss is active in this iteration'
+            )
+        parts = record.parts_of(self.student)
+        family_of(self.student).run(inputs, data_samples, parts, record.student)
+        return {}
 
     # ------------------------------------------------------------------ before the first step
 
@@ -156,20 +174,21 @@ class Distiller(BaseModel):
         mmengine calls this when training starts, before a checkpoint is loaded, and never for testing.
         """
         self.student.init_weights()
-        if self.entries or self.inherited_modules:
-            self._load_teacher()
+        for name in self._read_teachers():
+            if EMA not in self._teacher_configs[name]:  # there is nothing to average yet
+                self._load_teacher(name)
         if self.inherited_modules:
-            modules = self.inherited_modules
+            modules, teacher = self.inherited_modules, self.teachers[self._heir_of]
             # Encoder and decoder can be inherited for classes the teacher has never heard of.
             named = depends_on_classes(self.student, modules)
-            classes = self._pair_classes(self.classes) if named else None
-            report = inherit(self.student, self.teacher.detector, modules, classes)
+            classes = self._pair_classes(self._heir_of) if named else None
+            report = inherit(self.student, teacher.detector, modules, classes)
             MMLogger.get_current_instance().info(f'init_student: {report}')
-        if not self.entries:
-            self.teacher = None
+        for name in set(self.teachers) - set(self._read_teachers(only_losses=True)):
+            del self.teachers[name]
 
     def prepare(self) -> None:
-        """Load the teacher, pair the classes and check every loss entry; at most once.
+        """Load the teachers, pair the classes and check every loss entry; at most once.
 
         Raises:
             ConfigError, PathError: What does not fit, with the loss entry it concerns.
@@ -177,38 +196,88 @@ class Distiller(BaseModel):
         if self._recorders or not self.entries:
             return
         hub = MessageHub.get_current_instance()
-        if self.connector_state() and hub.get_info('loop_stage') == 'train' and not self.attended:
+        averages = any(EMA in self._teacher_configs[name] for name in self._read_teachers())
+        beside = bool(self.connector_state()) or averages
+        if beside and hub.get_info('loop_stage') == 'train' and not self.attended:
+            what = "student's average" if averages else 'connectors of the losses'
             raise ConfigError(
-                'checkpoints would lose the connectors of the losses; add to the config: '
+                f'checkpoints would lose the {what}; add to the config: '
                 "default_hooks=dict(distillation=dict(type='DistillationHook'))"
             )
-        self._load_teacher()
-        for entry in self.entries.values():
-            entry.check(self.student, self.teacher.detector, self.teacher.family.options)
-        if any(entry.align.needs_class_map for entry in self.entries.values()):
-            self.class_map = self._pair_classes(self.classes)
+        for name in self._read_teachers(only_losses=True):
+            self._load_teacher(name)
+            teacher = self.teachers[name]
+            entries = [entry for entry in self.entries.values() if name in entry.aligns]
+            for entry in entries:
+                entry.check(self.student, teacher.detector, teacher.family.options, name)
+            if any(entry.aligns[name].needs_class_map for entry in entries):
+                self.class_maps[name] = self._pair_classes(name)
         self._recorders_of(tuple(self.entries))
 
-    def _load_teacher(self) -> None:
-        if self.teacher is not None:
+    def _read_teachers(self, only_losses: bool = False) -> list[str]:
+        """Names of the teachers that something reads, in the order of the config."""
+        named = {name for entry in self.entries.values() for name in entry.aligns}
+        if self.inherited_modules and not only_losses:
+            named.add(self._heir_of)
+        return [name for name in self._teacher_configs if name in named]
+
+    def _check_names(self) -> None:
+        """Every teacher that is named must be declared."""
+        named = {
+            name: f'losses.{entry.name}' for entry in self.entries.values() for name in entry.aligns
+        }
+        if self.inherited_modules:
+            named.setdefault(self._heir_of, 'init_student')
+        known = self._teacher_configs
+        if named and not known:
+            what = 'losses are' if self.entries else 'init_student is'
+            raise ConfigError(f'{what} declared, but no teacher')
+        for name, key in named.items():
+            if name not in known:
+                raise ConfigError(
+                    f"{key}.teacher_name='{name}': no such teacher is declared, but {', '.join(known)}"
+                )
+        if self.inherited_modules and EMA in known[self._heir_of]:
+            raise ConfigError('init_student: the average of the student has nothing to hand down')
+
+    def _load_teacher(self, name: str) -> None:
+        if name in self.teachers:
             return
+        config = dict(self._teacher_configs[name])
         try:
-            self.teacher = Teacher(**self._teacher_config)
+            if EMA in config:
+                classes = config.pop('classes', None) or self._student_classes()
+                teacher = AveragedTeacher(self.student, classes=classes, **config)
+                if name in self._averages:
+                    teacher.average.load_state_dict(self._averages.pop(name))
+            else:
+                key = name if name == TEACHER else f'teachers.{name}'
+                teacher = Teacher(name=key, **config)
         except TypeError as error:
             if '__init__() ' not in str(error):
                 raise
             raise ConfigError(f'teacher: {error}') from None
+        self.teachers[name] = teacher
 
-    def _pair_classes(self, classes: Sequence[str] | None) -> ClassMap:
-        if classes is None:
-            meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
-            classes = meta.get('classes')
+    def update_averages(self) -> None:
+        """After an iteration: teachers that are the student's average move on."""
+        for teacher in self.teachers.values():
+            if isinstance(teacher, AveragedTeacher):
+                teacher.update(self.student)
+
+    def _student_classes(self) -> Sequence[str] | None:
+        meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
+        return self.classes or meta.get('classes')
+
+    def _pair_classes(self, name: str) -> ClassMap:
+        classes, teacher = self._student_classes(), self.teachers[name]
         if not classes:
             raise ConfigError("the student's class names are not known; set model.classes to them")
-        if not self.teacher.classes:
+        if not teacher.classes:
+            key = name if name == TEACHER else f'teachers.{name}'
             raise ConfigError(
                 'the class names of the teacher are neither in its checkpoint nor in its config; set '
-                'model.teacher.classes to them'
+                f'model.{key}.classes to them'
             )
         count = family_of(self.student).num_classes()
         if count is not None and count != len(classes):
@@ -217,14 +286,16 @@ class Distiller(BaseModel):
                 f'num_classes of its heads in model.student'
             )
         try:
-            return ClassMap(classes, self.teacher.classes, **self._class_map_config)
+            return ClassMap(classes, teacher.classes, **self._class_map_config)
         except TypeError as error:
             raise ConfigError(f'class_map: {str(error).split("__init__() ")[-1]}') from None
 
     def _recorders_of(self, active: tuple[str, ...]) -> StepRecorders:
         if active not in self._recorders:
             entries = [self.entries[name] for name in active]
-            self._recorders[active] = StepRecorders(entries, self.student, self.teacher)
+            self._recorders[active] = StepRecorders(
+                entries, self.student, self.teachers, self.class_maps
+            )
         return self._recorders[active]
 
     # ------------------------------------------------------------------ being the student
@@ -293,6 +364,31 @@ class Distiller(BaseModel):
         if state:
             self._modules[CONNECTORS].load_state_dict(state)
 
+    def average_state(self) -> dict[str, dict[str, Tensor]]:
+        """The ``state_dict`` of each teacher that is the student's average, by name."""
+        return {
+            name: teacher.average.state_dict()
+            for name, teacher in self.teachers.items()
+            if isinstance(teacher, AveragedTeacher)
+        }
+
+    def load_average_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Restore what :meth:`average_state` gave, now or as soon as the teachers are there.
+
+        Raises:
+            ConfigError: It does not hold the averages that the config declares.
+        """
+        wanted = {name for name in self._read_teachers() if EMA in self._teacher_configs[name]}
+        if wanted != set(state):
+            raise ConfigError(
+                f'the checkpoint holds the averages {sorted(state)}, but the teachers declare '
+                f'{sorted(wanted)}; resume with the teachers it was written with, or start from it with '
+                f'load_from'
+            )
+        self._averages = dict(state)
+        for name in wanted & set(self.teachers):
+            self.teachers[name].average.load_state_dict(self._averages.pop(name))
+
     def _idle_connectors(self, active: tuple[str, ...]) -> dict[str, Tensor]:
         """Zero losses through the connectors of inactive entries: DDP waits for every gradient."""
         if not is_distributed():
@@ -304,15 +400,28 @@ class Distiller(BaseModel):
         }
 
 
-def _modules_to_inherit(init_student: dict[str, Any] | None) -> list[str]:
+def _teacher_configs(
+    teacher: dict[str, Any] | None, teachers: dict[str, dict[str, Any]] | None
+) -> dict[str, dict[str, Any]]:
+    """What is declared of each teacher, by name."""
+    configs = {name: config for name, config in (teachers or {}).items() if config}
+    if TEACHER in configs:
+        raise ConfigError(f"teachers: '{TEACHER}' is how that of model.teacher is called")
+    return {TEACHER: teacher, **configs} if teacher else configs
+
+
+def _modules_to_inherit(init_student: dict[str, Any] | None) -> tuple[list[str], str]:
+    """The modules, and the teacher they are taken from."""
     config = dict(init_student or {})
     modules = config.pop('from_teacher', [])
+    teacher = config.pop('teacher_name', TEACHER)
     if config:
         wrong = next(iter(config))
-        raise ConfigError(f'init_student.{wrong}: unknown{near(wrong, ["from_teacher"])}')
+        known = ['from_teacher', 'teacher_name']
+        raise ConfigError(f'init_student.{wrong}: unknown{near(wrong, known)}')
     if isinstance(modules, str):
         raise ConfigError(f"init_student.from_teacher='{modules}' must be a list of module paths")
-    return list(modules or [])
+    return list(modules or []), teacher
 
 
 def _drop_connectors(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:

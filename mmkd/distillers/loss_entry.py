@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmdet.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
 from ..alignments import Alignment, Pair, Step
+from ..alignments.teachers import mean_over_teachers, require_same_classes
 from ..errors import ConfigError, PathError, UserError, near
 from ..families import Family
 from ..recorder import Source
 from .schedule import Schedule
 
+# What a teacher is called that `model.teacher` declares.
+TEACHER = 'teacher'
 OWN_KEYS = (
-    *('student', 'teacher', 'align', 'connector', 'teacher_connector', 'schedule', 'loss_weight'),
+    *('student', 'teacher', 'teacher_name', 'align', 'connector', 'teacher_connector'),
+    *('schedule', 'loss_weight'),
 )
 # What labels can tell a loss, and what tells it.
 TARGETS = {
@@ -31,7 +36,8 @@ class LossEntry:
         name: The key in ``losses`` and in the log; it must contain ``loss``, since mmengine adds up
             just such keys.
         config: ``type`` and arguments of the loss, and beside them: ``student`` and ``teacher``, what
-            to record (:class:`mmkd.recorder.Source`); ``align``, default
+            to record (:class:`mmkd.recorder.Source`); ``teacher_name``, whose teacher it is where
+            there are several, or the share of each in a mean over them; ``align``, default
             ``dict(type='FeatureAlignment')``; ``connector``, applied to the student's output, and
             ``teacher_connector``, applied to the teacher's, both trained and either one or a list of
             them, one after the other; ``schedule``, the arguments of
@@ -62,13 +68,23 @@ class LossEntry:
             except TypeError as error:
                 raise ConfigError(f'schedule: {error}') from None
             self.loss: nn.Module = build(MODELS, config, 'loss')
-            self.align: Alignment = build(
-                TASK_UTILS, own.get('align') or dict(type='FeatureAlignment'), 'align'
-            )
-            self.align.bind(self.student, self.teacher)
             #: What the loss must be told of the labels, if anything: a key of :data:`TARGETS`.
             self.needs_target: str | None = getattr(self.loss, 'needs_target', None)
-            self.align.wants_target = bool(self.needs_target)
+            #: The share of each teacher, by name.
+            self.shares = shares_of(own.get('teacher_name', TEACHER))
+            #: By teacher, as an alignment knows the pair of models it brings together.
+            self.aligns: dict[str, Alignment] = {}
+            for teacher in self.shares:
+                align = build(
+                    TASK_UTILS, own.get('align') or dict(type='FeatureAlignment'), 'align'
+                )
+                align.bind(self.student, self.teacher)
+                align.wants_target = bool(self.needs_target)
+                self.aligns[teacher] = align
+            if len(self.shares) > 1 and own.get('teacher_connector'):
+                raise ConfigError(
+                    'teacher_connector belongs to one teacher; teacher_name gives several'
+                )
             #: What is trained for this entry alone, by the side whose output it adapts.
             self.connectors: dict[str, nn.Module] = {
                 side: _connector(own[key], key)
@@ -86,45 +102,73 @@ class LossEntry:
         return _Blame(self.name)
 
     @property
-    def student_sources(self) -> list[Source]:
-        return [self.student, *self.align.student_sources]
+    def align(self) -> Alignment:
+        """The alignment with the first of its teachers."""
+        return next(iter(self.aligns.values()))
 
-    @property
-    def teacher_sources(self) -> list[Source]:
-        return [self.teacher, *self.align.teacher_sources]
+    def student_sources(self, teacher: str) -> list[Source]:
+        """What is recorded of the student for the comparison with a teacher."""
+        return [self.student, *self.aligns[teacher].student_sources]
 
-    def teacher_parts(self, family: Family) -> set[str]:
-        """Parts of the teacher that must run for this entry."""
-        part_of = family.joint_part_of if self.align.joint else family.part_of
-        return {part_of(source) for source in self.teacher_sources}
+    def teacher_sources(self, teacher: str) -> list[Source]:
+        """What is recorded of a teacher."""
+        return [self.teacher, *self.aligns[teacher].teacher_sources]
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def teacher_parts(self, teacher: str, family: Family) -> set[str]:
+        """Parts of a teacher that must run for this entry."""
+        part_of = family.joint_part_of if self.aligns[teacher].joint else family.part_of
+        return {part_of(source) for source in self.teacher_sources(teacher)}
+
+    def check(
+        self, student: nn.Module, teacher: nn.Module, options: dict[str, Any], name: str = TEACHER
+    ) -> None:
         """Refuse a pair of models this entry cannot compare, before the first iteration."""
+        align = self.aligns[name]
         with self.blame():
-            self.align.check(student, teacher, options)
+            align.check(student, teacher, options)
             activation = getattr(self.loss, 'activation', None)
-            if activation and self.align.activation and activation != self.align.activation:
+            if activation and align.activation and activation != align.activation:
                 raise ConfigError(
-                    f'the scores are made for a {self.align.activation}: set activation='
-                    f"'{self.align.activation}'"
+                    f'the scores are made for a {align.activation}: set activation='
+                    f"'{align.activation}'"
                 )
-            if self.needs_target and self.needs_target != self.align.target:
+            if self.needs_target and self.needs_target != align.target:
                 raise self._no_target()
-            wanted, given = (getattr(it, 'box_format', None) for it in (self.loss, self.align))
+            wanted, given = (getattr(it, 'box_format', None) for it in (self.loss, align))
             if wanted and given and wanted != given:
                 raise ConfigError(
                     f"{type(self.loss).__name__} compares boxes as {wanted}: set align.box_format='{wanted}'"
                 )
+            if len(self.aligns) > 1 and not align.rows_are_fixed:
+                raise ConfigError(
+                    f'teacher_name: each teacher would choose what {type(align).__name__} compares here, so '
+                    f'there is no mean over them; write an entry for each'
+                )
 
-    def __call__(self, step: Step, factor: float = 1.0) -> Tensor:
-        """The weighted loss of one step, a scalar; the mean over pairs (levels)."""
+    def __call__(self, steps: Mapping[str, Step], factor: float = 1.0) -> Tensor:
+        """The weighted loss of one step, a scalar; the mean over pairs (levels).
+
+        Args:
+            steps: What it reads, by teacher.
+            factor: Of its schedule.
+        """
         with self.blame():
-            student, teacher = step.student_record[self.student], step.teacher_record[self.teacher]
+            student = next(iter(steps.values())).student_record[self.student]
             if 'student' in self.connectors:
                 student = self.connectors['student'](student)
-            if 'teacher' in self.connectors:
-                teacher = self.connectors['teacher'](teacher)
-            pairs = self.align(student, teacher, step)
+            pairs_of = {}
+            for name, align in self.aligns.items():
+                teacher = steps[name].teacher_record[self.teacher]
+                if 'teacher' in self.connectors:
+                    teacher = self.connectors['teacher'](teacher)
+                pairs_of[name] = align(student, teacher, steps[name])
+            pairs = next(iter(pairs_of.values()))
+            if len(pairs_of) > 1:
+                maps = [step.class_map for step in steps.values()]
+                require_same_classes([each for each in maps if each is not None])
+                pairs = mean_over_teachers(
+                    list(pairs_of.values()), list(self.shares.values()), self.align.activation
+                )
             values = [
                 self.loss(pair.student, pair.teacher, pair.weight, **self._target(pair))
                 * pair.scale
@@ -159,6 +203,26 @@ class _Blame:
         prefix = f'losses.{self.name}: '
         if isinstance(error, UserError) and not str(error).startswith(prefix):
             error.args = (prefix + str(error),)
+
+
+def shares_of(teachers: Any) -> dict[str, float]:
+    """The share of each teacher in a loss; they add up to 1.
+
+    Args:
+        teachers: A teacher's name, or weights by name.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if isinstance(teachers, str):
+        return {teachers: 1.0}
+    if not isinstance(teachers, dict) or not teachers or min(teachers.values()) <= 0:
+        raise ConfigError(
+            f'teacher_name={teachers!r} is neither the name of a teacher nor a weight above 0 for each of '
+            f'several, as in dict(first=0.5, second=0.5)'
+        )
+    total = sum(teachers.values())
+    return {name: weight / total for name, weight in teachers.items()}
 
 
 def _connector(config: Any, key: str) -> nn.Module:

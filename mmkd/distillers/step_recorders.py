@@ -1,65 +1,182 @@
-"""What to record in a step, and which parts of the teacher that asks for."""
+"""What is recorded in a step, and which parts of which teacher that asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import nn
+from mmdet.structures import SampleList
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor, nn
 
+from ..alignments import ClassMap, Step
+from ..errors import ConfigError
 from ..families import family_of
-from ..recorder import Recorder, Source
+from ..recorder import Recorder
 from .loss_entry import LossEntry
 from .teacher import Teacher
 
 
 class StepRecorders:
-    """The recorders of student and teacher for one set of active losses.
+    """The recorders of student and teachers for one set of active losses.
 
     Args:
         entries: The active losses.
         student: The student.
-        teacher: The teacher.
+        teachers: The teachers by name; those that no loss names are passed over.
+        class_maps: Which class is which, by teacher.
     """
 
-    def __init__(self, entries: Sequence[LossEntry], student: nn.Module, teacher: Teacher) -> None:
+    def __init__(
+        self,
+        entries: Sequence[LossEntry],
+        student: nn.Module,
+        teachers: Mapping[str, Teacher],
+        class_maps: Mapping[str, ClassMap],
+    ) -> None:
+        named = [name for name in teachers if any(name in entry.aligns for entry in entries)]
+        #: What each teacher does in the step.
+        self.passes = [
+            TeacherPass(name, teachers[name], entries, student, class_maps.get(name))
+            for name in named
+        ]
+        self._sources = [source for each in self.passes for source in each.of_student]
+        self.student = Recorder(student, self._sources, owner='student')
+
+    def steps(self, entry: LossEntry, data_samples: SampleList) -> dict[str, Step]:
+        """What a loss reads, by teacher."""
+        return {
+            each.name: each.step(entry, self.student, data_samples)
+            for each in self.passes
+            if each.name in entry.aligns
+        }
+
+    def parts_of(self, student: nn.Module) -> set[str]:
+        """The parts of the student, as if it were a teacher, that compute what is recorded of it.
+
+        Raises:
+            ConfigError: One of them cannot run without labels.
+        """
+        family = family_of(student)
+        parts = {family.part_of(source) for source in self._sources}
+        chosen = sorted(part for part in parts if part.startswith('roi'))
+        if chosen:
+            raise ConfigError(
+                'task_losses=False: without labels the student draws no proposals of its own; set '
+                "teacher.proposals='teacher'"
+            )
+        return parts
+
+    def clear(self) -> None:
+        self.student.clear()
+        for each in self.passes:
+            each.clear()
+
+
+class TeacherPass:
+    """One teacher's share of a step: what runs, what is recorded, what the losses get to see.
+
+    Args:
+        name: The teacher's name.
+        teacher: The teacher.
+        entries: The active losses; those of other teachers are passed over.
+        student: The student.
+        class_map: Which class is which.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        teacher: Teacher,
+        entries: Sequence[LossEntry],
+        student: nn.Module,
+        class_map: ClassMap | None,
+    ) -> None:
+        self.name, self.teacher, self.model, self.class_map = name, teacher, student, class_map
+        entries = [entry for entry in entries if name in entry.aligns]
         family = teacher.family
         parts_of = {}
         for entry in entries:
             with entry.blame():
-                parts_of[entry.name] = entry.teacher_parts(family)
+                parts_of[entry.name] = entry.teacher_parts(name, family)
                 # Looked up one by one, so that a wrong path is blamed on its entry.
-                teacher.recorder(entry.teacher_sources)
-                Recorder(student, entry.student_sources, owner='student')
+                teacher.recorder(entry.teacher_sources(name))
+                Recorder(student, entry.student_sources(name), owner='student')
                 family.require_same_inputs(student, entry.student, entry.teacher)
+        #: The parts of the teacher that are read.
         self.parts: set[str] = set().union(*parts_of.values())
         joint = family.joint_parts(self.parts)
         later = [entry for entry in entries if parts_of[entry.name] & joint]
         first = [entry for entry in entries if entry not in later]
-        self.student = Recorder(
-            student,
-            _sources(first, 'student') + family.student_sources(self.parts, student),
-            owner='student',
-        )
-        self.teacher = teacher.recorder(
-            _sources(first, 'teacher') + family.teacher_sources(self.parts)
-        )
+        #: What the student must record in its own pass.
+        self.of_student = family.student_sources(self.parts, student) + [
+            source for entry in first for source in entry.student_sources(name)
+        ]
+        own = [source for entry in first for source in entry.teacher_sources(name)]
+        self.recorder = teacher.recorder(own + family.teacher_sources(self.parts))
         #: Recorders of the joint pass, student and teacher, or None where there is none.
         self.joint: tuple[Recorder, Recorder] | None = None
-        #: The parts of either that it computes.
-        self.joint_parts: tuple[set[str], set[str]] = (set(), joint)
+        self._joint_parts: tuple[set[str], set[str]] = (set(), joint)
+        self._later = {entry.name for entry in later}
         for entry in later:
             with entry.blame():
-                self.joint_parts[0].update(map(family_of(student).part_of, entry.student_sources))
+                if len(entry.aligns) > 1:
+                    raise ConfigError(
+                        'teacher_name: what is computed on inputs that one teacher chose cannot be averaged '
+                        'over several'
+                    )
+                sources = entry.student_sources(name)
+                self._joint_parts[0].update(map(family_of(student).part_of, sources))
         if later:
-            self.joint = (
-                Recorder(student, _sources(later, 'student'), 'student'),
-                teacher.recorder(_sources(later, 'teacher')),
+            ours, theirs = (
+                [source for entry in later for source in getattr(entry, side)(name)]
+                for side in ('student_sources', 'teacher_sources')
             )
-        own = (self.student, self.teacher)
-        self.of = {entry.name: self.joint if entry in later else own for entry in entries}
+            self.joint = (Recorder(student, ours, 'student'), teacher.recorder(theirs))
+        self._shared: dict[str, Any] = {}
+        self._memo: dict[Any, Any] = {}
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        data_samples: SampleList,
+        preprocessor: BaseDataPreprocessor,
+        student: Recorder,
+    ) -> None:
+        """Run the teacher as far as it is read, then both models where they share its choice.
+
+        Args:
+            inputs: Images as the student's preprocessor made them, shape (N, 3, H, W).
+            data_samples: Their meta information.
+            preprocessor: The student's.
+            student: What the student recorded on the same images.
+        """
+        with self.recorder:
+            self._shared = self.teacher(inputs, data_samples, preprocessor, self.parts, student)
+        if self.joint is not None:
+            (of_student, of_teacher), (ours, theirs) = self.joint, self._joint_parts
+            with of_teacher:
+                self.teacher.follow(self.recorder, self._shared, theirs)
+            with of_student:
+                self.teacher.family.follow(self.model, student, self._shared, ours)
+
+    def step(self, entry: LossEntry, student: Recorder, data_samples: SampleList) -> Step:
+        """What a loss gets to see."""
+        records = self.joint if entry.name in self._later else (student, self.recorder)
+        return Step(
+            data_samples=data_samples,
+            student=self.model,
+            teacher=self.teacher.detector,
+            student_record=records[0],
+            teacher_record=records[1],
+            class_map=self.class_map,
+            shared=self._shared,
+            memo=self._memo,
+        )
 
     def clear(self) -> None:
-        for recorder in (self.student, self.teacher, *(self.joint or ())):
+        self._shared, self._memo = {}, {}
+        for recorder in (self.recorder, *(self.joint or ())):
             recorder.clear()
 
 
@@ -68,7 +185,3 @@ class PerModel(dict):
 
     def __deepcopy__(self, memo: dict) -> PerModel:
         return PerModel()
-
-
-def _sources(entries: Sequence[LossEntry], side: str) -> list[Source]:
-    return [source for entry in entries for source in getattr(entry, f'{side}_sources')]

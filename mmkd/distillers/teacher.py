@@ -36,6 +36,7 @@ class Teacher:
             or a dict that holds ``model``.
         checkpoint: Its weights: a path or a http(s) URL.
         classes: Its class names, when neither checkpoint nor config tells them.
+        name: How messages call its config, ``teacher`` or ``teachers.<name>``.
         options: What the detector's family offers, e.g. ``proposals`` (:mod:`mmkd.families`).
 
     Raises:
@@ -49,31 +50,30 @@ class Teacher:
         config: str | dict,
         checkpoint: str,
         classes: Sequence[str] | None = None,
+        name: str = 'teacher',
         **options: Any,
     ) -> None:
-        self.config = load_config(config)
+        cfg = load_config(config, name)
         self.checkpoint = checkpoint
-        where = f"teacher.checkpoint='{checkpoint}'"
+        where = f"{name}.checkpoint='{checkpoint}'"
         weights = read_checkpoint(checkpoint, where, hint=_how_to_get(config))
         with preserve_rng_state(), DefaultScope.overwrite_default_scope('mmdet'):
-            self.detector: nn.Module = MODELS.build(copy.deepcopy(self.config.model))
-        load_weights(self.detector, weights, where)
-        self.detector.eval().requires_grad_(False)
+            detector = MODELS.build(copy.deepcopy(cfg.model))
+        load_weights(detector, weights, where)
+        self._freeze(detector, options)
+        named = _named_classes(classes, weights.get('meta', {}), cfg)
+        self.classes = self._class_names(named, f'{name}.classes', given=bool(classes))
+
+    def _freeze(self, detector: nn.Module, options: dict[str, Any]) -> None:
+        self.detector: nn.Module = detector.eval().requires_grad_(False)
         self.family = family_of(self.detector, **options)
-        self.classes = self._class_names(classes, weights.get('meta', {}))
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self
 
-    def _class_names(self, given: Sequence[str] | None, meta: dict) -> tuple[str, ...] | None:
-        dataset_meta = meta.get('dataset_meta') or {}
-        names = (
-            given
-            or dataset_meta.get('classes')
-            or dataset_meta.get('CLASSES')  # mmengine before 0.3
-            or meta.get('CLASSES')  # mmdet 2.x, which most published checkpoints come from
-            or _config_classes(self.config)
-        )
+    def _class_names(
+        self, names: Sequence[str] | str | None, key: str, given: bool
+    ) -> tuple[str, ...] | None:
         if not names:
             return None
         names = (names,) if isinstance(names, str) else tuple(names)
@@ -81,10 +81,15 @@ class Teacher:
         if count is not None and len(names) != count:
             raise ConfigError(
                 f'the teacher was built for {count} classes, but its '
-                f'{"config key teacher.classes" if given else "checkpoint or config"} names '
-                f'{len(names)} ({", ".join(names[:5])}, …); set teacher.classes to the names in order'
+                f'{f"config key {key}" if given else "checkpoint or config"} names '
+                f'{len(names)} ({", ".join(names[:5])}, …); set {key} to the names in order'
             )
         return names
+
+    @property
+    def origin(self) -> str:
+        """Where its weights are from, for the log."""
+        return self.checkpoint
 
     def num_parameters(self) -> int:
         """Number of weights of the whole detector."""
@@ -124,30 +129,83 @@ class Teacher:
         self.family.follow(self.detector, recorded, shared, parts)
 
 
-def load_config(config: str | dict) -> Config:
-    """The teacher's config from a path, ``mmdet::…`` or a dict."""
+class AveragedTeacher(Teacher):
+    """The exponential moving average of the student itself ("mean teacher").
+
+    Tarvainen, Valpola: Mean Teachers are Better Role Models, NeurIPS 2017 (arXiv 1703.01780): the
+    average is more accurate than the student of the moment. It is updated after each iteration, and
+    saved and resumed with the training (:class:`mmkd.hooks.DistillationHook`).
+
+    Args:
+        student: The student.
+        ema: Config of an averaged model of mmengine or mmdet, as an ``EMAHook`` has it: ``type``,
+            ``momentum``, ``update_buffers`` …
+        classes: The student's class names.
+        options: As :class:`Teacher`.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        ema: dict[str, Any],
+        classes: Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        config = dict(dict(type='ExpMomentumEMA', update_buffers=True), **ema)
+        try:
+            self.average = MODELS.build(config, default_args=dict(model=student))
+        except (TypeError, KeyError, AssertionError) as error:
+            raise ConfigError(f'teacher.ema={ema}: {error}') from None
+        self._freeze(self.average.module, options)
+        self.classes = tuple(classes) if classes else None
+
+    @property
+    def origin(self) -> str:
+        return 'the average of the student'
+
+    def update(self, student: nn.Module) -> None:
+        """Take the student's present weights into the average."""
+        self.average.update_parameters(student)
+        self.detector.eval()
+
+
+def load_config(config: str | dict, name: str = 'teacher') -> Config:
+    """The teacher's config from a path, ``mmdet::…`` or a dict; ``name`` is its own in messages."""
     if isinstance(config, str):
         if '::' in config:
             try:
                 cfg = get_config(config)
             except (FileNotFoundError, ValueError, KeyError) as error:
-                raise MissingFileError(f"teacher.config='{config}' is not there: {error}") from None
+                raise MissingFileError(f"{name}.config='{config}' is not there: {error}") from None
         elif not Path(config).is_file():
             raise MissingFileError(
-                f"teacher.config='{config}' does not exist (relative to {os.getcwd()})"
+                f"{name}.config='{config}' does not exist (relative to {os.getcwd()})"
             )
         else:
             cfg = Config.fromfile(config)
     else:
         cfg = Config(dict(config))
     if 'model' not in cfg:
-        raise ConfigError(f'teacher.config={str(config)[:80]!r} holds no `model`')
+        raise ConfigError(f'{name}.config={str(config)[:80]!r} holds no `model`')
     if cfg.model.get('type') == 'Distiller':
         raise ConfigError(
-            f'teacher.config={str(config)[:80]!r} is a distillation config; name the plain config of '
+            f'{name}.config={str(config)[:80]!r} is a distillation config; name the plain config of '
             f'its student, which its checkpoints belong to'
         )
     return cfg
+
+
+def _named_classes(
+    given: Sequence[str] | None, meta: dict[str, Any], config: Config
+) -> Sequence[str] | str | None:
+    dataset_meta = meta.get('dataset_meta') or {}
+    return (
+        given
+        or dataset_meta.get('classes')
+        or dataset_meta.get('CLASSES')  # mmengine before 0.3
+        or meta.get('CLASSES')  # mmdet 2.x, which most published checkpoints come from
+        or _config_classes(config)
+    )
 
 
 def _how_to_get(config: str | dict) -> str:

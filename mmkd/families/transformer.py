@@ -52,7 +52,12 @@ class Transformer(Family):
         bbox_head='head',
     )
     methods = dict(
-        Family.methods, forward_encoder='encoder', pre_decoder='decoder', forward_decoder='decoder'
+        Family.methods,
+        # What both decoders share is complete once queries are chosen, which mmdet adds to its result.
+        pre_transformer='joint',
+        forward_encoder='encoder',
+        pre_decoder='decoder',
+        forward_decoder='decoder',
     )
 
     def __init__(

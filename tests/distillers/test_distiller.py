@@ -254,7 +254,9 @@ def test_nothing_outlives_a_step_that_fails(make):
     with pytest.raises(AttributeError, match='bboxes'):
         distiller(**data, mode='loss')
     assert hooks_of(distiller, distiller.teacher.detector) == 0
-    assert not any(r.student._calls or r.teacher._calls for r in distiller._recorders.values())
+    for record in distiller._recorders.values():
+        assert not record.student._calls
+        assert not any(each.recorder._calls for each in record.passes)
 
 
 def test_each_head_runs_once_and_labels_are_assigned_for_the_student_only(make):
@@ -442,7 +444,7 @@ def test_classes_are_checked_before_the_first_iteration(make):
         distiller.prepare()
     MessageHub.get_instance('training').update_info('dataset_meta', dict(classes=CLASSES))
     distiller.prepare()
-    assert distiller.class_map.is_identity
+    assert distiller.class_maps['teacher'].is_identity
     make(
         losses=dict(loss_kd_neck=feature_loss()), classes=None
     ).prepare()  # features have no classes
