@@ -85,6 +85,7 @@ def faster_rcnn(classes: int = 3, channels: int = 16, depth: int = 18, **changes
         train_cfg=dict(
             rpn=dict(
                 assigner=assigner,
+                # No ground truth among the anchors: its indices would lie beyond their targets.
                 sampler=dict(
                     type='RandomSampler', num=32, pos_fraction=0.5, add_gt_as_proposals=False
                 ),

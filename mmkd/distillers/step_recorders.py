@@ -151,14 +151,24 @@ class TeacherPass:
             preprocessor: The student's.
             student: What the student recorded on the same images.
         """
+        self.run_teacher(inputs, data_samples, preprocessor, student)
+        if self.joint is not None:
+            with self.joint[0]:
+                self.teacher.family.follow(self.model, student, self._shared, self._joint_parts[0])
+
+    def run_teacher(
+        self,
+        inputs: Tensor,
+        data_samples: SampleList,
+        preprocessor: BaseDataPreprocessor,
+        student: Recorder,
+    ) -> None:
+        """The teacher's share of :meth:`__call__`."""
         with self.recorder:
             self._shared = self.teacher(inputs, data_samples, preprocessor, self.parts, student)
         if self.joint is not None:
-            (of_student, of_teacher), (ours, theirs) = self.joint, self._joint_parts
-            with of_teacher:
-                self.teacher.follow(self.recorder, self._shared, theirs)
-            with of_student:
-                self.teacher.family.follow(self.model, student, self._shared, ours)
+            with self.joint[1]:
+                self.teacher.follow(self.recorder, self._shared, self._joint_parts[1])
 
     def step(self, entry: LossEntry, student: Recorder, data_samples: SampleList) -> Step:
         """What a loss gets to see."""

@@ -204,7 +204,7 @@ def _named_classes(
         or dataset_meta.get('classes')
         or dataset_meta.get('CLASSES')  # mmengine before 0.3
         or meta.get('CLASSES')  # mmdet 2.x, which most published checkpoints come from
-        or _config_classes(config)
+        or config_classes(config)
     )
 
 
@@ -214,7 +214,7 @@ def _how_to_get(config: str | dict) -> str:
     return 'set teacher.checkpoint to a file or URL of its weights'
 
 
-def _config_classes(config: Config) -> Sequence[str] | None:
+def config_classes(config: Config) -> Sequence[str] | None:
     """Class names a config gives its test or training data, explicitly or by the dataset's type."""
     for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
         dataset = (config.get(loader) or {}).get('dataset')

@@ -1,0 +1,216 @@
+"""Measure what distilling costs beside plain training: time and memory of a step.
+
+Interleaved in one process: the plain student's step, the pass of the teacher that the losses need,
+and the distillation step; forward and backward, without optimizer, loading and preprocessing. All
+losses act, whatever their schedules. By default on random images, so that no data is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from _cli import load_config, make_parser, run_tool
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from mmkd.distillers import Distiller
+
+TITLES = dict(student_step='student step', teacher_pass='teacher pass', kd_step='distillation step')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument('--batch-size', type=int, help="images a step (default: the config's)")
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs='+',
+        metavar='PX',
+        help='of the random images: one side, or height and width (default: 640)',
+    )
+    parser.add_argument('--data', action='store_true', help="take the config's training data")
+    parser.add_argument(
+        '--random-teacher',
+        action='store_true',
+        help="random weights instead of the teacher's checkpoint: as fast, but of other proposals, "
+        "which count with teacher.proposals='teacher'",
+    )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--iterations', type=int, default=10, help='rounds (default: 10)')
+    parser.add_argument('--warmup', type=int, default=3, help='rounds before them (default: 3)')
+    parser.add_argument('--threads', type=int, help="of torch on the CPU (default: torch's)")
+    parser.add_argument('--json', metavar='FILE', help='write the numbers there too')
+    return parser.parse_args()
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    import torch
+    from mmengine.device import get_device
+    from mmengine.logging import MMLogger
+    from mmengine.registry import init_default_scope
+
+    from mmkd.evaluation.training_cost import measure
+
+    check_options(args)
+    cfg = load_config(args, modes=())
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    MMLogger.get_current_instance().setLevel('WARNING')  # every weight's initialisation is logged
+    torch.manual_seed(0)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    distiller = build(cfg, args).to(get_device())
+    batches = training_data(cfg, args) if args.data else [noise(cfg, args, distiller)]
+    cost = measure(distiller, batches, args.iterations, args.warmup, args.amp)
+    images = batches[0]['inputs']
+    numbers = dataclasses.asdict(cost) | dict(
+        overhead_ratio=cost.overhead_ratio,
+        overhead_quartiles=cost.overhead_quartiles,
+        shares=cost.shares,
+        batch_size=len(images),
+        size=[max(image.shape[axis] for image in images) for axis in (1, 2)],
+        device=str(get_device()),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        arguments=vars(args),
+    )
+    print(table(numbers))
+    if args.json:
+        Path(args.json).write_text(json.dumps(numbers, indent=2) + '\n', encoding='utf-8')
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse what cannot be measured, before anything is built."""
+    import torch
+
+    from mmkd.errors import ConfigError
+
+    for name, least in dict(iterations=1, warmup=0, batch_size=1, threads=1).items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ConfigError(f'--{name.replace("_", "-")} {value} is below {least}')
+    if args.size and args.data:
+        raise ConfigError("--size is of random images; with --data the config's pipeline decides")
+    if args.size and (len(args.size) > 2 or min(args.size) < 32):
+        raise ConfigError('--size takes one side or height and width, of at least 32 pixels')
+    if args.launcher != 'none':
+        raise ConfigError('one process is measured; leave out --launcher')
+    if args.amp and not torch.cuda.is_available():
+        raise ConfigError('--amp needs a CUDA device, as in training')
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise ConfigError(f'--json {args.json}: there is no such folder')
+
+
+def build(cfg: Config, args: argparse.Namespace) -> Distiller:
+    """The distiller as a training would start it, but for pretrained weights and schedules."""
+    from mmdet.registry import MODELS
+
+    from mmkd.datasets.class_subset import check_classes
+    from mmkd.datasets.preflight import check_files
+    from mmkd.distillers.teacher import config_classes
+    from mmkd.errors import ConfigError
+
+    if (cfg.get('model') or {}).get('type') != 'Distiller':
+        raise ConfigError(f'{args.config} distils nothing: its model.type is not Distiller')
+    cfg.model.classes = cfg.model.get('classes') or config_classes(cfg)
+    forget_downloads(cfg.model.student)
+    for entry in filter(None, (cfg.model.get('losses') or {}).values()):
+        entry.pop('schedule', None)
+    with TemporaryDirectory() as folder:
+        teachers = [cfg.model.get('teacher'), *(cfg.model.get('teachers') or {}).values()]
+        for index, teacher in enumerate(teachers if args.random_teacher else ()):
+            if 'config' in (teacher or {}):
+                teacher.checkpoint = f'{folder}/random{index}.pth'
+                save_random_weights(teacher.config, teacher.checkpoint)
+        if args.data:
+            check_files(cfg, ('train',), config_path=args.config)
+            check_classes(cfg, ('train',))
+        distiller = MODELS.build(cfg.model)
+        distiller.init_weights()
+        distiller.prepare()
+    return distiller
+
+
+def forget_downloads(model: Any) -> None:
+    """Take out of a model config the pretrained weights it would start with, in place."""
+    for key, value in model.items() if isinstance(model, dict) else enumerate(model):
+        if key == 'pretrained' or (key == 'init_cfg' and 'Pretrained' in str(value)):
+            model[key] = None
+        elif isinstance(value, (dict, list)):
+            forget_downloads(value)
+
+
+def save_random_weights(config: str | dict, path: str) -> None:
+    """Write a checkpoint that fits a teacher's config."""
+    import torch
+    from mmdet.registry import MODELS
+
+    from mmkd.distillers.teacher import load_config as load_teacher_config
+
+    model = load_teacher_config(config).model
+    forget_downloads(model)
+    detector = MODELS.build(model)
+    detector.init_weights()
+    torch.save(dict(state_dict=detector.state_dict()), path)
+
+
+def noise(cfg: Config, args: argparse.Namespace, distiller: Distiller) -> dict:
+    """A batch of random images with boxes of the student's classes."""
+    from mmkd.errors import ConfigError
+    from mmkd.evaluation.training_cost import random_batch
+    from mmkd.families import family_of
+
+    if getattr(distiller.student, 'with_mask', False):
+        raise ConfigError('the student learns masks, which random images lack; use --data')
+    classes = family_of(distiller.student).num_classes() or 1
+    images = args.batch_size or cfg.train_dataloader.batch_size
+    size = args.size or [640]
+    return random_batch((size[0], size[-1]), images, classes)
+
+
+def training_data(cfg: Config, args: argparse.Namespace) -> list[dict]:
+    """Batches of the config's training data, one a round if there are as many."""
+    from mmengine.runner import Runner
+
+    loader = dict(cfg.train_dataloader, num_workers=0, persistent_workers=False)
+    loader['batch_size'] = args.batch_size or loader['batch_size']
+    rounds = args.warmup + args.iterations
+    return list(itertools.islice(Runner.build_dataloader(loader, seed=0), rounds))
+
+
+def table(numbers: dict[str, Any]) -> str:
+    """The numbers to read."""
+    height, width = numbers['size']
+    rounds = len(numbers['rounds']['kd_step'])
+    lines = [
+        f'{numbers["batch_size"]} images of {height} x {width} on {numbers["device"]}, '
+        f'{numbers["threads"]} threads, medians of {rounds} rounds',
+        f'{"":<20}{"ms":>10}{"peak MB":>10}',
+    ]
+    for name, title in TITLES.items():
+        milliseconds, megabytes = 1000 * numbers[f'{name}_s'], numbers['peak_memory_mb'][name]
+        lines.append(f'{title:<20}{milliseconds:>10.1f}{megabytes:>10.0f}')
+    for name, share in numbers['shares'].items():
+        milliseconds = 1000 * numbers['losses_s'][name]
+        lines.append(f'  {name:<18}{milliseconds:>10.1f}{share:>10.1%} of the distillation step')
+    low, high = numbers['overhead_quartiles']
+    lines.append(
+        f'distillation step / (student step + teacher pass) = {numbers["overhead_ratio"]:.3f} '
+        f'(half of the rounds: {low:.3f} to {high:.3f})'
+    )
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    # torch's profiler, which weighs tensors on the CPU, would talk about itself and about each tensor
+    # that is older than it.
+    os.environ.setdefault('KINETO_LOG_LEVEL', '6')
+    os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
+    run_tool(benchmark, parse_args())
