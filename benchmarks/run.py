@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / 'tools'))
+sys.path[:0] = [str(HERE.parent / 'tools'), str(HERE)]
+
+from steps import Steps, measure_step  # noqa: E402
 
 from _cli import run_tool  # noqa: E402
 
@@ -48,6 +50,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', nargs='+', type=int, help="instead of the study's")
     parser.add_argument('--jobs', type=int, default=1, help='trainings at a time (default: 1)')
     parser.add_argument('--table', action='store_true', help='train nothing, show what is there')
+    parser.add_argument(
+        '--step-cost',
+        action='store_true',
+        help='measure what a step of each recipe costs (best on an idle machine); train nothing but '
+        'the teacher',
+    )
     parser.add_argument(
         '--work-dir', default='work_dirs/benchmarks', help='where the trainings lie'
     )
@@ -196,24 +204,41 @@ def benchmark(args: argparse.Namespace) -> None:
 
     study = Study(find_study(args.study), Path(args.work_dir))
     results = Results(Path(args.results), study.name)
+    steps = Steps(Path(args.results).with_name('steps.jsonl'), study.name)
     runs = [study.teacher(), *study.runs(args.recipes, args.seeds)]
     if not args.table:
         study.data_root()
         teacher = runs[0]
         # A distilled run needs the teacher's weights, not only its result.
-        needed = any(results.of(r) is None and r.config.model.type == 'Distiller' for r in runs)
+        needed = args.step_cost or any(
+            results.of(r) is None and r.config.model.type == 'Distiller' for r in runs
+        )
         lost = needed and not last_checkpoint(teacher).is_file()
         problems = train([teacher], results, 1, args.device, again=lost)
         if problems:
             raise UserError(problems[0])
-        failed = train(runs[1:], results, args.jobs, args.device)
-        if failed:
-            raise UserError(f'{len(failed)} trainings failed: {"; ".join(failed)}')
-    table = compare(study, results)
+        if args.step_cost:
+            measure_steps(study, steps, args.recipes)
+        else:
+            failed = train(runs[1:], results, args.jobs, args.device)
+            if failed:
+                raise UserError(f'{len(failed)} trainings failed: {"; ".join(failed)}')
+    table = compare(study, results, steps)
     print(f'\n{table}')
     if args.results == str(HERE / 'results.jsonl'):
         publish(study.name, table, PAGE)
         plot(study, results, PAGE.parent / f'{study.name}.png')
+
+
+def measure_steps(study: Study, steps: Steps, recipes: list[str] | None) -> None:
+    """Measure a step of every recipe that distils, one after the other."""
+    for run in study.runs(recipes, [study.settings.seeds[0]]):
+        if run.config.model.type == 'Distiller' and any(run.config.model.losses.values()):
+            cost = measure_step(run.config)
+            where = dict(git_commit=_commit(), versions=_versions(), device=_device())
+            line = steps.add(run.recipe, run.digest, cost, **where)
+            ratio = line['kd_step_s'] / line['student_step_s']
+            print(f'{run.recipe}: {ratio:.2f} times the step of the student', flush=True)
 
 
 def train(
@@ -430,9 +455,15 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
 
 
-def compare(study: Study, results: Results) -> str:
-    """The table of a study: means over seeds, and differences to the baseline of the same seeds."""
+def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
+    """The table of a study: means over seeds, and differences to the baseline of the same seeds.
+
+    Where steps were measured, what one costs in steps of the student too.
+    """
     found = present(study, results)
+    costs = {}
+    for run in study.runs(None, [study.settings.seeds[0]]) if steps and steps.lines else ():
+        costs[run.recipe] = steps.of(run.digest)
     teacher = results.of(study.teacher())
     base = {seed: line['mAP'] for seed, line in found.get(BASELINE, {}).items()}
     rows = [
@@ -448,11 +479,23 @@ def compare(study: Study, results: Results) -> str:
             mean, half = interval([100 * line[name] for line in lines.values()])
             cells.append(_with_error(mean, half))
         cells += _difference(lines, base, teacher) if recipe != BASELINE else ['', '', '']
+        if costs:
+            line = costs.get(recipe)
+            cells.append(f'{line["kd_step_s"] / line["student_step_s"]:.2f}' if line else '')
         rows.append('| ' + ' | '.join(cells) + ' |')
+    if costs:
+        rows[0] += ' step |'
+        rows[1] += '---:|'
+        if teacher:
+            rows[2] += ' |'
     note = (
         "± is half of the 95 % confidence interval of the mean (Student's t). Differences and p are paired "
         'by seed (two-sided t-test). Gap closed: the share of the way from baseline to teacher.'
     )
+    if costs:
+        note += (
+            ' Step: how many times as long as the step of the student alone, forward and backward.'
+        )
     return '\n'.join([*rows, '', note])
 
 

@@ -105,6 +105,29 @@ def test_trains_what_is_missing_and_nothing_twice(run, study, tmp_path, capsys):
     assert more[3]['config_hash'] != found[2]['config_hash']
 
 
+def test_the_step_of_a_recipe_is_measured_and_shown(run, study, tmp_path, capsys):
+    results = tmp_path / 'results.jsonl'
+    common = (study, '--results', results, '--device', 'cpu', '--seeds', 0)
+    assert run(*common) == 0
+    assert ' step |' not in capsys.readouterr().out
+    assert run(*common, '--step-cost') == 0
+    (line,) = lines(tmp_path / 'steps.jsonl')
+    assert line['recipe'] == 'kd' and set(line['losses_s']) == set(ROI_LOSSES)
+    assert line['config_hash'] == lines(results)[-1]['config_hash']
+    assert line['student_step_s'] > 0 and line['git_commit'] and line['device']
+    table = capsys.readouterr().out
+    header, _, *rows = [row for row in table.splitlines() if row.startswith('|')]
+    assert header.endswith('| step |') and len({row.count('|') for row in rows}) == 1
+    ratio = f'{line["kd_step_s"] / line["student_step_s"]:.2f}'
+    (kd,) = [row for row in rows if row.startswith('| kd |')]
+    assert kd.endswith(f'| {ratio} |')
+    assert len(lines(results)) == 3  # nothing was trained for it
+    # Another temperature is another experiment, whose step is not known.
+    study.write_text(study.read_text().replace('3.0', '4.0'))
+    assert run(*common, '--table') == 0
+    assert '| baseline | 1 |' in capsys.readouterr().out
+
+
 def test_an_interrupted_run_goes_on_where_it_was(run, study, tmp_path):
     """The second of its two iterations is all that is left to do."""
     results = tmp_path / 'results.jsonl'
@@ -182,7 +205,9 @@ def test_the_page_shows_what_the_results_give(monkeypatch, tmp_path):
     for path in (SCRIPT.parent / 'studies').glob('*.py'):
         study = module['Study'](path, Path('work_dirs/benchmarks'))
         table = module['compare'](
-            study, module['Results'](SCRIPT.parent / 'results.jsonl', path.stem)
+            study,
+            module['Results'](SCRIPT.parent / 'results.jsonl', path.stem),
+            module['Steps'](SCRIPT.parent / 'steps.jsonl', path.stem),
         )
         assert table in page
         rows = [row for row in table.splitlines() if row.startswith('| ')][2:]
