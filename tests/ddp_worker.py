@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,6 +13,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
+from tiny_dense import single_stage
 from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, feature_loss
 from tiny_transformers import transformer
 
@@ -64,11 +67,6 @@ def work(rank: int, world: int, folder: str, checkpoint: str) -> None:
 
 def work_with_queries(rank: int, world: int, folder: str, checkpoint: str) -> None:
     """One process: three steps of a DETR that answers its own queries and the teacher's."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world
-    )
-    init_default_scope('mmdet')
     common = dict(student='bbox_head', teacher='bbox_head')
     losses = {
         f'loss_kd_{name.lower()}': dict(
@@ -76,22 +74,76 @@ def work_with_queries(rank: int, world: int, folder: str, checkpoint: str) -> No
         )
         for name in ('Hungarian', 'Shared')
     }
+    _three_steps(rank, world, folder, checkpoint, losses, lambda: transformer('DETR'))
+
+
+def work_with_a_dense_head(rank: int, world: int, folder: str, checkpoint: str) -> None:
+    """One process: three steps of a GFL whose maps cross into the teacher's head, and of its average."""
+    layer = 'bbox_head.cls_convs.0.gn'
+    objects = dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')
+    crossed = dict(type='DenseClassAlignment', crossed=layer, confidence=False, normalizer=objects)
+    dense = dict(type='DenseDistributionAlignment', select='labels')
+    head = dict(student='bbox_head', teacher='bbox_head')
+    losses = dict(
+        loss_kd_cls=dict(
+            type='SoftLabelBCE',
+            student=dict(module=layer, copy=True),
+            teacher='bbox_head',
+            align=crossed,
+        ),
+        loss_kd_edges=dict(head, type='KLDivergence', tau=10.0, align=dense),
+        loss_kd_average=dict(
+            head, type='SoftLabelBCE', align=dict(type='DenseClassAlignment'), teacher_name='own'
+        ),
+    )
+    average = dict(own=dict(ema=dict(type='ExponentialMovingAverage', momentum=0.1)))
+    _three_steps(
+        rank, world, folder, checkpoint, losses, lambda: single_stage('GFL'), teachers=average
+    )
+
+
+def _three_steps(
+    rank: int,
+    world: int,
+    folder: str,
+    checkpoint: str,
+    losses: dict,
+    config: Callable[[], dict],
+    **options: Any,
+) -> None:
+    """Train with a teacher of the same config, and write what each process has then."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world
+    )
+    init_default_scope('mmdet')
     torch.manual_seed(rank)
     model = MODELS.build(
         dict(
             type='Distiller',
-            student=transformer('DETR'),
-            teacher=dict(config=dict(model=transformer('DETR')), checkpoint=checkpoint),
+            student=config(),
+            teacher=dict(config=dict(model=config()), checkpoint=checkpoint),
             losses=losses,
             classes=CLASSES,
+            **options,
         )
     )
     wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
     optimizer = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-3))
-    seen = [wrapped.train_step(batch(seed=10 * now + rank), optimizer) for now in range(3)]
+    seen = []
+    for now in range(3):
+        seen.append(wrapped.train_step(batch(seed=10 * now + rank), optimizer))
+        model.update_averages()
+    averages = {
+        f'{name}.{key}': value
+        for name, state in model.average_state().items()
+        for key, value in state.items()
+        if 'running' not in key
+        and 'tracked' not in key  # of BatchNorm, which each rank has its own
+    }
     torch.save(
         dict(
-            after=dict(model.named_parameters()),
+            after=dict(model.named_parameters()) | averages,
             losses=[{name: float(one[name].detach()) for name in losses} for one in seen],
         ),
         f'{folder}/rank{rank}.pth',

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
-from ddp_worker import work, work_with_queries
+from ddp_worker import work, work_with_a_dense_head, work_with_queries
+from tiny_dense import single_stage
 from tiny_models import faster_rcnn, save_teacher
 from tiny_transformers import transformer
 from torch import multiprocessing
@@ -29,12 +31,22 @@ def test_connectors_are_synchronised_and_an_ended_loss_does_not_stall(tmp_path: 
     assert all(one['neck'][:2]) and one['neck'][2:] == [0.0, 0.0]
 
 
-def test_a_decoder_that_runs_twice_a_step_is_synchronised(tmp_path: Path):
-    """Own and shared queries, without a flag for unused parameters."""
-    checkpoint = save_teacher(tmp_path / 'teacher.pth', transformer('DETR'))
-    multiprocessing.spawn(work_with_queries, args=(2, str(tmp_path), str(checkpoint)), nprocs=2)
+CASES = {
+    'own and shared queries': (work_with_queries, lambda: transformer('DETR')),
+    'a crossed head and an average': (work_with_a_dense_head, lambda: single_stage('GFL')),
+}
+
+
+@pytest.mark.parametrize(('work_with', 'teacher'), CASES.values(), ids=CASES)
+def test_two_processes_agree(tmp_path: Path, work_with, teacher):
+    """Without a flag for unused parameters."""
+    checkpoint = save_teacher(tmp_path / 'teacher.pth', teacher())
+    multiprocessing.spawn(work_with, args=(2, str(tmp_path), str(checkpoint)), nprocs=2)
     one, two = (torch.load(tmp_path / f'rank{rank}.pth') for rank in range(2))
     for name, value in one['after'].items():
         assert torch.equal(value, two['after'][name]), name
-    assert all(value > 0 for step in one['losses'] for value in step.values())
+    # The average of the student is the student at first.
+    first, *later = one['losses']
+    assert all(value > 0 for name, value in first.items() if 'average' not in name)
+    assert all(value > 0 for step in later for value in step.values())
     assert one['losses'] != two['losses']
