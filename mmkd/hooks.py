@@ -53,13 +53,13 @@ class DistillationHook(Hook):
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         model = _distiller(runner)
         if model is not None:
-            model.update_averages()
+            model.teachers.update_averages(model.student)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = _distiller(runner)
         if model is None:
             return
-        state = dict(connectors=model.connector_state(), averages=model.average_state())
+        state = dict(connectors=model.connector_state(), averages=model.teachers.average_state())
         state = {key: _on_cpu(value) for key, value in state.items() if value}
         if state:
             checkpoint[STATE] = state
@@ -70,7 +70,7 @@ class DistillationHook(Hook):
         if model is not None and getattr(runner, '_resume', False):
             state = checkpoint.get(STATE, {})
             model.load_connector_state(state.get('connectors', {}))
-            model.load_average_state(state.get('averages', {}))
+            model.teachers.load_average_state(state.get('averages', {}))
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:

@@ -133,10 +133,10 @@ def _three_steps(
     seen = []
     for now in range(3):
         seen.append(wrapped.train_step(batch(seed=10 * now + rank), optimizer))
-        model.update_averages()
+        model.teachers.update_averages(model.student)
     averages = {
         f'{name}.{key}': value
-        for name, state in model.average_state().items()
+        for name, state in model.teachers.average_state().items()
         for key, value in state.items()
         if 'running' not in key
         and 'tracked' not in key  # of BatchNorm, which each rank has its own

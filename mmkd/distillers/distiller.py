@@ -20,10 +20,10 @@ from ..random_state import preserve_rng_state
 from .inheritance import depends_on_classes, inherit
 from .loss_entry import TEACHER, LossEntry
 from .step_recorders import PerModel, StepRecorders
-from .teacher import AveragedTeacher, Teacher
+from .teacher import Teacher
+from .teachers import Teachers
 
 CONNECTORS = 'connectors'
-EMA = 'ema'
 OPTIONS = (
     *('student', 'teacher', 'teachers', 'losses', 'task_losses', 'init_student'),
     *('class_map', 'classes'),
@@ -83,9 +83,16 @@ class Distiller(BaseModel):
             self.entries = {
                 name: LossEntry(name, config) for name, config in (losses or {}).items() if config
             }
-        self._teacher_configs = _teacher_configs(teacher, teachers)
         self.inherited_modules, self._heir_of = _modules_to_inherit(init_student)
-        self._check_names()
+        readers = {t: f'losses.{name}' for name, it in self.entries.items() for t in it.aligns}
+        #: Names of the teachers that losses compare with.
+        self._compared = list(readers)
+        if self.inherited_modules:
+            readers.setdefault(self._heir_of, 'init_student')
+        #: The teachers, by name, as far as they are loaded.
+        self.teachers = Teachers(teacher, teachers, readers)
+        if self.inherited_modules and self.teachers.is_average(self._heir_of):
+            raise ConfigError('init_student: the average of the student has nothing to hand down')
         if not task_losses and not self.entries:
             raise ConfigError('task_losses=False, but no losses: the student would learn nothing')
         self.task_losses = task_losses
@@ -97,15 +104,12 @@ class Distiller(BaseModel):
         }
         if connectors:
             self.add_module(CONNECTORS, nn.ModuleDict(connectors))
-        #: The teachers that are loaded, by name.
-        self.teachers: dict[str, Teacher] = {}
         self.class_maps: dict[str, ClassMap] = {}
         self.classes = classes
         #: Whether a DistillationHook looks after this model.
         self.attended = False
         self._class_map_config = class_map or {}
         self._recorders: dict[tuple[str, ...], StepRecorders] = PerModel()
-        self._averages: dict[str, dict[str, Tensor]] = {}
 
     @property
     def teacher(self) -> Teacher | None:
@@ -174,8 +178,8 @@ class Distiller(BaseModel):
         mmengine calls this when training starts, before a checkpoint is loaded, and never for testing.
         """
         self.student.init_weights()
-        for name in self._read_teachers():
-            if EMA not in self._teacher_configs[name]:  # there is nothing to average yet
+        for name in self.teachers.read:
+            if not self.teachers.is_average(name):  # there is nothing to average yet
                 self._load_teacher(name)
         if self.inherited_modules:
             modules, teacher = self.inherited_modules, self.teachers[self._heir_of]
@@ -184,8 +188,7 @@ class Distiller(BaseModel):
             classes = self._pair_classes(self._heir_of) if named else None
             report = inherit(self.student, teacher.detector, modules, classes)
             MMLogger.get_current_instance().info(f'init_student: {report}')
-        for name in set(self.teachers) - set(self._read_teachers(only_losses=True)):
-            del self.teachers[name]
+        self.teachers.keep(self._compared)
 
     def prepare(self) -> None:
         """Load the teachers, pair the classes and check every loss entry; at most once.
@@ -196,7 +199,7 @@ class Distiller(BaseModel):
         if self._recorders or not self.entries:
             return
         hub = MessageHub.get_current_instance()
-        averages = any(EMA in self._teacher_configs[name] for name in self._read_teachers())
+        averages = any(self.teachers.is_average(name) for name in self._compared)
         beside = bool(self.connector_state()) or averages
         if beside and hub.get_info('loop_stage') == 'train' and not self.attended:
             what = "student's average" if averages else 'connectors of the losses'
@@ -204,9 +207,8 @@ class Distiller(BaseModel):
                 f'checkpoints would lose the {what}; add to the config: '
                 "default_hooks=dict(distillation=dict(type='DistillationHook'))"
             )
-        for name in self._read_teachers(only_losses=True):
-            self._load_teacher(name)
-            teacher = self.teachers[name]
+        for name in (name for name in self.teachers.read if name in self._compared):
+            teacher = self._load_teacher(name)
             entries = [entry for entry in self.entries.values() if name in entry.aligns]
             for entry in entries:
                 entry.check(self.student, teacher.detector, teacher.family.options, name)
@@ -214,56 +216,8 @@ class Distiller(BaseModel):
                 self.class_maps[name] = self._pair_classes(name)
         self._recorders_of(tuple(self.entries))
 
-    def _read_teachers(self, only_losses: bool = False) -> list[str]:
-        """Names of the teachers that something reads, in the order of the config."""
-        named = {name for entry in self.entries.values() for name in entry.aligns}
-        if self.inherited_modules and not only_losses:
-            named.add(self._heir_of)
-        return [name for name in self._teacher_configs if name in named]
-
-    def _check_names(self) -> None:
-        """Every teacher that is named must be declared."""
-        named = {
-            name: f'losses.{entry.name}' for entry in self.entries.values() for name in entry.aligns
-        }
-        if self.inherited_modules:
-            named.setdefault(self._heir_of, 'init_student')
-        known = self._teacher_configs
-        if named and not known:
-            what = 'losses are' if self.entries else 'init_student is'
-            raise ConfigError(f'{what} declared, but no teacher')
-        for name, key in named.items():
-            if name not in known:
-                raise ConfigError(
-                    f"{key}.teacher_name='{name}': no such teacher is declared, but {', '.join(known)}"
-                )
-        if self.inherited_modules and EMA in known[self._heir_of]:
-            raise ConfigError('init_student: the average of the student has nothing to hand down')
-
-    def _load_teacher(self, name: str) -> None:
-        if name in self.teachers:
-            return
-        config = dict(self._teacher_configs[name])
-        try:
-            if EMA in config:
-                classes = config.pop('classes', None) or self._student_classes()
-                teacher = AveragedTeacher(self.student, classes=classes, **config)
-                if name in self._averages:
-                    teacher.average.load_state_dict(self._averages.pop(name))
-            else:
-                key = name if name == TEACHER else f'teachers.{name}'
-                teacher = Teacher(name=key, **config)
-        except TypeError as error:
-            if '__init__() ' not in str(error):
-                raise
-            raise ConfigError(f'teacher: {error}') from None
-        self.teachers[name] = teacher
-
-    def update_averages(self) -> None:
-        """After an iteration: teachers that are the student's average move on."""
-        for teacher in self.teachers.values():
-            if isinstance(teacher, AveragedTeacher):
-                teacher.update(self.student)
+    def _load_teacher(self, name: str) -> Teacher:
+        return self.teachers.load(name, self.student, self._student_classes())
 
     def _student_classes(self) -> Sequence[str] | None:
         meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
@@ -274,10 +228,9 @@ class Distiller(BaseModel):
         if not classes:
             raise ConfigError("the student's class names are not known; set model.classes to them")
         if not teacher.classes:
-            key = name if name == TEACHER else f'teachers.{name}'
             raise ConfigError(
                 'the class names of the teacher are neither in its checkpoint nor in its config; set '
-                f'model.{key}.classes to them'
+                f'model.{self.teachers.key_of(name)}.classes to them'
             )
         count = family_of(self.student).num_classes()
         if count is not None and count != len(classes):
@@ -364,31 +317,6 @@ class Distiller(BaseModel):
         if state:
             self._modules[CONNECTORS].load_state_dict(state)
 
-    def average_state(self) -> dict[str, dict[str, Tensor]]:
-        """The ``state_dict`` of each teacher that is the student's average, by name."""
-        return {
-            name: teacher.average.state_dict()
-            for name, teacher in self.teachers.items()
-            if isinstance(teacher, AveragedTeacher)
-        }
-
-    def load_average_state(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Restore what :meth:`average_state` gave, now or as soon as the teachers are there.
-
-        Raises:
-            ConfigError: It does not hold the averages that the config declares.
-        """
-        wanted = {name for name in self._read_teachers() if EMA in self._teacher_configs[name]}
-        if wanted != set(state):
-            raise ConfigError(
-                f'the checkpoint holds the averages {sorted(state)}, but the teachers declare '
-                f'{sorted(wanted)}; resume with the teachers it was written with, or start from it with '
-                f'load_from'
-            )
-        self._averages = dict(state)
-        for name in wanted & set(self.teachers):
-            self.teachers[name].average.load_state_dict(self._averages.pop(name))
-
     def _idle_connectors(self, active: tuple[str, ...]) -> dict[str, Tensor]:
         """Zero losses through the connectors of inactive entries: DDP waits for every gradient."""
         if not is_distributed():
@@ -398,16 +326,6 @@ class Distiller(BaseModel):
             for name, entry in self.entries.items()
             if entry.connectors and name not in active
         }
-
-
-def _teacher_configs(
-    teacher: dict[str, Any] | None, teachers: dict[str, dict[str, Any]] | None
-) -> dict[str, dict[str, Any]]:
-    """What is declared of each teacher, by name."""
-    configs = {name: config for name, config in (teachers or {}).items() if config}
-    if TEACHER in configs:
-        raise ConfigError(f"teachers: '{TEACHER}' is how that of model.teacher is called")
-    return {TEACHER: teacher, **configs} if teacher else configs
 
 
 def _modules_to_inherit(init_student: dict[str, Any] | None) -> tuple[list[str], str]:

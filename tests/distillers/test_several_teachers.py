@@ -165,11 +165,11 @@ def test_the_students_average_teaches_it():
     )
     before = {k: v.clone() for k, v in teacher.detector.named_parameters()}
     losses['loss_kd'].backward()
-    model.update_averages()  # the first takes the weights over
+    model.teachers.update_averages(model.student)  # the first takes the weights over
     with torch.no_grad():
         for parameter in model.student.parameters():
             parameter += 0.01
-    model.update_averages()
+    model.teachers.update_averages(model.student)
     for name, parameter in teacher.detector.named_parameters():
         assert torch.allclose(parameter, before[name] + 0.0025, atol=1e-6), name
         assert not parameter.requires_grad and parameter.grad is None
@@ -203,11 +203,11 @@ def test_the_average_is_saved_beside_the_student_and_resumed(tmp_path):
 def test_a_resume_without_the_average_is_refused(tmp_path):
     model = make(dict(loss_kd=CLASS), AVERAGE)
     with pytest.raises(ConfigError, match=r"holds the averages \[\].*declare \['teacher'\]"):
-        model.load_average_state({})
+        model.teachers.load_average_state({})
     plain = make(dict(loss_kd=CLASS), dict(config=dict(model=faster_rcnn()), checkpoint='x'))
-    plain.load_average_state({})
+    plain.teachers.load_average_state({})
     with pytest.raises(ConfigError, match=r"holds the averages \['teacher'\]"):
-        plain.load_average_state(dict(teacher={}))
+        plain.teachers.load_average_state(dict(teacher={}))
 
 
 @pytest.mark.parametrize(
