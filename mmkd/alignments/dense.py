@@ -161,8 +161,12 @@ class DenseAlignment(Alignment):
         key = ('crossed', self.crossed, *map(id, ours))
         if key not in step.memo:
             scaled = [_like(level, other) for level, other in zip(ours, wanted, strict=True)]
-            step.memo[key] = run_from(step.teacher.bbox_head, _in_head(self.crossed), scaled)
-        return (step.memo[key], 'student', step.teacher), theirs
+            output = run_from(step.teacher.bbox_head, _in_head(self.crossed), scaled)
+            step.memo[key] = (
+                ours,
+                output,
+            )  # with the maps, so that none takes the place of a freed one
+        return (step.memo[key][1], 'student', step.teacher), theirs
 
     def maps(
         self, value: Any, owner: str, model: nn.Module, part: int | None = None

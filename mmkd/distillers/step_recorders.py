@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..alignments import ClassMap, Step
 from ..errors import ConfigError
-from ..families import family_of
-from ..recorder import Recorder
+from ..families import Family, family_of
+from ..recorder import Recorder, Source
 from .loss_entry import LossEntry
 from .teacher import Teacher
 
@@ -58,14 +58,12 @@ class StepRecorders:
             ConfigError: One of them cannot run without labels.
         """
         family = family_of(student)
-        parts = {family.part_of(source) for source in self._sources}
-        chosen = sorted(part for part in parts if part.startswith('roi'))
-        if chosen:
-            raise ConfigError(
-                'task_losses=False: without labels the student draws no proposals of its own; set '
-                "teacher.proposals='teacher'"
-            )
-        return parts
+        for each in self.passes:
+            for entry in each.first:
+                with entry.blame():
+                    for source in entry.student_sources(each.name):
+                        _require_no_labels(source, family)
+        return {family.part_of(source) for source in self._sources}
 
     def clear(self) -> None:
         self.student.clear()
@@ -107,12 +105,13 @@ class TeacherPass:
         self.parts: set[str] = set().union(*parts_of.values())
         joint = family.joint_parts(self.parts)
         later = [entry for entry in entries if parts_of[entry.name] & joint]
-        first = [entry for entry in entries if entry not in later]
+        #: The losses that compare what both computed on inputs of their own.
+        self.first = [entry for entry in entries if entry not in later]
         #: What the student must record in its own pass.
         self.of_student = family.student_sources(self.parts, student) + [
-            source for entry in first for source in entry.student_sources(name)
+            source for entry in self.first for source in entry.student_sources(name)
         ]
-        own = [source for entry in first for source in entry.teacher_sources(name)]
+        own = [source for entry in self.first for source in entry.teacher_sources(name)]
         self.recorder = teacher.recorder(own + family.teacher_sources(self.parts))
         #: Recorders of the joint pass, student and teacher, or None where there is none.
         self.joint: tuple[Recorder, Recorder] | None = None
@@ -195,3 +194,17 @@ class PerModel(dict):
 
     def __deepcopy__(self, memo: dict) -> PerModel:
         return PerModel()
+
+
+def _require_no_labels(source: Source, family: Family) -> None:
+    """Refuse what a student without losses of its own does not compute."""
+    if family.part_of(source).startswith('roi'):
+        raise ConfigError(
+            'task_losses=False: without labels the student draws no proposals of its own; set '
+            "teacher.proposals='teacher'"
+        )
+    if source.method == 'get_targets' or source.module.rpartition('.')[2].startswith('loss_'):
+        raise ConfigError(
+            f"task_losses=False: {source} belongs to the student's own losses, which are not computed; "
+            f'choose what is compared without labels'
+        )

@@ -22,7 +22,7 @@ from tiny_models import (
 from tiny_training import train, training_config, write_coco
 from tiny_transformers import transformer
 
-from mmkd.errors import ConfigError, PathError
+from mmkd.errors import ConfigError
 
 
 def make(folder, student, teacher, losses, options=None, **others):
@@ -128,7 +128,9 @@ def test_the_losses_are_those_beside_the_students_own(tmp_path):
 
 def test_what_needs_labels_says_so(tmp_path):
     same = (faster_rcnn(), faster_rcnn())
-    with pytest.raises(ConfigError, match="draws no proposals.*teacher.proposals='teacher'"):
+    with pytest.raises(
+        ConfigError, match="losses.loss_kd_cls: .*draws no proposals.*teacher.proposals='teacher'"
+    ):
         step(make(tmp_path, *same, ROI_LOSSES))
     with pytest.raises(ConfigError, match='task_losses=False, but no losses'):
         make(tmp_path, *same, {})
@@ -136,7 +138,8 @@ def test_what_needs_labels_says_so(tmp_path):
     with pytest.raises(ConfigError, match='no distillation loss is active in this iteration'):
         step(make(tmp_path, *same, dict(loss_kd=late)))
     labels = dict(DENSE['loss_kd'], align=dict(type='DenseClassAlignment', select='labels'))
-    with pytest.raises(PathError, match=r'losses.loss_kd: .*bbox_head.loss_cls.* not called'):
+    message = r"losses.loss_kd: .*bbox_head.loss_cls.* belongs to the student's own losses"
+    with pytest.raises(ConfigError, match=message):
         step(make(tmp_path, single_stage(), single_stage(), dict(loss_kd=labels)))
 
 
