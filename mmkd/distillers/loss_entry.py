@@ -9,7 +9,7 @@ from mmdet.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
 from ..alignments import Alignment, Pair, Step
-from ..alignments.teachers import mean_over_teachers, require_same_classes
+from ..alignments.teacher_mean import mean_over_teachers, require_same_classes
 from ..errors import ConfigError, PathError, UserError, near
 from ..families import Family
 from ..recorder import Source

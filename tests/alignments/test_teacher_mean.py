@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmkd.alignments import ClassMap, Pair
-from mmkd.alignments.teachers import mean_over_teachers, require_same_classes
+from mmkd.alignments.teacher_mean import mean_over_teachers, require_same_classes
 from mmkd.errors import ConfigError
 
 
