@@ -1,7 +1,7 @@
 # MGD (Yang et al., ECCV 2022, arXiv 2205.01529): RetinaNet X101 teaches R50. Values:
 # github.com/yzd-v/MGD,
 # det/configs/distillers/mgd/retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py. That file names a
-# teacher of 3x (41.6); its author says in issue 8 there that the paper's is this one, of 1x.
+# teacher of 3x (41.6); according to its author (yzd-v/MGD#8) the paper's is this one, of 1x.
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../../_base_/distillation.py']
 
 model = dict(
