@@ -1,10 +1,11 @@
 # make setup   create .venv with pinned versions (PYTHON=python3.12 for another CPython; make clean first)
 # make demo    teacher, student and distilled student on drawn images: a table and two pictures
-# make test    the tests
+# make test    the tests, two at a time (JOBS=4 for more)
 # make lint    ruff: rules and formatting;  make format applies them
 # make clean   remove .venv and build outputs; work_dirs/ stays
 
 READY := .venv/.ready
+JOBS := 2
 
 .PHONY: help setup demo test lint format clean
 
@@ -20,7 +21,7 @@ demo: $(READY)
 	.venv/bin/python tools/demo.py
 
 test: $(READY)
-	.venv/bin/python -m pytest tests
+	.venv/bin/python -m pytest tests --numprocesses $(JOBS) --dist loadfile
 
 lint: $(READY)
 	.venv/bin/ruff check .
