@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -86,3 +87,14 @@ def test_the_page_shows_the_published_scores(path):
         assert f'{scores["Baseline"]:.1f} → {scores["Distilled"]:.1f}' in row
     else:
         assert '→' not in row
+
+
+def test_the_page_shows_the_measured_steps():
+    """Of the methods that the study measured, once for each that has a recipe."""
+    lines = (ROOT / 'benchmarks' / 'steps.jsonl').read_text().splitlines()
+    steps = [line for line in map(json.loads, lines) if line['study'] == 'methods']
+    costs = {line['recipe']: line['kd_step_s'] / line['student_step_s'] for line in steps}
+    shown = re.findall(r'configs/methods/(\w+)/\S* \|.*\| (\d\.\d\d) \|$', PAGE.read_text(), re.M)
+    assert {method for method, _ in shown} == set(costs) - {'kl-mse'}
+    for method, cost in shown:
+        assert cost == f'{costs[method]:.2f}', method
