@@ -70,6 +70,10 @@ class LossEntry:
             self.loss: nn.Module = build(MODELS, config, 'loss')
             #: What the loss must be told of the labels, if anything: a key of :data:`TARGETS`.
             self.needs_target: str | None = getattr(self.loss, 'needs_target', None)
+            if self.needs_target and self.needs_target not in TARGETS:
+                raise ConfigError(
+                    f'{type(self.loss).__name__}.needs_target={self.needs_target!r} is none of {(*TARGETS,)}'
+                )
             #: The share of each teacher, by name.
             self.shares = shares_of(own.get('teacher_name', TEACHER))
             #: By teacher, as an alignment knows the pair of models it brings together.

@@ -63,9 +63,8 @@ def run_from(head: nn.Module, layer: str, levels: list[Tensor]) -> Any:
     Raises:
         PathError: The head has no such layer.
     """
-    given = iter(
-        [level.clone() for level in levels]
-    )  # an activation may follow that works in place
+    # Copies, as an activation may follow that works in place.
+    given = iter([level.clone() for level in levels])
     places = layers_at(head, layer)
     replaced = {module: lambda *_, **__: next(given) for module in places}
     skipped = [before for path in places.values() for before in _before(head, path, layer)]

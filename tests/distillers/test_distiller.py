@@ -604,5 +604,21 @@ def test_the_teachers_proposals_have_no_labels(make, loss):
         step(distiller.train())
 
 
+def test_a_loss_of_ones_own_must_say_which_labels_it_needs(make):
+    class Own(nn.Module):
+        needs_target = True
+
+    with MODELS.switch_scope_and_registry(None) as registry:
+        registry.register_module(name='Own', module=Own)
+        try:
+            losses = dict(loss_kd=dict(type='Own', student='neck', teacher='neck'))
+            with pytest.raises(
+                ConfigError, match="loss_kd: Own.needs_target=True is none of .'class'"
+            ):
+                make(losses=losses)
+        finally:
+            registry.module_dict.pop('Own')
+
+
 def feature_loss_sources():
     return {key: value for key, value in feature_loss().items() if key != 'type'}
