@@ -4,7 +4,16 @@ from .compat import check_stack
 
 check_stack()
 
-from . import alignments, connectors, datasets, distillers, evaluation, hooks, losses  # noqa: E402
+from . import (  # noqa: E402
+    alignments,
+    connectors,
+    datasets,
+    distillers,
+    evaluation,
+    hooks,
+    losses,
+    models,
+)
 from .distillers import Distiller  # noqa: E402
 from .version import __version__  # noqa: E402
 
@@ -18,4 +27,5 @@ __all__ = [
     'evaluation',
     'hooks',
     'losses',
+    'models',
 ]
