@@ -139,9 +139,9 @@ class VisionTransformer(BaseModule):
         side = img_size // patch_size
         self.grid: Grid = (side, side)
         self.pos_embed = nn.Parameter(torch.zeros(1, int(class_token) + side**2, self.embed_dims))
-        rates = torch.linspace(0, drop_path_rate, self.num_layers).tolist()
         self.layers = nn.ModuleList()
-        for index, rate in enumerate(rates):
+        for index in range(self.num_layers):
+            rate = drop_path_rate * index / max(1, self.num_layers - 1)
             window = 0 if index in whole else window_size
             self.layers.append(
                 TransformerLayer(

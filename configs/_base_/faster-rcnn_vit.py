@@ -1,0 +1,27 @@
+# Faster R-CNN on a plain vision transformer, whose last map a simple feature pyramid brings to FPN's five
+# levels; RPN and RoI head are those of mmdet's faster-rcnn_r50_fpn.py, so that a student with FPN has the same
+# strides and anchors. 20 VOC classes. Which transformer it is, the children say.
+_base_ = [
+    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
+    './voc2012.py',
+    './schedule_vit_10e.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmkd'], allow_failed_imports=False)
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='VisionTransformer',
+        arch='base',
+        drop_path_rate=0.1,  # ViTDet (arXiv 2203.16527), app. A.2, for ViT-B
+        with_cp=True,  # ours: at 1000x600 px eight images a step would take tens of gigabytes otherwise
+    ),
+    neck=dict(
+        _delete_=True,
+        type='SimpleFeaturePyramid',
+        in_channels=768,
+        out_channels=256,  # ViTDet, sec. 3, and faster-rcnn_r50_fpn.py
+    ),
+    roi_head=dict(bbox_head=dict(num_classes=20)),
+)

@@ -1,0 +1,12 @@
+# The report's distillation: Faster R-CNN on ViTDet-B (106 M parameters) teaches Faster R-CNN MobileNetV2-FPN
+# (19.5 M), by mean squared error on boxes and Kullback-Leibler divergence on classes, for the student's own
+# proposals. Losses as in the config it inherits; the teacher is another.
+_base_ = './faster-rcnn_r50_to_mobilenetv2_voc2012.py'
+
+model = dict(
+    teacher=dict(
+        config='{{fileDirname}}/teachers/faster-rcnn_vitdet-b_voc2012.py',
+        # What training that config leaves behind; relative to the folder the command runs in.
+        checkpoint='work_dirs/faster-rcnn_vitdet-b_voc2012/epoch_10.pth',
+    ),
+)
