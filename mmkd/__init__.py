@@ -4,7 +4,7 @@ from .compat import check_stack
 
 check_stack()
 
-from . import alignments, connectors, datasets, distillers, evaluation, hooks, losses  # noqa: E402
+from . import alignments, connectors, converters, datasets, distillers, evaluation, hooks, losses  # noqa: E402
 from .distillers import Distiller  # noqa: E402
 from .version import __version__  # noqa: E402
 
@@ -13,6 +13,7 @@ __all__ = [
     '__version__',
     'alignments',
     'connectors',
+    'converters',
     'datasets',
     'distillers',
     'evaluation',
