@@ -4,7 +4,17 @@ from .compat import check_stack
 
 check_stack()
 
-from . import alignments, connectors, converters, datasets, distillers, evaluation, hooks, losses  # noqa: E402
+from . import (  # noqa: E402
+    alignments,
+    connectors,
+    converters,
+    datasets,
+    distillers,
+    evaluation,
+    hooks,
+    losses,
+    models,
+)
 from .distillers import Distiller  # noqa: E402
 from .version import __version__  # noqa: E402
 
@@ -19,4 +29,5 @@ __all__ = [
     'evaluation',
     'hooks',
     'losses',
+    'models',
 ]

@@ -20,7 +20,9 @@ def _pyramid() -> dict[str, str]:
         modules = {f'{old}.{index}': f'neck.levels.{level}.{index}' for index in resample}
         modules |= {f'{old}.{first}.norm': f'{new}.1', f'{old}.{second}.norm': f'{new}.3'}
         names |= with_suffixes(modules, 'weight', 'bias')
-        names |= with_suffixes({f'{old}.{first}': f'{new}.0', f'{old}.{second}': f'{new}.2'}, 'weight')
+        names |= with_suffixes(
+            {f'{old}.{first}': f'{new}.0', f'{old}.{second}': f'{new}.2'}, 'weight'
+        )
     return names
 
 

@@ -1,0 +1,12 @@
+"""Parts of detectors that MMDetection lacks: plain vision transformers and necks that fit them."""
+
+from .layer_decay import LayerDecayConstructor
+from .simple_feature_pyramid import ClassTokenPyramid, SimpleFeaturePyramid
+from .vision_transformer import VisionTransformer
+
+__all__ = [
+    'ClassTokenPyramid',
+    'LayerDecayConstructor',
+    'SimpleFeaturePyramid',
+    'VisionTransformer',
+]
