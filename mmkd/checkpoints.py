@@ -111,8 +111,8 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
                 f'{where} is refused: it is no plain set of weights, and reading it could run code '
                 f'({blame[:160]}); save it again as a state_dict'
             ) from None
-        except (OSError, RuntimeError, EOFError) as error:
-            raise CheckpointError(f'{where} cannot be read: {str(error).splitlines()[0]}') from None
+        except Exception as error:  # Python's manual leaves open what a broken pickle raises
+            raise CheckpointError(f'{where} cannot be read: {first_line(error)}') from None
     if not isinstance(content, dict):
         raise CheckpointError(f'{where} holds a {type(content).__name__}, not weights by name')
     if 'state_dict' not in content:
@@ -166,6 +166,11 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str =
             f'{where} does not belong to this {type(model).__name__} ({len(own)} entries): '
             f'{"; ".join(problems)}'
         )
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def listing(what: str, keys: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 import numpy as np
 import torch
 
-from ..checkpoints import read_checkpoint
+from ..checkpoints import first_line, read_checkpoint
 from ..errors import CheckpointError, MissingFileError
 
 
@@ -47,8 +47,7 @@ def read_weights(checkpoint: str, where: str, hint: str = '') -> dict[str, Any]:
             f'{where} is refused: it holds {error} besides numpy arrays, and reading it could run code'
         ) from None
     except Exception as error:  # what a broken pickle raises is left open by Python's manual
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f'{where} cannot be read: {reason}') from None
+        raise CheckpointError(f'{where} cannot be read: {first_line(error)}') from None
     if not isinstance(content, dict):
         raise CheckpointError(f'{where} holds a {type(content).__name__}, not weights by name')
     return _to_tensors(content)
@@ -92,6 +91,11 @@ def _to_bytes(text: str, encoding: str) -> bytes:
     return text.encode('latin1')
 
 
+def _no_bytes() -> bytes:
+    """How they spell none at all."""
+    return b''
+
+
 def _from_buffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
     """How pickles of protocol 5 spell arrays."""
     return np.frombuffer(buffer, dtype).reshape(shape, order=order).copy()
@@ -106,4 +110,5 @@ ALLOWED = {
     ('numpy.core.numeric', '_frombuffer'): _from_buffer,
     ('collections', 'OrderedDict'): OrderedDict,
     ('_codecs', 'encode'): _to_bytes,
+    ('__builtin__', 'bytes'): _no_bytes,
 }
