@@ -58,6 +58,11 @@ class Step:
     shared: dict[str, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        """How much larger the teacher's images are than the student's, in width and in height."""
+        return self.shared.get('scale', (1.0, 1.0))
+
 
 class Alignment:
     """Brings recorded outputs of student and teacher into correspondence.
@@ -103,7 +108,7 @@ class Alignment:
         Args:
             student: The student model.
             teacher: The teacher's model.
-            options: The teacher's family options, e.g. ``proposals``.
+            options: The teacher's options, e.g. ``proposals`` and ``scale``.
 
         Raises:
             ConfigError: With what does not fit and how to mend it.
@@ -118,6 +123,39 @@ class Alignment:
             step: Everything else.
         """
         raise NotImplementedError
+
+
+def strides_of(generator: Any) -> list[tuple[float, float]]:
+    """Strides of a prior generator's levels, across and down."""
+    return [(s, s) if isinstance(s, (int, float)) else tuple(s) for s in generator.strides]
+
+
+def common_strides(student: Any, teacher: Any, scale: float = 1.0) -> list[tuple[int, int]]:
+    """Levels of two prior generators that lay their priors on the same places.
+
+    Args:
+        student: The student's generator.
+        teacher: The teacher's.
+        scale: How much larger the teacher's images are.
+
+    Returns:
+        Indices of the student's and of the teacher's level.
+    """
+    theirs = [tuple(side / scale for side in stride) for stride in strides_of(teacher)]
+    return [
+        (index, theirs.index(stride))
+        for index, stride in enumerate(strides_of(student))
+        if stride in theirs
+    ]
+
+
+def strides_and_scale(student: Any, teacher: Any, scale: float) -> str:
+    """What a message says of levels that do not meet."""
+    ours, theirs = ([across for across, _ in strides_of(each)] for each in (student, teacher))
+    text = f'strides {ours} (student) and {theirs} (teacher)'
+    if scale != 1:
+        text += f', of images {scale:g} times as large; heads that lay priors need a power of two'
+    return text
 
 
 def require_same_shape(student: Tensor, teacher: Tensor, what: str, hint: str = '') -> None:

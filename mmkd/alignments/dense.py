@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..families.single_stage import SingleStage, boxes_of, layers_at, run_from
 from ..recorder import Source
-from .base import Alignment, Pair, Step, require_same_shape
+from .base import (
+    Alignment,
+    Pair,
+    Step,
+    common_strides,
+    require_same_shape,
+    strides_and_scale,
+    strides_of,
+)
 from .features import labelled_boxes, levels_of
 from .valuable_region import valuable_region
 
@@ -25,7 +33,8 @@ SELECTIONS = ('all', 'labels', 'valuable')
 class DenseAlignment(Alignment):
     """Base of the alignments below: priors (anchors or points) that both heads have.
 
-    Levels are paired by stride; at a common level the priors must be the same.
+    Levels are paired by stride; at a common level the priors must be the same. Strides and anchors of a
+    teacher that sees larger images (``teacher.scale``) are measured in the student's pixels.
 
     Args:
         select: ``all`` priors; those to which the ``labels`` give an object, as the student's own losses
@@ -75,6 +84,7 @@ class DenseAlignment(Alignment):
             normalizer = Source.parse(normalizer)
         self.normalizer: float | Source | None = normalizer
         self.levels: list[tuple[int, int]] = []
+        self.scale = 1.0
 
     @property
     def rows_are_fixed(self) -> bool:
@@ -98,13 +108,11 @@ class DenseAlignment(Alignment):
                     f'{type(model).__name__}, has none that gives a score a class at each prior'
                 )
             generators.append(model.bbox_head.prior_generator)
-        ours, theirs = (_strides(generator) for generator in generators)
-        self.levels = [
-            (i, theirs.index(stride)) for i, stride in enumerate(ours) if stride in theirs
-        ]
+        self.scale = options.get('scale', 1.0)
+        self.levels = common_strides(*generators, self.scale)
         if not self.levels:
             raise ConfigError(
-                f'the heads have no common level: strides {ours} (student) and {theirs} (teacher)'
+                f'the heads have no common level: {strides_and_scale(*generators, self.scale)}'
             )
         if self.select == 'valuable' and not hasattr(generators[1], 'base_anchors'):
             raise ConfigError(
@@ -112,6 +120,12 @@ class DenseAlignment(Alignment):
             )
         if self.crossed is not None:
             layers_at(teacher.bbox_head, _in_head(self.crossed))
+            ours, theirs = (strides_of(generator) for generator in generators)
+            if self.scale != 1:
+                raise ConfigError(
+                    f"align.crossed: the teacher's head cannot take the student's maps for those of images "
+                    f'{self.scale:g} times as large; set teacher.scale=1'
+                )
             if ours != theirs:
                 raise ConfigError(
                     f"align.crossed: the teacher's head takes maps of strides {theirs}, the student has "
@@ -135,10 +149,10 @@ class DenseAlignment(Alignment):
                 same = getattr(student, 'offset', None) == getattr(teacher, 'offset', None)
             else:
                 both = ours is not None and theirs is not None
-                same = both and torch.allclose(ours[index], theirs[other])
+                same = both and torch.allclose(ours[index], theirs[other] / self.scale)
         if not same:
             raise ConfigError(
-                f'at stride {_strides(student)[index]} the heads have different priors '
+                f'at stride {strides_of(student)[index]} the heads have different priors '
                 f'({counts[0]} a place of {type(student).__name__}, the teacher {counts[1]} of '
                 f'{type(teacher).__name__}); give both the same, or compare features'
             )
@@ -184,7 +198,7 @@ class DenseAlignment(Alignment):
         """
         if isinstance(value, (tuple, list)) and value and isinstance(value[0], (tuple, list)):
             value = value[self.part if part is None else part]
-        strides = _strides(model.bbox_head.prior_generator)
+        strides = strides_of(model.bbox_head.prior_generator)
         fits = isinstance(value, (tuple, list)) and len(value) == len(strides)
         if not fits or not all(isinstance(v, Tensor) and v.dim() == 4 for v in value):
             raise ConfigError(
@@ -257,6 +271,7 @@ class DenseAlignment(Alignment):
             device = maps[0][1].device
             anchors = [
                 generator.single_level_grid_priors(level.shape[2:], index, device=device)
+                / level.new_tensor(step.scale).repeat(2)
                 for index, level in maps
             ]
             boxes, image = labelled_boxes(step, device)
@@ -371,8 +386,11 @@ class DenseBoxAlignment(DenseAlignment):
                 boxes_of(model.bbox_head, index, level)
                 for index, level in self.maps(value, owner, model)
             ]
-            scale = boxes[0].new_tensor(size).repeat(1, 2)[:, None]
-            sides.append(torch.cat([(level / scale).flatten(0, 1) for level in boxes]))
+            whole = boxes[0].new_tensor(size)
+            if model is step.teacher:
+                whole = whole * whole.new_tensor(step.scale)
+            whole = whole.repeat(1, 2)[:, None]
+            sides.append(torch.cat([(level / whole).flatten(0, 1) for level in boxes]))
         return [self.pair(*sides, step)]
 
 
@@ -409,10 +427,6 @@ class DenseDistributionAlignment(DenseAlignment):
 def uses_softmax(model: nn.Module) -> bool:
     """Whether a dense head's classifier is a softmax with background."""
     return not getattr(model.bbox_head, 'use_sigmoid_cls', True)
-
-
-def _strides(generator: Any) -> list[tuple[int, int]]:
-    return [(s, s) if isinstance(s, int) else tuple(s) for s in generator.strides]
 
 
 def _in_head(layer: Source) -> str:

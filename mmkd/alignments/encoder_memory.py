@@ -58,6 +58,7 @@ class EncoderMemoryAlignment(Alignment):
             self.maps(student, step.student_record, 'student'),
             self.maps(teacher, step.teacher_record, 'teacher'),
             connector='LinearConnector',
+            scale=step.scale,
         )
         weights = [self.weight(other, step) for _, other in pairs]
         return [

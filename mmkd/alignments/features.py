@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
@@ -20,6 +22,10 @@ class FeatureAlignment(Alignment):
 
     The default alignment. A single map and a tuple of maps (a neck's output) are both understood.
     Levels that only one side has are left out: of P2 to P6 and P3 to P7, P3 to P6 are compared.
+
+    A teacher that sees larger images (``teacher.scale``) has maps of the student's sizes at other
+    strides: with twice the size, its P4 shows the same places as the student's P3. Where no size agrees,
+    the teacher's maps nearest in size are resized.
 
     Args:
         same_channels: Whether maps must have the same number of channels. A loss that does not
@@ -37,6 +43,7 @@ class FeatureAlignment(Alignment):
             levels_of(student, 'student'),
             levels_of(teacher, 'teacher'),
             same_channels=self.same_channels,
+            scale=step.scale,
         )
         if self.levels is not None:
             if not self.levels or not all(0 <= index < len(pairs) for index in self.levels):
@@ -109,6 +116,7 @@ def common_levels(
     theirs: list[Tensor],
     connector: str = 'ConvConnector',
     same_channels: bool = True,
+    scale: tuple[float, float] = (1.0, 1.0),
 ) -> list[tuple[Tensor, Tensor]]:
     """Maps of student and teacher of the same size, in order.
 
@@ -117,11 +125,18 @@ def common_levels(
         theirs: The teacher's.
         connector: What a message proposes where channels differ.
         same_channels: Whether they must not.
+        scale: How much larger the teacher's images are, in width and height. Where no map has the same
+            size for that reason, those of the teacher that differ by less than half an octave, or the only
+            one there is, are brought to the student's.
 
     Raises:
         ConfigError: No level is common, or one differs in shape.
     """
-    pairs = list(_of_same_size(ours, theirs))
+    # By other factors than powers of two, sizes agree by chance.
+    octaves = [math.log2(factor) for factor in scale]
+    pairs = list(_of_same_size(ours, theirs)) if octaves == [round(o) for o in octaves] else []
+    if not pairs and scale != (1.0, 1.0):
+        pairs = list(_of_similar_size(ours, theirs))
     if not pairs:
         raise ConfigError(
             f'no common level: the student has maps of {_sizes(ours)}, the teacher of {_sizes(theirs)}'
@@ -148,6 +163,19 @@ def _of_same_size(ours: list[Tensor], theirs: list[Tensor]) -> Iterator[tuple[Te
                 yield level, theirs[index]
                 start = index + 1
                 break
+
+
+def _of_similar_size(ours: list[Tensor], theirs: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    # Levels are an octave apart, so that each has but one counterpart; a single map has no choice.
+    reach = 0.5 if len(ours) > 1 or len(theirs) > 1 else math.inf
+    for level in ours:
+        size = level.shape[2:]
+        octaves = [math.log2(other.shape[2:].numel() / size.numel()) / 2 for other in theirs]
+        nearest = min(range(len(theirs)), key=lambda index: abs(octaves[index]))
+        if abs(octaves[nearest]) <= reach:
+            shrinks = octaves[nearest] > 0
+            other = theirs[nearest]
+            yield level, F.interpolate(other, size, mode='bilinear', antialias=shrinks)
 
 
 def levels_of(value: Any, owner: str) -> list[Tensor]:

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..recorder import Source
-from .base import Alignment, Pair, Step, require_same_shape
+from .base import (
+    Alignment,
+    Pair,
+    Step,
+    common_strides,
+    require_same_shape,
+    strides_and_scale,
+)
 from .roi import convert_deltas, require_delta_coder
 
 OBJECTNESS = Source('rpn_head.rpn_cls')
@@ -19,7 +26,8 @@ OBJECTNESS = Source('rpn_head.rpn_cls')
 class RPNAlignment(Alignment):
     """Base of the two alignments below: anchors that both models have.
 
-    Levels are paired by stride; at a common level the anchors must be the same.
+    Levels are paired by stride; at a common level the anchors must be the same. Strides and anchors of a
+    teacher that sees larger images (``teacher.scale``) are measured in the student's pixels.
     """
 
     def __init__(self) -> None:
@@ -36,19 +44,14 @@ class RPNAlignment(Alignment):
                 )
             generators.append(generator)
         ours, theirs = generators
-        strides = {stride: index for index, stride in enumerate(map(tuple, theirs.strides))}
-        self.levels = [
-            (index, strides[stride])
-            for index, stride in enumerate(map(tuple, ours.strides))
-            if stride in strides
-        ]
+        scale = options.get('scale', 1.0)
+        self.levels = common_strides(ours, theirs, scale)
         if not self.levels:
             raise ConfigError(
-                f'RPN heads have no common level: strides {ours.strides} (student) and {theirs.strides} '
-                f'(teacher)'
+                f'RPN heads have no common level: {strides_and_scale(ours, theirs, scale)}'
             )
         for index, other in self.levels:
-            anchors, wanted = ours.base_anchors[index], theirs.base_anchors[other]
+            anchors, wanted = ours.base_anchors[index], theirs.base_anchors[other] / scale
             if anchors.shape != wanted.shape or not torch.allclose(anchors, wanted):
                 raise ConfigError(
                     f'RPN anchors at stride {ours.strides[index]} differ: student {anchors.tolist()}, '

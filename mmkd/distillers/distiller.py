@@ -211,7 +211,7 @@ class Distiller(BaseModel):
             teacher = self._load_teacher(name)
             entries = [entry for entry in self.entries.values() if name in entry.aligns]
             for entry in entries:
-                entry.check(self.student, teacher.detector, teacher.family.options, name)
+                entry.check(self.student, teacher.detector, teacher.options, name)
             if any(entry.aligns[name].needs_class_map for entry in entries):
                 self.class_maps[name] = self._pair_classes(name)
         self._recorders_of(tuple(self.entries))

@@ -23,6 +23,7 @@ from ..families import family_of
 from ..random_state import preserve_rng_state
 from ..recorder import Recorder, Source
 from .normalization import renormalize
+from .resolution import check_scale, resize
 
 
 class Teacher:
@@ -37,6 +38,7 @@ class Teacher:
         checkpoint: Its weights: a path or a http(s) URL.
         classes: Its class names, when neither checkpoint nor config tells them.
         name: How messages call its config, ``teacher`` or ``teachers.<name>``.
+        scale: How much larger than the student's the images are that it sees.
         options: What the detector's family offers, e.g. ``proposals`` (:mod:`mmkd.families`).
 
     Raises:
@@ -51,9 +53,11 @@ class Teacher:
         checkpoint: str,
         classes: Sequence[str] | None = None,
         name: str = 'teacher',
+        scale: float = 1.0,
         **options: Any,
     ) -> None:
         cfg = load_config(config, name)
+        self.scale = check_scale(scale, name)
         self.checkpoint = checkpoint
         where = f"{name}.checkpoint='{checkpoint}'"
         weights = read_checkpoint(checkpoint, where, hint=_how_to_get(config))
@@ -67,6 +71,11 @@ class Teacher:
     def _freeze(self, detector: nn.Module, options: dict[str, Any]) -> None:
         self.detector: nn.Module = detector.eval().requires_grad_(False)
         self.family = family_of(self.detector, **options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What alignments may ask for, by name: the family's choices, and ``scale``."""
+        return dict(self.family.options, scale=self.scale)
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self
@@ -116,12 +125,20 @@ class Teacher:
             preprocessor: The student's, which normalised ``inputs``.
             parts: Parts to run.
             student: What the student recorded.
+
+        Returns:
+            What the family shares, and ``scale``: how much larger the images were than the student's, in
+            width and in height.
         """
         if next(self.detector.parameters()).device != inputs.device:
             self.detector.to(inputs.device)
         own = self.detector.data_preprocessor
         inputs = renormalize(inputs, data_samples, preprocessor, own)
-        return self.family.run(inputs, data_samples, parts, student)
+        scale = (1.0, 1.0)
+        if self.scale != 1:
+            inputs, data_samples, scale = resize(inputs, data_samples, self.scale)
+        shared = self.family.run(inputs, data_samples, parts, student, scale)
+        return dict(shared, scale=scale)
 
     @torch.no_grad()
     def follow(self, recorded: Recorder, shared: dict[str, Any], parts: set[str]) -> None:
@@ -141,7 +158,7 @@ class AveragedTeacher(Teacher):
         ema: Config of an averaged model of mmengine or mmdet, as an ``EMAHook`` has it: ``type``,
             ``momentum``, ``update_buffers`` …
         classes: The student's class names.
-        options: As :class:`Teacher`.
+        scale, options: As :class:`Teacher`.
     """
 
     def __init__(
@@ -149,8 +166,10 @@ class AveragedTeacher(Teacher):
         student: nn.Module,
         ema: dict[str, Any],
         classes: Sequence[str] | None = None,
+        scale: float = 1.0,
         **options: Any,
     ) -> None:
+        self.scale = check_scale(scale, 'teacher')
         config = dict(dict(type='ExpMomentumEMA', update_buffers=True), **ema)
         try:
             self.average = MODELS.build(config, default_args=dict(model=student))

@@ -100,7 +100,12 @@ class Family:
         return set()
 
     def run(
-        self, inputs: Tensor, data_samples: SampleList, parts: set[str], student: Recorder
+        self,
+        inputs: Tensor,
+        data_samples: SampleList,
+        parts: set[str],
+        student: Recorder,
+        scale: tuple[float, float] = (1.0, 1.0),
     ) -> dict[str, Any]:
         """Run ``parts`` on images, those of the joint pass only as far as to choose its inputs.
 
@@ -109,9 +114,10 @@ class Family:
             data_samples: Their meta information; ground truth is not read.
             parts: Names of parts.
             student: What the student recorded on the same images.
+            scale: How much larger the images are than the student's, in width and in height.
 
         Returns:
-            What student and teacher are both evaluated on, by name.
+            What student and teacher are both evaluated on, by name; places in the student's pixels.
         """
         if parts:
             self.detector.extract_feat(inputs)
@@ -125,6 +131,6 @@ class Family:
         Args:
             model: The student or the teacher's detector.
             recorded: What it recorded in its own pass.
-            shared: What :meth:`run` gave.
+            shared: What :meth:`run` gave, and ``scale``, as there.
             parts: Those of its parts that are read.
         """

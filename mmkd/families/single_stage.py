@@ -36,7 +36,12 @@ class SingleStage(Family):
         )
 
     def run(
-        self, inputs: Tensor, data_samples: SampleList, parts: set[str], student: Recorder
+        self,
+        inputs: Tensor,
+        data_samples: SampleList,
+        parts: set[str],
+        student: Recorder,
+        scale: tuple[float, float] = (1.0, 1.0),
     ) -> dict[str, Any]:
         if parts:
             features = self.detector.extract_feat(inputs)
@@ -137,7 +142,7 @@ def boxes_of(head: nn.Module, level: int, values: Tensor) -> Tensor:
     size = values.shape[2:]
     priors = generator.single_level_grid_priors(size, level, device=values.device)
     stride = generator.strides[level]
-    stride = stride if isinstance(stride, int) else stride[0]
+    stride = stride if isinstance(stride, (int, float)) else stride[0]
     rows = values.permute(0, 2, 3, 1).float()
     if isinstance(head, YOLOXHead):
         priors = generator.single_level_grid_priors(

@@ -86,7 +86,12 @@ class Transformer(Family):
         return parts & {'joint'}
 
     def run(
-        self, inputs: Tensor, data_samples: SampleList, parts: set[str], student: Recorder
+        self,
+        inputs: Tensor,
+        data_samples: SampleList,
+        parts: set[str],
+        student: Recorder,
+        scale: tuple[float, float] = (1.0, 1.0),
     ) -> dict[str, Any]:
         """See :meth:`Family.run`; shares ``queries``, decoder inputs of shape (N, queries, …) by name."""
         model = self.detector

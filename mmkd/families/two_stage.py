@@ -139,12 +139,17 @@ class TwoStage(Family):
         )
 
     def run(
-        self, inputs: Tensor, data_samples: SampleList, parts: set[str], student: Recorder
+        self,
+        inputs: Tensor,
+        data_samples: SampleList,
+        parts: set[str],
+        student: Recorder,
+        scale: tuple[float, float] = (1.0, 1.0),
     ) -> dict[str, Any]:
         """See :meth:`Family.run`.
 
         Shares ``rois``: by the path of each of the teacher's box heads that is read, what it
-        evaluates, shape (n, 5): image index, x1, y1, x2, y2 in pixels.
+        evaluates, shape (n, 5): image index, x1, y1, x2, y2 in the student's pixels.
         """
         if not parts:
             return {}
@@ -153,6 +158,7 @@ class TwoStage(Family):
         if stages and self.proposals == 'teacher':
             found = self.detector.rpn_head.predict(features, data_samples, rescale=False)
             rois = bbox2roi([instances.bboxes[: self.num_proposals] for instances in found])
+            rois = _scaled(rois, (1 / scale[0], 1 / scale[1]))
             return dict(rois={_path(stage): rois for stage in stages})
         if 'rpn' in parts:
             self.detector.rpn_head(features)
@@ -161,7 +167,7 @@ class TwoStage(Family):
             rois = student[ROIS if ROIS in student else _rois(stage or 0)]
             # Double heads, and mask branches without an extractor of their own, call it once more.
             rois = rois[0] if isinstance(rois, list) else rois
-            _evaluate(self.detector, features, rois, stage)
+            _evaluate(self.detector, features, _scaled(rois, scale), stage)
             shared[_path(stage)] = rois
         return dict(rois=shared) if shared else {}
 
@@ -169,6 +175,8 @@ class TwoStage(Family):
         self, model: nn.Module, recorded: Recorder, shared: dict[str, Any], parts: set[str]
     ) -> None:
         rois = next(iter(shared['rois'].values()))  # the same for every head, see run()
+        if model is self.detector:
+            rois = _scaled(rois, shared['scale'])
         for stage in _stages(parts):
             _evaluate(model, recorded[FEATURES], rois, stage)
 
@@ -227,6 +235,11 @@ def _stages(parts: Iterable[str]) -> list[int | None]:
     if 'roi' in parts:
         return [None]
     return sorted(int(part[len('roi.') :]) for part in parts if part.startswith('roi.'))
+
+
+def _scaled(rois: Tensor, scale: tuple[float, float]) -> Tensor:
+    """Proposals in the pixels of an image ``scale`` times as wide and as high."""
+    return rois if scale == (1.0, 1.0) else rois * rois.new_tensor([1.0, *scale, *scale])
 
 
 def _evaluate(model: nn.Module, features: Any, rois: Tensor, stage: int | None) -> None:

@@ -10,6 +10,8 @@ from mmengine.structures import InstanceData
 from mmkd.alignments import FeatureAlignment, ForegroundFeatureAlignment, Step
 from mmkd.errors import ConfigError
 
+STEP = Step([], None, None, None, None)
+
 
 def maps(*sizes, channels=4):
     return tuple(torch.randn(2, channels, size, size) for size in sizes)
@@ -17,17 +19,17 @@ def maps(*sizes, channels=4):
 
 def test_levels_are_paired_by_size_and_in_order():
     ours, theirs = maps(8, 4), maps(8, 4)
-    pairs = FeatureAlignment()(ours, list(theirs), None)
+    pairs = FeatureAlignment()(ours, list(theirs), STEP)
     assert [
         (p.student is a, p.teacher is b) for p, a, b in zip(pairs, ours, theirs, strict=True)
     ] == [(True, True)] * 2
     more = maps(16, 8, 4, 2)
-    pairs = FeatureAlignment()(ours, more, None)
+    pairs = FeatureAlignment()(ours, more, STEP)
     assert [p.teacher.shape[-1] for p in pairs] == [8, 4] and pairs[0].teacher is more[1]
     shifted = maps(4, 2, 1, 1)  # as many levels, other strides
-    pairs = FeatureAlignment()(maps(8, 4, 2, 1), shifted, None)
+    pairs = FeatureAlignment()(maps(8, 4, 2, 1), shifted, STEP)
     assert [p.teacher is t for p, t in zip(pairs, shifted[:3], strict=True)] == [True] * 3
-    single = FeatureAlignment()(ours[0], theirs[0], None)
+    single = FeatureAlignment()(ours[0], theirs[0], STEP)
     assert len(single) == 1 and single[0].weight is None
 
 
@@ -35,34 +37,34 @@ def test_what_cannot_be_paired_says_why():
     with pytest.raises(
         ConfigError, match='no common level: the student has maps of 8x8, .*5x5, 3x3'
     ):
-        FeatureAlignment()(maps(8), maps(5, 3), None)
+        FeatureAlignment()(maps(8), maps(5, 3), STEP)
     with pytest.raises(ConfigError, match='the student has maps of 8x8, the teacher of 4x4'):
-        FeatureAlignment()(maps(8), maps(4), None)
+        FeatureAlignment()(maps(8), maps(4), STEP)
     different = r'\(2, 4, 8, 8\) and teacher \(1, 4, 8, 8\) differ in shape'
     with pytest.raises(ConfigError, match=different):
-        FeatureAlignment()(maps(8), [maps(8)[0][:1]], None)
+        FeatureAlignment()(maps(8), [maps(8)[0][:1]], STEP)
     with pytest.raises(ConfigError, match="ConvConnector', in_channels=4, out_channels=6"):
-        FeatureAlignment()(maps(8), maps(8, channels=6), None)
+        FeatureAlignment()(maps(8), maps(8, channels=6), STEP)
     with pytest.raises(ConfigError, match="the teacher's output is .*dict.*, not feature maps"):
-        FeatureAlignment()(maps(8), dict(a=1), None)
+        FeatureAlignment()(maps(8), dict(a=1), STEP)
 
 
 def test_channels_may_differ_where_the_loss_does_not_compare_them():
     ours, theirs = torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 8, 8)
-    (pair,) = FeatureAlignment(same_channels=False)(ours, theirs, None)
+    (pair,) = FeatureAlignment(same_channels=False)(ours, theirs, STEP)
     assert pair.student is ours and pair.teacher is theirs
     with pytest.raises(ConfigError, match='level 0'):
-        FeatureAlignment(same_channels=False)(ours[:1], theirs, None)
+        FeatureAlignment(same_channels=False)(ours[:1], theirs, STEP)
 
 
 def test_some_of_the_common_levels_can_be_chosen():
     ours, theirs = maps(8, 4, 2), maps(16, 8, 4, 2)
-    pairs = FeatureAlignment(levels=[0, 2])(ours, theirs, None)
+    pairs = FeatureAlignment(levels=[0, 2])(ours, theirs, STEP)
     assert [pair.student is ours[index] for pair, index in zip(pairs, (0, 2), strict=True)]
     assert [pair.teacher is theirs[index] for pair, index in zip(pairs, (1, 3), strict=True)]
     for wrong in ([3], [-1], []):
         with pytest.raises(ConfigError, match='there are 3 common levels, 0 to 2'):
-            FeatureAlignment(levels=wrong)(ours, theirs, None)
+            FeatureAlignment(levels=wrong)(ours, theirs, STEP)
 
 
 def literal_foreground(images, size, shape):
@@ -85,7 +87,7 @@ def labelled_step(images, shape):
         sample = DetDataSample(metainfo=dict(img_shape=(40, 40), batch_input_shape=shape))
         sample.gt_instances = InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4))
         samples.append(sample)
-    return Step(samples, None, None, None, None)
+    return Step(samples, None, None, None, STEP)
 
 
 def test_foreground_is_what_the_labelled_boxes_cover():
