@@ -7,6 +7,7 @@ check_stack()
 from . import (  # noqa: E402
     alignments,
     connectors,
+    converters,
     datasets,
     distillers,
     evaluation,
@@ -22,6 +23,7 @@ __all__ = [
     '__version__',
     'alignments',
     'connectors',
+    'converters',
     'datasets',
     'distillers',
     'evaluation',

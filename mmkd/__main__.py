@@ -31,9 +31,10 @@ def main(argv: list[str]) -> int:
         print(
             'usage: python -m mmkd TOOL [options]      (python -m mmkd TOOL -h shows its options)\n'
         )
+        width = max(map(len, found)) + 2
         for name, script in found.items():
             summary = ast.get_docstring(ast.parse(script.read_text(encoding='utf-8'))) or ''
-            print(f'  {name:<12}{summary.splitlines()[0] if summary else ""}')
+            print(f'  {name:<{width}}{summary.splitlines()[0] if summary else ""}')
         return 0
     if argv[0] not in found:
         print(f'mmkd: error: no tool {argv[0]!r}; there are: {", ".join(found)}', file=sys.stderr)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +45,7 @@ def training_globals() -> list:
         np.dtype,
         bytes,  # an empty array's content
         slice,
+        argparse.Namespace,  # a script's options, in what DINO's and MAE's trainings save; only a container
         *dtypes,
     ]
 
@@ -108,8 +111,8 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
                 f'{where} is refused: it is no plain set of weights, and reading it could run code '
                 f'({blame[:160]}); save it again as a state_dict'
             ) from None
-        except (OSError, RuntimeError, EOFError) as error:
-            raise CheckpointError(f'{where} cannot be read: {str(error).splitlines()[0]}') from None
+        except Exception as error:  # Python's manual leaves open what a broken pickle raises
+            raise CheckpointError(f'{where} cannot be read: {first_line(error)}') from None
     if not isinstance(content, dict):
         raise CheckpointError(f'{where} holds a {type(content).__name__}, not weights by name')
     if 'state_dict' not in content:
@@ -120,8 +123,14 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
     return content
 
 
-def load_weights(model: nn.Module, checkpoint: dict, where: str) -> None:
+def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str = '') -> None:
     """Load a checkpoint strictly.
+
+    Args:
+        model: What to load it into.
+        checkpoint: A dict with ``state_dict``.
+        where: How messages call it.
+        optional: Regular expression of whole names that the checkpoint may lack.
 
     Raises:
         CheckpointError: Keys are missing or left over, or shapes differ; they are named.
@@ -139,14 +148,18 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str) -> None:
             for key in own
             if key in state and state[key].shape != own[key].shape
         ]
-        problems.append(_listing('of another shape', other))
+        problems.append(listing('of another shape', other))
         missing = [key for key in own if key not in state]
         unexpected = [key for key in state if key not in own]
     else:
         missing, unexpected = found.missing_keys, found.unexpected_keys
     # Counters that old checkpoints lack and evaluation does not use.
-    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
-    problems += [_listing('missing', missing), _listing('left over', unexpected)]
+    missing = [
+        key
+        for key in missing
+        if not key.endswith('num_batches_tracked') and not re.fullmatch(optional, key)
+    ]
+    problems += [listing('missing', missing), listing('left over', unexpected)]
     problems = [problem for problem in problems if problem]
     if problems:
         raise CheckpointError(
@@ -155,7 +168,13 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str) -> None:
         )
 
 
-def _listing(what: str, keys: Sequence[str]) -> str:
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def listing(what: str, keys: Sequence[str]) -> str:
+    """``3 missing: a, b, c``: the first few of them; nothing if there are none."""
     if not keys:
         return ''
     more = f', … ({len(keys) - SHOWN_KEYS} more)' if len(keys) > SHOWN_KEYS else ''

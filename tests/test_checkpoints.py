@@ -61,6 +61,13 @@ def test_a_training_checkpoint_with_logged_scalars_is_read(tmp_path):
     load_weights(MODELS.build(faster_rcnn()), content, 'file')  # the DDP prefix is gone
 
 
+def test_an_empty_file_is_told_of(tmp_path):
+    path = tmp_path / 'empty.pth'
+    path.touch()
+    with pytest.raises(CheckpointError, match='^F cannot be read: EOFError'):
+        read_checkpoint(str(path), 'F')
+
+
 def test_what_was_allowed_before_stays_allowed(tmp_path):
     path = tmp_path / 'plain.pth'
     torch.save(dict(state_dict={}), path)

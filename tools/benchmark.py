@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -141,7 +142,8 @@ def build(cfg: Config, args: argparse.Namespace) -> Distiller:
 def forget_downloads(model: Any) -> None:
     """Take out of a model config the pretrained weights it would start with, in place."""
     for key, value in model.items() if isinstance(model, dict) else enumerate(model):
-        if key == 'pretrained' or (key == 'init_cfg' and 'Pretrained' in str(value)):
+        download = key == 'init_cfg' and re.search('Pretrained|ConvertedCheckpoint', str(value))
+        if key == 'pretrained' or download:
             model[key] = None
         elif isinstance(value, (dict, list)):
             forget_downloads(value)

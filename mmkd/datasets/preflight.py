@@ -180,7 +180,8 @@ def _dataset_files(dataset: Any, key: str) -> Iterator[tuple[str, str, bool]]:
 def _check_weights(cfg: Config, config_path: str) -> None:
     model = cfg.get('model') or {}
     for owner, key, path, where in _leaves(model, 'model'):
-        pretrained = key == 'checkpoint' and owner.get('type') == 'Pretrained'
+        initializers = ('Pretrained', 'ConvertedCheckpoint')
+        pretrained = key == 'checkpoint' and owner.get('type') in initializers
         # A teacher's weights come from its own checkpoint, whatever its config starts from.
         of_teacher = where.startswith(('model.teacher.', 'model.teachers.'))
         if pretrained and not of_teacher and not _exists(path):

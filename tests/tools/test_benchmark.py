@@ -22,7 +22,9 @@ def config(tmp_path):
     student = faster_rcnn()
     student.backbone.init_cfg = dict(type='Pretrained', checkpoint='imagenet.pth')
     teacher = faster_rcnn(channels=24)
-    teacher.backbone.init_cfg = dict(type='Pretrained', checkpoint='imagenet.pth')
+    teacher.backbone.init_cfg = dict(
+        type='ConvertedCheckpoint', source='mae', checkpoint='imagenet.pth'
+    )
     model = dict(
         type='Distiller',
         student=student,

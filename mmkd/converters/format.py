@@ -1,0 +1,78 @@
+"""What a format of checkpoints is, and how one is converted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Format:
+    """The names of weights in one family of files, and those of the same weights in a model here.
+
+    Attributes:
+        names: A name in the file and the one in the model, for weights that are there once.
+        layer_names: The same for weights of every layer; what follows the layer's prefix.
+        layer_prefixes: What precedes a layer's index, in the file and in the model.
+        optional: Names (of either kind) that files of this format may lack.
+        dropped: Regular expression of whole names that have no place in the model.
+        cut: Regular expression of what is taken out of the file's names first.
+    """
+
+    names: Mapping[str, str]
+    layer_names: Mapping[str, str] = field(default_factory=dict)
+    layer_prefixes: tuple[str, str] = ('blocks.', 'layers.')
+    optional: frozenset[str] = frozenset()
+    dropped: str = r'(?!)'
+    cut: str = r'(?!)'
+
+    def match(self, state: Mapping[str, Any]) -> tuple[State, list[str], list[str]]:
+        """Rename what has a name of this format.
+
+        Args:
+            state: Weights by the file's names.
+
+        Returns:
+            Weights by the model's names; names the format needs and the file lacks; names in the file
+            that the format does not have.
+        """
+        old_prefix, new_prefix = self.layer_prefixes
+        in_layer = re.compile(re.escape(old_prefix) + r'(\d+)\.(.+)')
+        converted: State = {}
+        unknown: list[str] = []
+        there = set()
+        depth = 0
+        for key, value in state.items():
+            name = re.sub(self.cut, '', key)
+            if re.fullmatch(self.dropped, name):
+                continue
+            there.add(name)
+            layer = in_layer.fullmatch(name)
+            if layer and layer[2] in self.layer_names:
+                new = f'{new_prefix}{int(layer[1])}.{self.layer_names[layer[2]]}'
+                depth = max(depth, int(layer[1]) + 1)
+            else:
+                new = self.names.get(name)
+            if new is None or new in converted or not isinstance(value, Tensor):
+                unknown.append(key)
+            else:
+                converted[new] = value
+        needed = [name for name in self.names if name not in self.optional]
+        for index in range(max(depth, 1)):
+            needed += [
+                f'{old_prefix}{index}.{name}'
+                for name in self.layer_names
+                if name not in self.optional
+            ]
+        return converted, [name for name in needed if name not in there], unknown
+
+
+def with_suffixes(names: Mapping[str, str], *suffixes: str) -> dict[str, str]:
+    """The names of parameters from those of modules: ``a`` to ``a.weight``, ``a.bias``, …"""
+    return {f'{old}.{s}': f'{new}.{s}' for old, new in names.items() for s in suffixes}
