@@ -1,6 +1,6 @@
-# Faster R-CNN on a plain vision transformer, whose last map a simple feature pyramid brings to FPN's five
-# levels; RPN and RoI head are those of mmdet's faster-rcnn_r50_fpn.py, so that a student with FPN has the same
-# strides and anchors. 20 VOC classes. Which transformer it is, the children say.
+# Faster R-CNN on a plain vision transformer, whose last map a simple feature pyramid brings to FPN's
+# five levels; RPN and RoI head are those of mmdet's faster-rcnn_r50_fpn.py, so that a student with FPN
+# has the same strides and anchors. 20 VOC classes. Which transformer it is, the children say.
 _base_ = [
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
     './voc2012.py',

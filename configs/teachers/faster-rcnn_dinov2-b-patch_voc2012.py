@@ -1,5 +1,5 @@
-# DINOv2 ViT-B/14 with registers (Oquab et al. 2023, arXiv 2304.07193; Darcet et al. 2023, arXiv 2309.16588): its
-# patch tokens as a feature map, with a simple feature pyramid.
+# DINOv2 ViT-B/14 with registers (Oquab et al. 2023, arXiv 2304.07193; Darcet et al. 2023, arXiv
+# 2309.16588): its patch tokens as a feature map, with a simple feature pyramid.
 _base_ = '../_base_/faster-rcnn_vit.py'
 
 model = dict(

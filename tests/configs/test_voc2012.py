@@ -1,96 +1,26 @@
 """The VOC 2012 configs are plain MMDetection: they build, train and test without mmkd."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from mmcv import imwrite
 from mmdet.registry import DATASETS, METRICS, MODELS
 from mmdet.utils import register_all_modules
 from mmengine import fileio
 from mmengine.config import Config
 from mmengine.runner import Runner
+from tiny_voc import load, shrink
 
 ROOT = Path(__file__).parents[2]
 STUDENT = ROOT / 'configs/students/faster-rcnn_mobilenetv2_fpn_10e_voc2012.py'
 TEACHER = ROOT / 'configs/teachers/faster-rcnn_r50_fpn_10e_voc2012.py'
 
-XML = """<annotation><size><width>160</width><height>120</height><depth>3</depth></size>
-<object><name>dog</name><difficult>0</difficult>
-<bndbox><xmin>21</xmin><ymin>31</ymin><xmax>81</xmax><ymax>101</ymax></bndbox></object>
-<object><name>tvmonitor</name><difficult>1</difficult>
-<bndbox><xmin>101</xmin><ymin>11</ymin><xmax>121</xmax><ymax>31</ymax></bndbox></object>
-</annotation>"""
-
 
 @pytest.fixture(scope='module', autouse=True)
 def mmdet_registered():
     register_all_modules()
-
-
-@pytest.fixture(scope='module')
-def drawn_voc(tmp_path_factory):
-    """Four images in VOC 2012's layout, each with a dog and a difficult tvmonitor."""
-    root = tmp_path_factory.mktemp('VOCdevkit')
-    voc = root / 'VOC2012'
-    rng = np.random.default_rng(0)
-    for split in ('train', 'val'):
-        names = [f'2008_{split}_{i}' for i in range(2)]
-        for name in names:
-            image = rng.integers(0, 255, (120, 160, 3), dtype=np.uint8)
-            imwrite(image, str(voc / f'JPEGImages/{name}.jpg'))
-            xml = voc / f'Annotations/{name}.xml'
-            xml.parent.mkdir(exist_ok=True)
-            xml.write_text(XML)
-        listing = voc / f'ImageSets/Main/{split}.txt'
-        listing.parent.mkdir(exist_ok=True, parents=True)
-        listing.write_text('\n'.join(names) + '\n')
-    return root
-
-
-@pytest.fixture(scope='module')
-def photographs():
-    """Pascal VOC 2012 itself, or a part of it."""
-    for root in (os.environ.get('MMKD_VOC', ''), ROOT.parent / 'shared/data/VOCdevkit'):
-        if root and (Path(root) / 'VOC2012/ImageSets/Main/val.txt').exists():
-            return Path(root)
-    pytest.skip('no Pascal VOC 2012 here: set MMKD_VOC to the folder that holds VOC2012/')
-
-
-@pytest.fixture(params=['drawn_voc', 'photographs'])
-def voc(request):
-    return request.getfixturevalue(request.param)
-
-
-def load(path, voc_root, monkeypatch):
-    monkeypatch.setenv('MMKD_VOC', str(voc_root))
-    return Config.fromfile(path)
-
-
-def shrink(cfg, work_dir):
-    """Two images at 128 px, one process, weights drawn at random."""
-    small = (128, 128)
-    cfg.merge_from_dict(
-        {
-            'model.backbone.init_cfg': None,
-            'train_dataloader.batch_size': 1,
-            'train_dataloader.dataset.indices': 2,
-            'train_dataloader.dataset.pipeline.2.scale': small,
-            'train_cfg.max_epochs': 1,
-            'work_dir': str(work_dir),
-            'experiment_name': work_dir.name,
-        }
-    )
-    for name in ('train', 'val', 'test'):
-        cfg[f'{name}_dataloader'].update(num_workers=0, persistent_workers=False)
-    for name in ('val', 'test'):
-        cfg[f'{name}_dataloader'].dataset.indices = 2
-        cfg[f'{name}_dataloader'].dataset.pipeline[1].scale = small
-    return cfg
 
 
 def num_parameters(module):
