@@ -7,7 +7,6 @@ finished run is one line of benchmarks/results.jsonl; table and plot are made fr
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
@@ -413,13 +412,10 @@ def _versions() -> dict[str, str]:
 def _device() -> str:
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    with contextlib.suppress(OSError), open('/proc/cpuinfo', encoding='utf-8') as file:
-        for line in file:
-            if line.startswith('model name'):
-                return f'{line.split(":", 1)[1].strip()}, {_cores()} cores'
-    return f'{platform.machine()}, {_cores()} cores'
+    from mmkd.evaluation.complexity import processor_name
+
+    name = processor_name()
+    return name if torch.cuda.is_available() else f'{name}, {_cores()} cores'
 
 
 def _cores() -> int:
@@ -443,23 +439,13 @@ def present(study: Study, results: Results) -> dict[str, dict[int, dict[str, Any
     return found
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % confidence interval (Student's t); nan for one value."""
-    import numpy as np
-    from scipy import stats
-
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float(values.mean()), float('nan')
-    error = values.std(ddof=1) / len(values) ** 0.5
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
-
-
 def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
     """The table of a study: means over seeds, and differences to the baseline of the same seeds.
 
     Where steps were measured, what one costs in steps of the student too.
     """
+    from mmkd.evaluation.tables import interval, with_error
+
     found = present(study, results)
     costs = {}
     for run in study.runs(None, [study.settings.seeds[0]]) if steps and steps.lines else ():
@@ -477,7 +463,7 @@ def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
         cells = [recipe, str(len(lines))]
         for name in METRICS:
             mean, half = interval([100 * line[name] for line in lines.values()])
-            cells.append(_with_error(mean, half))
+            cells.append(with_error(mean, half))
         cells += _difference(lines, base, teacher) if recipe != BASELINE else ['', '', '']
         if costs:
             line = costs.get(recipe)
@@ -504,6 +490,8 @@ def _difference(
 ) -> list[str]:
     from scipy import stats
 
+    from mmkd.evaluation.tables import interval, with_error
+
     seeds = sorted(lines.keys() & base.keys())
     if not seeds:
         return ['', '', '']
@@ -514,12 +502,7 @@ def _difference(
     if teacher:
         gap = 100 * teacher['mAP'] - sum(theirs) / len(theirs)
         share = f'{100 * mean / gap:.0f} %' if gap > 0 else ''
-    return [_with_error(mean, half, signed=True), '' if p != p else f'{p:.3f}', share]
-
-
-def _with_error(mean: float, half: float, signed: bool = False) -> str:
-    text = f'{mean:+.1f}' if signed else f'{mean:.1f}'
-    return text if half != half else f'{text} ± {half:.1f}'
+    return [with_error(mean, half, signed=True), '' if p != p else f'{p:.3f}', share]
 
 
 def publish(name: str, table: str, page: Path) -> None:
@@ -544,6 +527,8 @@ def plot(study: Study, results: Results, path: Path) -> None:
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
+
+    from mmkd.evaluation.tables import interval
 
     found = present(study, results)
     figure, axes = pyplot.subplots(figsize=(1.5 + 1.1 * len(found), 3.6), layout='constrained')
