@@ -155,6 +155,7 @@ class Study:
         from mmengine.config import Config
 
         from mmkd.datasets.preflight import replace_data_root
+        from mmkd.evaluation.work_dir import essence
 
         root = HERE.parent
         cfg = Config.fromfile(str(root / settings.config))
@@ -165,8 +166,15 @@ class Study:
         cfg.merge_from_dict({'val_evaluator.type': 'CocoF1Metric'})
         cfg.setdefault('custom_imports', dict(imports=['mmkd'], allow_failed_imports=False))
         distils = cfg.model.type == 'Distiller'
+        whole = cfg.to_dict()
+        for teacher in (
+            whole['model'].get('teacher'),
+            *whole['model'].get('teachers', {}).values(),
+        ):
+            if teacher and 'checkpoint' in teacher and 'config' in teacher:
+                del teacher['checkpoint'], teacher['config']  # its digest says what it is
         content = json.dumps(
-            [_essence(cfg.to_dict(), cfg.get('data_root')), *digests * distils], sort_keys=True
+            [essence(whole, PLACES, cfg.get('data_root')), *digests * distils], sort_keys=True
         )
         drawn = json.dumps((self.settings.get('drawn_scenes') or {}), sort_keys=True)
         digest = hashlib.sha256((content + drawn).encode()).hexdigest()[:12]
@@ -179,20 +187,6 @@ class Study:
         folder = self.folder / f'{recipe}_seed{seed}_{digest}'
         cfg.work_dir = str(folder)
         return Run(recipe, seed, cfg, folder, digest)
-
-
-def _essence(node: Any, data_root: str | None) -> Any:
-    """A config without what :data:`PLACES` name and without the teacher's files."""
-    if isinstance(node, dict):
-        places = PLACES
-        if 'checkpoint' in node and 'config' in node:
-            places = (*PLACES, 'checkpoint', 'config')
-        return {str(k): _essence(v, data_root) for k, v in node.items() if k not in places}
-    if isinstance(node, (list, tuple)):
-        return [_essence(value, data_root) for value in node]
-    if isinstance(node, str) and data_root and node.startswith(data_root):
-        return node[len(data_root) :]
-    return node if isinstance(node, (str, int, float, bool, type(None))) else str(node)
 
 
 # ------------------------------------------------------------------------------------ training
@@ -302,16 +296,12 @@ def train_one(
 def final_metrics(folder: Path) -> dict[str, float]:
     """What the last validation of a finished training gave."""
     from mmkd.errors import UserError
+    from mmkd.evaluation.work_dir import read_scalars
 
-    found = None
-    for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        for text in path.read_text(encoding='utf-8').splitlines():
-            line = json.loads(text)
-            if METRICS['mAP'] in line:
-                found = line
-    if found is None:
+    found = [line for line in read_scalars(folder) if METRICS['mAP'] in line]
+    if not found:
         raise UserError(f'{folder}: no validation; set train_cfg.val_interval so that one ends it')
-    return {name: round(found[key], 4) for name, key in METRICS.items()}
+    return {name: round(found[-1][key], 4) for name, key in METRICS.items()}
 
 
 def last_checkpoint(run: Run) -> Path:
