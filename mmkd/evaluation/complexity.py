@@ -150,6 +150,27 @@ def measure(
     )
 
 
+def time_in_turns(
+    models: Sequence[BaseModel], batches: Sequence[dict], rounds: int = 30, warm_up: int = 5
+) -> list[float]:
+    """Time several detectors one after the other in each round.
+
+    Args:
+        models: In evaluation mode.
+        batches: One of each, as its test data loader gives it.
+        rounds: How many count.
+        warm_up: How many are run before.
+
+    Returns:
+        The median seconds of each.
+    """
+    taken = [
+        [time_one(model, batch) for model, batch in zip(models, batches, strict=True)]
+        for _ in range(warm_up + rounds)
+    ]
+    return [statistics.median(times) for times in zip(*taken[warm_up:], strict=True)]
+
+
 @torch.no_grad()
 def time_one(model: BaseModel, batch: dict) -> float:
     """Seconds one ``test_step`` takes.

@@ -27,7 +27,7 @@ TRAINING = (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class WorkDir:
     """One training, or one test of weights from elsewhere.
 
@@ -65,6 +65,22 @@ class WorkDir:
     def seed(self) -> int | None:
         return (self.config.get('randomness') or {}).get('seed')
 
+    @property
+    def part(self) -> str:
+        """Which part of the config says what the metrics were measured on."""
+        return 'test' if self.trained is None else 'val'
+
+    def evaluated_on(self) -> dict[str, Any]:
+        """The images, classes and labels of the metrics; to be compared."""
+        evaluators = self.config.get(f'{self.part}_evaluator') or []
+        evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+        parts = dict(
+            dataset=(self.config.get(f'{self.part}_dataloader') or {}).get('dataset'),
+            ann_file=[evaluator.get('ann_file') for evaluator in evaluators],
+        )
+        # How an image is prepared is the detector's own affair.
+        return essence(parts, (*NO_RECIPE, 'pipeline'))
+
     def deployed(self) -> Config:
         """The config of the detector that its checkpoints belong to: the student without teacher."""
         config = copy.deepcopy(self.config)
@@ -78,7 +94,7 @@ class WorkDir:
         Args:
             model: In place of its own model.
         """
-        parts = dict(model=model or self.config.model, validation=validation_data(self.config))
+        parts = dict(model=model or self.config.model, validation=self.evaluated_on())
         parts |= {key: self.config.get(key) for key in TRAINING}
         return essence(parts, NO_RECIPE)
 
@@ -101,8 +117,14 @@ def read_work_dir(path: str | os.PathLike[str], best: bool = False) -> WorkDir:
         raise ConfigError(f'{path} is a file; give the work directory of a training')
     configs = sorted(path.glob('*.py'))
     folders = [config.parents[1] for config in sorted(path.glob(f'*/{CONFIG}'))]
-    tests = [folder for folder in folders if (folder / f'{folder.name}.json').is_file()]
-    runs = {f: Config.fromfile(str(f / CONFIG)) for f in folders if _is_filled(f / LOG)}
+    loaded = {folder: Config.fromfile(str(folder / CONFIG)) for folder in folders}
+    tests = {
+        folder: config
+        for folder, config in loaded.items()
+        # Averages over augmented images wrap the model.
+        if (folder / f'{folder.name}.json').is_file() and 'module' not in config.model
+    }
+    runs = {folder: config for folder, config in loaded.items() if _is_filled(folder / LOG)}
     names = tuple(config.stem for config in configs)
     if runs:
         # Trained again into the same folder, without `resume`: the former training is history.
@@ -110,9 +132,9 @@ def read_work_dir(path: str | os.PathLike[str], best: bool = False) -> WorkDir:
         records = read_scalars(path, since=begun[-1] if begun else '')
         found = WorkDir(path, list(runs.values())[-1], names)
     elif tests and not _checkpoints(path):
-        config = Config.fromfile(str(tests[-1] / CONFIG))
+        folder, config = list(tests.items())[-1]
         found = WorkDir(path, config, names, checkpoint=config.get('load_from'))
-        found.scores = _scores(_read_json(tests[-1]))
+        found.scores = _scores(_read_json(folder))
         found.notes.append('a test, not a training')
         return found
     elif len(configs) == 1:
@@ -168,31 +190,19 @@ def _read_scores(found: WorkDir, records: list[dict], best: bool) -> None:
         found.notes.append(f'{name} is not there any more')
 
 
-def _add_tests(found: WorkDir, tests: list[Path]) -> None:
+def _add_tests(found: WorkDir, tests: dict[Path, Config]) -> None:
     """Fill what the training did not log from a test of the same checkpoint on the same images."""
-    for folder in reversed(tests):
-        config = Config.fromfile(str(folder / CONFIG))
+    for folder, config in reversed(tests.items()):
         weights = config.get('load_from')
         if not weights or not found.checkpoint or not _same_file(weights, found.checkpoint):
             continue
-        images = [
-            essence((config_.get(loader) or {}).get('dataset'), NO_RECIPE)
-            for config_, loader in ((found.config, 'val_dataloader'), (config, 'test_dataloader'))
-        ]
+        loaders = found.config.get('val_dataloader'), config.get('test_dataloader')
+        images = [essence((loader or {}).get('dataset'), NO_RECIPE) for loader in loaders]
         scores = _scores(_read_json(folder))
         new = [name for name in scores if name not in found.scores]
         if new and images[0] == images[1]:
             found.scores |= {name: scores[name] for name in new}
             found.notes.append(f'{", ".join(new)} of the test {folder.name}')
-
-
-def validation_data(config: Config) -> dict[str, Any]:
-    """What a config is validated on, without how its images are prepared; to be compared."""
-    evaluators = config.get('val_evaluator') or []
-    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
-    dataset = (config.get('val_dataloader') or {}).get('dataset')
-    files = [evaluator.get('ann_file') for evaluator in evaluators]
-    return essence(dict(dataset=dataset, ann_file=files), (*NO_RECIPE, 'pipeline'))
 
 
 def essence(node: Any, leave_out: Collection[str], root: str | None = None) -> Any:
