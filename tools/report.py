@@ -110,7 +110,10 @@ def report(args: argparse.Namespace) -> None:
     table = format_rows(rows)
     page = [table, describe(rows, size, device, args.best)]
     if matched or args.reported:
-        page += ['Reported elsewhere, and measured here:', reported_table(matched)]
+        page += [
+            'The figures of the report that mmkd realises, beside those measured here:',
+            reported_table(matched),
+        ]
     text = '\n\n'.join(page) + '\n'
     write(Path(args.out), text, format_csv(rows, size, device), rows)
     print(f'\n{text}')

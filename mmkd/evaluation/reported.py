@@ -13,7 +13,8 @@ from ..distillers.teacher import config_classes
 from ..errors import ConfigError, near
 from .pairing import row_of
 from .report import Row
-from .tables import markdown_table
+from .tables import interval, markdown_table, with_error
+from .work_dir import METRICS
 
 DASH = '–'
 
@@ -29,7 +30,7 @@ class Reported:
         configs: Names of the configs that realise it here.
         parameters: In millions.
         mAP: In percent.
-        F1: In 0..1.
+        F1: In percent.
         epochs: Of its training.
     """
 
@@ -78,14 +79,14 @@ REPORTED = {
         mAP=40,
     ),
     'detr-r50': Reported(
-        'DETR R50, teacher', COCO, 2, ('detr_r50_8xb2-150e_coco',), parameters=41, F1=0.78
+        'DETR R50, teacher', COCO, 2, ('detr_r50_8xb2-150e_coco',), parameters=41, F1=78
     ),
     'detr-r18-distilled': Reported(
         'DETR R18 distilled by logits',
         COCO,
         2,
         ('detr_r50_to_r18_coco-person-dog',),
-        F1=0.53,
+        F1=53,
         epochs=10,
     ),
 }
@@ -120,50 +121,39 @@ def match_reported(rows: Sequence[Row], told: Mapping[str, str] | None = None) -
 
 
 def reported_table(matched: Mapping[str, Row]) -> str:
-    """Every reported detector, with what was measured here in columns of its own."""
-    measures = ('parameters', 'mAP', 'F1', 'epochs')
-    head = [f'{name}, {where}' for name in measures for where in ('reported', 'measured here')]
-    head.insert(4, 'AP50, measured here')
-    rows = [['data', 'detector', *head, 'work directory']]
+    """Every reported figure, a line each, with what was measured here in a column of its own."""
+    rows = [['data', 'detector', 'figure', 'reported', 'measured here', 'work directory']]
     notes = []
     for key, reported in REPORTED.items():
         row = matched.get(key)
-        rows.append([reported.data, reported.title])
-        for name in measures:
-            rows[-1] += [_reported(reported, name), _measured(row, name, reported)]
-            rows[-1] += [_measured(row, 'AP50', reported)] if name == 'mAP' else []
-        rows[-1].append(row.name if row else DASH)
+        for figure in ('parameters', *METRICS, 'epochs'):
+            cells = _reported(reported, figure), _measured(row, figure, reported)
+            if cells != (DASH, DASH):
+                where = DASH if cells[1] == DASH else row.name
+                rows.append([reported.data, reported.title, figure, *cells, where])
         if row and not _same_task(row, reported):
             notes.append(
                 f'{row.name} tells {_classes(row)} classes apart, the reported one '
                 f'{reported.classes}: their accuracy is not put side by side.'
             )
-    return '\n\n'.join([markdown_table(rows, left=2), *notes])
+    return '\n\n'.join([markdown_table(rows, left=3), *notes])
 
 
-def _reported(reported: Reported, name: str) -> str:
-    value = getattr(reported, name)
-    if value is None:
+def _reported(reported: Reported, figure: str) -> str:
+    value = getattr(reported, figure, None)
+    return DASH if value is None else f'{value} M' if figure == 'parameters' else str(value)
+
+
+def _measured(row: Row | None, figure: str, reported: Reported) -> str:
+    if row is None or not row.finished:
         return DASH
-    return (
-        f'{100 * value:.0f}'
-        if name == 'F1'
-        else f'{value} M'
-        if name == 'parameters'
-        else str(value)
-    )
-
-
-def _measured(row: Row | None, name: str, reported: Reported) -> str:
-    if row is None:
-        return DASH
-    if name == 'parameters':
+    if figure == 'parameters':
         return f'{row.cost.parameters / 1e6:.1f} M' if row.cost else DASH
-    if name == 'epochs':
-        done = row.first.unit == 'epoch' and row.finished and row.first.trained
-        return str(done) if done else DASH
-    value = row.mean(name) if _same_task(row, reported) else None
-    return DASH if value is None else f'{100 * value:.1f}'
+    if figure == 'epochs':
+        counted = row.first.unit == 'epoch' and row.first.trained is not None
+        return str(row.first.trained) if counted else DASH
+    values = row.values(figure) if _same_task(row, reported) else None
+    return DASH if values is None else with_error(*interval([100 * value for value in values]))
 
 
 def _same_task(row: Row, reported: Reported) -> bool:
