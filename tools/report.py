@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -163,4 +164,6 @@ def write(out: Path, text: str, table: str, rows: Sequence[Row]) -> None:
 
 
 if __name__ == '__main__':
+    # Before torch is loaded: threads that wait by spinning time each other when anything else runs.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     run_tool(report, parse_args())

@@ -164,11 +164,13 @@ def time_in_turns(
     Returns:
         The median seconds of each.
     """
-    taken = [
-        [time_one(model, batch) for model, batch in zip(models, batches, strict=True)]
-        for _ in range(warm_up + rounds)
-    ]
-    return [statistics.median(times) for times in zip(*taken[warm_up:], strict=True)]
+    taken: list[list[float]] = [[] for _ in models]
+    for index in range(warm_up + rounds):
+        # Each round starts with another one: none always runs in the wake of the same.
+        for turn in range(len(models)):
+            i = (index + turn) % len(models)
+            taken[i].append(time_one(models[i], batches[i]))
+    return [statistics.median(times[warm_up:]) for times in taken]
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -13,7 +14,7 @@ from mmkd.errors import ConfigError, MissingFileError
 from mmkd.evaluation.complexity import count_parameters, load_detector
 from mmkd.evaluation.pairing import assign_roles
 from mmkd.evaluation.report import add_costs, add_f1, read_rows
-from mmkd.evaluation.report_page import describe, format_csv, format_rows
+from mmkd.evaluation.report_page import HEAD, describe, format_csv, format_rows
 from mmkd.evaluation.reported import REPORTED, match_reported, reported_table
 
 SEEDS = ('student_seed0', 'student_seed1', 'distilled_seed0', 'distilled_seed1')
@@ -218,6 +219,11 @@ def test_f1_is_evaluated_where_it_is_missing(runs, tmp_path):
         add_f1(row)
 
 
+def test_readme_shows_the_columns_of_today():
+    readme = (Path(__file__).parents[2] / 'README.md').read_text()
+    assert list(HEAD) in [cells(line) for line in readme.splitlines() if line.startswith('|')]
+
+
 def test_csv_holds_the_numbers_as_logged(scored):
     rows = rows_of(scored, *SEEDS, 'teacher')
     add_costs([rows['teacher']], (64, 96), timed=False)
@@ -276,8 +282,6 @@ def test_a_training_is_known_by_its_configs_name(runs, tmp_path):
 
 def test_reported_configs_exist_or_are_mmdets(tmp_path):
     """Those of the ViT backbones come with their own configs."""
-    from pathlib import Path
-
     known = {path.stem for path in (Path(__file__).parents[2] / 'configs').rglob('*.py')}
     realised = {name for reported in REPORTED.values() for name in reported.configs}
     assert {'faster-rcnn_mobilenetv2_fpn_10e_voc2012', 'detr_r50_to_r18_coco-person-dog'} <= known
