@@ -48,17 +48,15 @@ def parse_args() -> argparse.Namespace:
     for name in ('teacher', 'baseline'):
         parser.add_argument(
             f'--{name}',
-            nargs='+',
-            action='extend',
+            action='append',
             default=[],
             metavar='DISTILLED=WORK_DIR',
-            help=f'whose {name} is which, where the configs do not tell',
+            help=f'whose {name} is which, where the configs do not tell; may be given again',
         )
     parser.add_argument(
         '--as',
         dest='realises',
-        nargs='+',
-        action='extend',
+        action='append',
         default=[],
         metavar='FIGURE=WORK_DIR',
         help='put a training beside a figure of the report that mmkd realises (dino, vitdet, '
@@ -102,7 +100,7 @@ def report(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     size = tuple(args.image_size)
-    print(f'mmkd: {len(rows)} rows of {len(args.work_dirs)} work directories', flush=True)
+    print(f'mmkd: work directories: {len(args.work_dirs)}, rows: {len(rows)}', flush=True)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         for row in rows if args.evaluate else ():
             add_f1(row)

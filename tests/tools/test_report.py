@@ -47,7 +47,7 @@ def test_best_epochs_no_latency_and_reported_figures(tool, runs, tmp_path, capsy
     student = copied(runs, 'student_seed0', tmp_path / 'student')
     set_scores(student, mAP=0.1)
     edit_log(student, lambda r: r | {'coco/bbox_mAP': 0.35} if r['step'] == 1 else r)
-    arguments = (student, *QUICK, '--as', f'detr-r18-distilled={student}')
+    arguments = ('--as', f'detr-r18-distilled={student}', student, *QUICK)
     assert tool('report', *arguments, '--out', 'last') == 0
     assert "after each training's last epoch" in capsys.readouterr().out
     assert tool('report', *arguments, '--out', 'best', '--best') == 0
