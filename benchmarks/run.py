@@ -7,7 +7,6 @@ finished run is one line of benchmarks/results.jsonl; table and plot are made fr
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
@@ -156,6 +155,7 @@ class Study:
         from mmengine.config import Config
 
         from mmkd.datasets.preflight import replace_data_root
+        from mmkd.evaluation.work_dir import essence
 
         root = HERE.parent
         cfg = Config.fromfile(str(root / settings.config))
@@ -166,8 +166,15 @@ class Study:
         cfg.merge_from_dict({'val_evaluator.type': 'CocoF1Metric'})
         cfg.setdefault('custom_imports', dict(imports=['mmkd'], allow_failed_imports=False))
         distils = cfg.model.type == 'Distiller'
+        whole = cfg.to_dict()
+        for teacher in (
+            whole['model'].get('teacher'),
+            *whole['model'].get('teachers', {}).values(),
+        ):
+            if teacher and 'checkpoint' in teacher and 'config' in teacher:
+                del teacher['checkpoint'], teacher['config']  # its digest says what it is
         content = json.dumps(
-            [_essence(cfg.to_dict(), cfg.get('data_root')), *digests * distils], sort_keys=True
+            [essence(whole, PLACES, cfg.get('data_root')), *digests * distils], sort_keys=True
         )
         drawn = json.dumps((self.settings.get('drawn_scenes') or {}), sort_keys=True)
         digest = hashlib.sha256((content + drawn).encode()).hexdigest()[:12]
@@ -180,20 +187,6 @@ class Study:
         folder = self.folder / f'{recipe}_seed{seed}_{digest}'
         cfg.work_dir = str(folder)
         return Run(recipe, seed, cfg, folder, digest)
-
-
-def _essence(node: Any, data_root: str | None) -> Any:
-    """A config without what :data:`PLACES` name and without the teacher's files."""
-    if isinstance(node, dict):
-        places = PLACES
-        if 'checkpoint' in node and 'config' in node:
-            places = (*PLACES, 'checkpoint', 'config')
-        return {str(k): _essence(v, data_root) for k, v in node.items() if k not in places}
-    if isinstance(node, (list, tuple)):
-        return [_essence(value, data_root) for value in node]
-    if isinstance(node, str) and data_root and node.startswith(data_root):
-        return node[len(data_root) :]
-    return node if isinstance(node, (str, int, float, bool, type(None))) else str(node)
 
 
 # ------------------------------------------------------------------------------------ training
@@ -303,16 +296,12 @@ def train_one(
 def final_metrics(folder: Path) -> dict[str, float]:
     """What the last validation of a finished training gave."""
     from mmkd.errors import UserError
+    from mmkd.evaluation.work_dir import read_scalars
 
-    found = None
-    for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        for text in path.read_text(encoding='utf-8').splitlines():
-            line = json.loads(text)
-            if METRICS['mAP'] in line:
-                found = line
-    if found is None:
+    found = [line for line in read_scalars(folder) if METRICS['mAP'] in line]
+    if not found:
         raise UserError(f'{folder}: no validation; set train_cfg.val_interval so that one ends it')
-    return {name: round(found[key], 4) for name, key in METRICS.items()}
+    return {name: round(found[-1][key], 4) for name, key in METRICS.items()}
 
 
 def last_checkpoint(run: Run) -> Path:
@@ -413,13 +402,10 @@ def _versions() -> dict[str, str]:
 def _device() -> str:
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    with contextlib.suppress(OSError), open('/proc/cpuinfo', encoding='utf-8') as file:
-        for line in file:
-            if line.startswith('model name'):
-                return f'{line.split(":", 1)[1].strip()}, {_cores()} cores'
-    return f'{platform.machine()}, {_cores()} cores'
+    from mmkd.evaluation.complexity import processor_name
+
+    name = processor_name()
+    return name if torch.cuda.is_available() else f'{name}, {_cores()} cores'
 
 
 def _cores() -> int:
@@ -443,23 +429,13 @@ def present(study: Study, results: Results) -> dict[str, dict[int, dict[str, Any
     return found
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % confidence interval (Student's t); nan for one value."""
-    import numpy as np
-    from scipy import stats
-
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float(values.mean()), float('nan')
-    error = values.std(ddof=1) / len(values) ** 0.5
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
-
-
 def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
     """The table of a study: means over seeds, and differences to the baseline of the same seeds.
 
     Where steps were measured, what one costs in steps of the student too.
     """
+    from mmkd.evaluation.tables import interval, with_error
+
     found = present(study, results)
     costs = {}
     for run in study.runs(None, [study.settings.seeds[0]]) if steps and steps.lines else ():
@@ -477,7 +453,7 @@ def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
         cells = [recipe, str(len(lines))]
         for name in METRICS:
             mean, half = interval([100 * line[name] for line in lines.values()])
-            cells.append(_with_error(mean, half))
+            cells.append(with_error(mean, half))
         cells += _difference(lines, base, teacher) if recipe != BASELINE else ['', '', '']
         if costs:
             line = costs.get(recipe)
@@ -504,6 +480,8 @@ def _difference(
 ) -> list[str]:
     from scipy import stats
 
+    from mmkd.evaluation.tables import interval, with_error
+
     seeds = sorted(lines.keys() & base.keys())
     if not seeds:
         return ['', '', '']
@@ -514,12 +492,7 @@ def _difference(
     if teacher:
         gap = 100 * teacher['mAP'] - sum(theirs) / len(theirs)
         share = f'{100 * mean / gap:.0f} %' if gap > 0 else ''
-    return [_with_error(mean, half, signed=True), '' if p != p else f'{p:.3f}', share]
-
-
-def _with_error(mean: float, half: float, signed: bool = False) -> str:
-    text = f'{mean:+.1f}' if signed else f'{mean:.1f}'
-    return text if half != half else f'{text} ± {half:.1f}'
+    return [with_error(mean, half, signed=True), '' if p != p else f'{p:.3f}', share]
 
 
 def publish(name: str, table: str, page: Path) -> None:
@@ -544,6 +517,8 @@ def plot(study: Study, results: Results, path: Path) -> None:
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
+
+    from mmkd.evaluation.tables import interval
 
     found = present(study, results)
     figure, axes = pyplot.subplots(figsize=(1.5 + 1.1 * len(found), 3.6), layout='constrained')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Tiny tensors: more threads cost time, most of all when something else runs beside the tests.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -30,3 +31,11 @@ def clean_state():
     yield
     MessageHub._instance_dict.clear()
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(scope='session')
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of work directories (:mod:`tiny_runs`), not to be changed."""
+    from tiny_runs import make_runs
+
+    return make_runs(tmp_path_factory.mktemp('runs'))

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -389,7 +388,14 @@ def _evaluate(
     args: argparse.Namespace, work_dir: Path, checkpoints: dict[str, Path], report: StageReport
 ) -> dict[str, Any]:
     """Accuracy and cost of each checkpoint, as ``metrics.json`` holds them."""
-    from mmkd.evaluation.complexity import build_test_data, load_detector, measure
+    from mmkd.evaluation.complexity import (
+        build_test_data,
+        device_name,
+        load_detector,
+        measure,
+    )
+    from mmkd.evaluation.f1_metric import evaluate
+    from mmkd.evaluation.tables import gap_closed
 
     hashes = {name: _sha256(path) for name, path in checkpoints.items()}
     known = _read_json(work_dir / METRICS_FILE)
@@ -399,7 +405,7 @@ def _evaluate(
 
     metrics: dict[str, Any] = {
         'checkpoints': hashes,
-        'machine': _machine(),
+        'machine': device_name(),
         'seed': args.seed,
         'models': {},
     }
@@ -408,7 +414,8 @@ def _evaluate(
         model = load_detector(cfg, str(checkpoint))
         dataset = build_test_data(cfg)
         cost = measure(model, dataset)
-        scores = _accuracy(cfg, model, dataset, _part(report, i, len(checkpoints)))
+        part = _part(report, i, len(checkpoints))
+        scores = evaluate(model, dataset, cfg.test_evaluator, part)
         metrics['images'] = len(dataset)
         metrics['input_size'] = cost.input_size
         metrics['models'][name] = {
@@ -416,32 +423,14 @@ def _evaluate(
             'flops': cost.flops,
             'ms_per_image': round(cost.ms_per_image, 2),
             'training_seconds': _read_json(work_dir / name / STATE_FILE).get('seconds'),
-            **scores,
+            **{key: round(value, 4) for key, value in scores.items()},
         }
     values = [metrics['models'][name][METRICS['mAP']] for name in (TEACHER, STUDENT, DISTILLED)]
-    metrics['gap_closed'] = gap_closed(*values)
+    gap = gap_closed(*values)
+    metrics['gap_closed'] = None if gap is None else round(gap, 3)
     _write_json(work_dir / METRICS_FILE, metrics)
     report.finish()
     return metrics
-
-
-def _accuracy(cfg: Config, model: Any, dataset: Any, report: Report) -> dict[str, float]:
-    """COCO's numbers and F1 on the validation images."""
-    import torch
-    from mmengine.dataset import pseudo_collate
-    from mmengine.evaluator import Evaluator
-
-    from mmkd.evaluation import CocoF1Metric
-
-    evaluator = Evaluator([CocoF1Metric(ann_file=cfg.test_evaluator.ann_file)])
-    evaluator.dataset_meta = dataset.metainfo
-    for i in range(len(dataset)):
-        batch = pseudo_collate([dataset[i]])
-        with torch.no_grad():
-            evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
-        report((i + 1) / len(dataset))
-    scores = evaluator.evaluate(len(dataset))
-    return {key: round(float(value), 4) for key, value in scores.items()}
 
 
 def _draw_comparison(
@@ -460,29 +449,14 @@ def _draw_comparison(
     compare(detectors, build_test_data(cfg), work_dir / 'comparison.png', thresholds=thresholds)
 
 
-def gap_closed(teacher: float, student: float, distilled: float) -> float | None:
-    """The share of what the student lacks to the teacher that distillation gave it.
-
-    Args:
-        teacher: Its mAP.
-        student: That of the student trained alone.
-        distilled: That of the distilled student.
-
-    Returns:
-        1 when the distilled student is as good as the teacher, negative when it got worse, and
-        ``None`` when the teacher is no better than the student.
-    """
-    if teacher <= student:
-        return None
-    return round((distilled - student) / (teacher - student), 3)
-
-
 def format_table(metrics: dict[str, Any]) -> str:
     """The results as a Markdown table whose columns also line up on a terminal.
 
     Args:
         metrics: As ``metrics.json`` holds them.
     """
+    from mmkd.evaluation.tables import markdown_table
+
     rows = [['', 'parameters', 'GFLOPs', *METRICS, 'ms per image', 'gap closed']]
     for name, values in metrics['models'].items():
         gap = metrics['gap_closed'] if name == DISTILLED else None
@@ -496,13 +470,7 @@ def format_table(metrics: dict[str, Any]) -> str:
                 '' if gap is None else f'{100 * gap:.0f} %',
             ]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        '| ' + ' | '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + ' |'
-        for row in rows
-    ]
-    rule = '|' + '|'.join(['-' * (widths[0] + 2), *('-' * (w + 1) + ':' for w in widths[1:])]) + '|'
-    return '\n'.join([lines[0], rule, *lines[1:]])
+    return markdown_table(rows)
 
 
 def describe(metrics: dict[str, Any]) -> str:
@@ -535,18 +503,6 @@ def describe(metrics: dict[str, Any]) -> str:
             f'{metrics["machine"]}.',
         ]
     )
-
-
-def _machine() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-        name = next(line.split(':', 1)[1].strip() for line in lines if 'model name' in line)
-    return f'{name}, {torch.get_num_threads()} threads'
 
 
 # ------------------------------------------------------------------------------------- display

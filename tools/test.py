@@ -39,7 +39,9 @@ def test(args: argparse.Namespace) -> None:
     check_checkpoint(args.checkpoint, 'the checkpoint to test')
     cfg.load_from = args.checkpoint
     if args.f1:
-        use_f1_metric(cfg)
+        from mmkd.evaluation.f1_metric import with_f1
+
+        cfg.test_evaluator = with_f1(cfg.test_evaluator)
     if args.show or args.show_dir:
         from mmdet.engine.hooks.utils import trigger_visualization_hook
 
@@ -50,26 +52,6 @@ def test(args: argparse.Namespace) -> None:
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     runner.test()
-
-
-def use_f1_metric(cfg: Config) -> None:
-    """Turn each CocoMetric that tests into a CocoF1Metric with the same settings.
-
-    Raises:
-        ConfigError: the config has no CocoMetric.
-    """
-    from mmkd.errors import ConfigError
-
-    evaluator = cfg.test_evaluator
-    metrics = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
-    metrics = [m for one in metrics for m in (one['metrics'] if 'metrics' in one else [one])]
-    coco = [m for m in metrics if m['type'] in ('CocoMetric', 'mmdet.CocoMetric')]
-    for metric in coco:
-        metric['type'] = 'CocoF1Metric'
-    if not coco and not any(m['type'] == 'CocoF1Metric' for m in metrics):
-        raise ConfigError(
-            f'--f1 works on CocoMetric, but test_evaluator has {[m["type"] for m in metrics]}'
-        )
 
 
 def use_flip_tta(cfg: Config) -> None:

@@ -6,10 +6,14 @@ Distiller with its teacher.
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,13 +39,13 @@ class Complexity:
             multiplication with its addition is one.
         input_size: Height and width of that image as the network sees it, padding included, px.
         ms_per_image: Median time of one image, batch size one: preprocessing on the device,
-            network, decoding and NMS; without reading the file.
+            network, decoding and NMS; without reading the file. ``None`` if it was not timed.
     """
 
     parameters: int
     flops: int
     input_size: tuple[int, int]
-    ms_per_image: float
+    ms_per_image: float | None
 
 
 def load_detector(config: Config, checkpoint: str | None, device: str | None = None) -> BaseModel:
@@ -67,14 +71,15 @@ def load_detector(config: Config, checkpoint: str | None, device: str | None = N
     return model
 
 
-def build_test_data(config: Config) -> BaseDataset:
+def build_test_data(config: Config, loader: str = 'test_dataloader') -> BaseDataset:
     """The dataset a config is tested on.
 
     Args:
         config: An MMDetection config.
+        loader: Or ``'val_dataloader'``, the one a training is validated on.
     """
     with DefaultScope.overwrite_default_scope('mmdet'):
-        return DATASETS.build(config.test_dataloader.dataset)
+        return DATASETS.build(config[loader].dataset)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -114,28 +119,58 @@ def count_flops(model: nn.Module, inputs: torch.Tensor, **arguments: Any) -> int
 
 
 def measure(
-    model: BaseModel, dataset: BaseDataset, images: int = 30, warm_up: int = 5
+    model: BaseModel,
+    dataset: BaseDataset | Sequence[dict],
+    images: int = 30,
+    warm_up: int = 5,
+    timed: bool = True,
 ) -> Complexity:
     """Count and time a detector on the first images of a dataset.
 
     Args:
         model: From :func:`load_detector`.
-        dataset: From :func:`build_test_data`.
+        dataset: From :func:`build_test_data`, or what its pipeline gave.
         images: How many to time; fewer if the dataset has fewer.
         warm_up: How many to run before.
+        timed: Otherwise the first image is counted and nothing timed.
     """
     batches = [pseudo_collate([dataset[i]]) for i in range(min(images, len(dataset)))]
     first = model.data_preprocessor(batches[0])
     flops = count_flops(model, first['inputs'], data_samples=first['data_samples'])
-    for i in range(warm_up):
-        time_one(model, batches[i % len(batches)])
-    times = [time_one(model, batch) for batch in batches]
+    times = []
+    if timed:
+        for i in range(warm_up):
+            time_one(model, batches[i % len(batches)])
+        times = [time_one(model, batch) for batch in batches]
     return Complexity(
         parameters=count_parameters(model),
         flops=flops,
         input_size=tuple(first['inputs'].shape[-2:]),
-        ms_per_image=1000 * statistics.median(times),
+        ms_per_image=1000 * statistics.median(times) if timed else None,
     )
+
+
+def time_in_turns(
+    models: Sequence[BaseModel], batches: Sequence[dict], rounds: int = 30, warm_up: int = 5
+) -> list[float]:
+    """Time several detectors one after the other in each round.
+
+    Args:
+        models: In evaluation mode.
+        batches: One of each, as its test data loader gives it.
+        rounds: How many count.
+        warm_up: How many are run before.
+
+    Returns:
+        The median seconds of each.
+    """
+    taken: list[list[float]] = [[] for _ in models]
+    for index in range(warm_up + rounds):
+        # Each round starts with another one: none always runs in the wake of the same.
+        for turn in range(len(models)):
+            i = (index + turn) % len(models)
+            taken[i].append(time_one(models[i], batches[i]))
+    return [statistics.median(times[warm_up:]) for times in taken]
 
 
 @torch.no_grad()
@@ -152,6 +187,22 @@ def time_one(model: BaseModel, batch: dict) -> float:
     model.test_step(batch)
     wait()  # a GPU returns before it has finished
     return time.perf_counter() - start
+
+
+def processor_name() -> str:
+    """The GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+        return next(line.split(':', 1)[1].strip() for line in lines if 'model name' in line)
+    return platform.processor() or platform.machine()
+
+
+def device_name() -> str:
+    """On what is measured: the GPU, or the CPU with the number of torch's threads."""
+    name = processor_name()
+    return name if torch.cuda.is_available() else f'{name}, {torch.get_num_threads()} threads'
 
 
 def _nothing() -> None:

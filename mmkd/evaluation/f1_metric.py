@@ -5,22 +5,73 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
+from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from terminaltables import AsciiTable
 
 from mmkd.errors import ConfigError
 
 F1_IOU = 0.5
+NAME = 'CocoF1Metric'
 MAX_DETECTIONS = 100  # per image and class, COCO's largest maxDets
+
+
+def with_f1(evaluator: dict | list | tuple, key: str = 'test_evaluator') -> list[dict]:
+    """The metrics of an evaluator's config, each CocoMetric as a CocoF1Metric of the same settings.
+
+    Args:
+        evaluator: As an MMDetection config has it.
+        key: Its key there, for messages.
+
+    Raises:
+        ConfigError: It has no CocoMetric.
+    """
+    metrics = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+    metrics = [dict(m) for e in metrics for m in (e['metrics'] if 'metrics' in e else [e])]
+    coco = [m for m in metrics if m['type'].removeprefix('mmdet.') in ('CocoMetric', NAME)]
+    if not coco:
+        raise ConfigError(f'F1 needs a CocoMetric, but {key} has {[m["type"] for m in metrics]}')
+    for metric in coco:
+        metric['type'] = NAME
+    return metrics
+
+
+@torch.no_grad()
+def evaluate(
+    model: BaseModel,
+    dataset: BaseDataset,
+    evaluator: dict | list | tuple,
+    report: Callable[[float], None] = lambda share: None,
+) -> dict[str, float]:
+    """A detector's metrics on a dataset, F1 among them, one image at a time.
+
+    Args:
+        model: In evaluation mode.
+        dataset: With the pipeline of a validation or test data loader.
+        evaluator: The config of its evaluator.
+        report: Called with the share that is done, in 0..1.
+    """
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        metrics = Evaluator(with_f1(evaluator))
+    metrics.dataset_meta = dataset.metainfo
+    for i in range(len(dataset)):
+        batch = pseudo_collate([dataset[i]])
+        metrics.process(data_samples=model.test_step(batch), data_batch=batch)
+        report((i + 1) / len(dataset))
+    return {key: float(value) for key, value in metrics.evaluate(len(dataset)).items()}
 
 
 @METRICS.register_module()

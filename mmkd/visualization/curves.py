@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,32 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..evaluation.work_dir import read_scalars
+
 COLOURS = ('#4b5563', '#d97706', '#0f766e', '#7c3aed', '#be123c', '#2563eb')
 KD_PREFIX = 'loss_kd'
-
-
-def read_scalars(work_dir: str | os.PathLike[str]) -> list[dict]:
-    """What mmengine's ``LocalVisBackend`` logged in a work folder.
-
-    A resumed run has several files; where they tell of the same step, the later file counts.
-
-    Args:
-        work_dir: Of one training, resumed or not.
-
-    Returns:
-        The records in the order of training: those of training steps have ``iter`` and ``epoch``,
-        those of validation ``step``, the epoch.
-    """
-    records: dict[tuple[bool, int], dict] = {}
-    # The folders are named by the time they were made, so sorted they are in order.
-    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
-        for line in path.read_text(encoding='utf-8').splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # the last line of a run that was stopped while it wrote
-            records[('iter' in record, record.get('step', 0))] = record
-    return [records[key] for key in sorted(records)]
 
 
 def task_loss(record: dict) -> float:

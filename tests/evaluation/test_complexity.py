@@ -15,6 +15,7 @@ from mmkd.evaluation.complexity import (
     count_parameters,
     load_detector,
     measure,
+    time_in_turns,
 )
 
 CONFIG = 'configs/demo/faster-rcnn_mobilenetv2_fpn.py'
@@ -79,6 +80,17 @@ def test_measures_a_detector(cfg):
     # The first convolution alone: 3x3x3 -> 16 channels at half the size.
     assert cost.flops > 64 * 80 * 27 * 16
     assert not model.training
+
+
+def test_each_detector_has_its_turn_in_each_round():
+    class Listed(nn.Module):
+        def test_step(self, batch):
+            order.append(batch)
+
+    order = []
+    times = time_in_turns([Listed(), Listed()], ['a', 'b'], rounds=3, warm_up=1)
+    assert ''.join(order) == 'abbaabba'
+    assert len(times) == 2 and min(times) > 0
 
 
 def test_loads_a_checkpoint_strictly(cfg, tmp_path):

@@ -173,14 +173,6 @@ def test_fresh_removes_only_its_own(demo, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['notes.txt', 'student']
 
 
-@pytest.mark.parametrize(
-    ('teacher', 'student', 'distilled', 'share'),
-    [(0.5, 0.3, 0.4, 0.5), (0.5, 0.3, 0.5, 1.0), (0.5, 0.3, 0.2, -0.5), (0.3, 0.3, 0.4, None)],
-)
-def test_gap_closed(demo, teacher, student, distilled, share):
-    assert demo.gap_closed(teacher, student, distilled) == share
-
-
 def test_description_tells_a_loss_as_plainly_as_a_gain(demo):
     values = {'coco/bbox_mAP': 0.0, 'parameters': 1, 'flops': 1, 'ms_per_image': 1.0}
     metrics = {

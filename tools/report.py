@@ -1,0 +1,167 @@
+"""Make a table and a figure of finished trainings: what each costs, reaches, gained by distilling.
+
+Which training is whose teacher and baseline is read from their configs. Writes report.md,
+report.csv and report.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from _cli import run_tool
+
+if TYPE_CHECKING:
+    from mmkd.evaluation.report import Row
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='report.py', description=__doc__, allow_abbrev=False)
+    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='as a training left it')
+    parser.add_argument(
+        '--out', default='work_dirs/report', help='where to write (default: work_dirs/report)'
+    )
+    parser.add_argument(
+        '--best', action='store_true', help='the epoch of the highest mAP, not the last one'
+    )
+    parser.add_argument(
+        '--evaluate',
+        action='store_true',
+        help='evaluate checkpoints again whose F1 was not logged; needs the validation images',
+    )
+    parser.add_argument('--no-latency', action='store_true', help='time nothing')
+    parser.add_argument(
+        '--image-size',
+        type=int,
+        nargs=2,
+        default=(480, 640),
+        metavar=('HEIGHT', 'WIDTH'),
+        help='of the picture that is counted and timed, before the test pipeline (480 640)',
+    )
+    parser.add_argument('--threads', type=int, help="of torch on the CPU (default: torch's)")
+    for name in ('teacher', 'baseline'):
+        parser.add_argument(
+            f'--{name}',
+            action='append',
+            default=[],
+            metavar='DISTILLED=WORK_DIR',
+            help=f'whose {name} is which, where the configs do not tell; may be given again',
+        )
+    parser.add_argument(
+        '--as',
+        dest='realises',
+        action='append',
+        default=[],
+        metavar='FIGURE=WORK_DIR',
+        help='put a training beside a figure of the report that mmkd realises (dino, vitdet, '
+        'mobilenetv2, mobilenetv2-distilled, detr-r50, detr-r18-distilled); trainings of the '
+        'configs made for it stand there anyway',
+    )
+    parser.add_argument(
+        '--reported', action='store_true', help='show those figures whatever was trained'
+    )
+    parser.add_argument(
+        '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
+    )
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
+    parser.set_defaults(gpus=None, local_rank=0)
+    return parser.parse_args()
+
+
+def report(args: argparse.Namespace) -> None:
+    import torch
+    from mmengine.logging import MMLogger
+    from mmengine.registry import init_default_scope
+
+    from mmkd.checkpoints import allow_training_checkpoints
+    from mmkd.errors import ConfigError
+    from mmkd.evaluation.complexity import device_name
+    from mmkd.evaluation.pairing import assign_roles
+    from mmkd.evaluation.report import add_costs, add_f1, read_rows
+    from mmkd.evaluation.report_page import describe, format_csv, format_rows
+    from mmkd.evaluation.reported import match_reported, reported_table
+
+    check_options(args)
+    teachers, baselines = _pairs(args.teacher, '--teacher'), _pairs(args.baseline, '--baseline')
+    rows = assign_roles(read_rows(args.work_dirs, args.best), teachers, baselines)
+    matched = match_reported(rows, _pairs(args.realises, '--as'))
+    if not any(row.finished for row in rows):
+        raise ConfigError(f'no training is finished: {"; ".join(row.name for row in rows)}')
+
+    allow_training_checkpoints()
+    init_default_scope('mmdet')
+    MMLogger.get_current_instance().setLevel('ERROR')  # operators whose cost mmengine does not know
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    size = tuple(args.image_size)
+    print(f'mmkd: work directories: {len(args.work_dirs)}, rows: {len(rows)}', flush=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        for row in rows if args.evaluate else ():
+            add_f1(row)
+        add_costs(rows, size, timed=not args.no_latency)
+    device = device_name()
+    table = format_rows(rows)
+    page = [table, describe(rows, size, device, args.best)]
+    if matched or args.reported:
+        page += [
+            'The figures of the report that mmkd realises, beside those measured here:',
+            reported_table(matched),
+        ]
+    text = '\n\n'.join(page) + '\n'
+    write(Path(args.out), text, format_csv(rows, size, device), rows)
+    print(f'\n{text}')
+    for name in ('report.md', 'report.csv', 'report.png'):
+        print(f'  {Path(args.out) / name}')
+
+
+def check_options(args: argparse.Namespace) -> None:
+    from mmkd.errors import ConfigError
+
+    if Path(args.out).exists() and not Path(args.out).is_dir():
+        raise ConfigError(f'--out {args.out} is a file; name a folder')
+    if min(args.image_size) < 32:
+        raise ConfigError('--image-size takes height and width, of at least 32 pixels')
+    if args.threads is not None and args.threads < 1:
+        raise ConfigError(f'--threads {args.threads} is below 1')
+
+
+def _pairs(options: list[str], name: str) -> dict[str, str]:
+    from mmkd.errors import ConfigError
+
+    for option in options:
+        if not all(option.partition('=')):
+            raise ConfigError(f'{name} takes NAME=WORK_DIR, got {option!r}')
+    return dict(option.split('=', 1) for option in options)
+
+
+def write(out: Path, text: str, table: str, rows: Sequence[Row]) -> None:
+    """Write all three files, or none."""
+    from mmkd.evaluation.tables import interval
+    from mmkd.visualization import Point, draw_tradeoff
+
+    points = []
+    for row in rows:
+        values = row.values('mAP')
+        if row.cost and values:
+            baseline = row.baseline.name if row.baseline else None
+            mean, error = interval(values)
+            points.append(Point(row.name, row.role, row.cost.parameters, mean, error, baseline))
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out) as folder:
+        (Path(folder) / 'report.md').write_text(text, encoding='utf-8')
+        (Path(folder) / 'report.csv').write_text(table, encoding='utf-8')
+        draw_tradeoff(points, Path(folder) / 'report.png')
+        for file in sorted(Path(folder).iterdir()):
+            file.replace(out / file.name)
+
+
+if __name__ == '__main__':
+    # Before torch is loaded: threads that wait by spinning time each other when anything else runs.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    run_tool(report, parse_args())
