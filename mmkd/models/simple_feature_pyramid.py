@@ -19,7 +19,8 @@ class LayerNorm2d(nn.LayerNorm):
     """Layer normalisation over the channels of each place of a map, shape (N, C, H, W)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        # In memory as other maps are: mmcv's RoIAlign takes whatever it gets for contiguous.
+        return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
 
 @MODELS.register_module()

@@ -233,7 +233,8 @@ class VisionTransformer(BaseModule):
         return torch.cat([*extra, tokens], 1) if extra else tokens
 
     def _output(self, tokens: Tensor, grid: Grid) -> Any:
-        places = tokens[:, self.num_extra_tokens :].transpose(1, 2)
+        # Contiguous, as mmcv's RoIAlign takes whatever it gets for it.
+        places = tokens[:, self.num_extra_tokens :].transpose(1, 2).contiguous()
         places = places.reshape(len(tokens), self.embed_dims, *grid)
         return (places, tokens[:, 0]) if self.output_class_token else places
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmcv.ops import RoIAlign
 
 from mmkd.errors import ConfigError
 from mmkd.models import ClassTokenPyramid, SimpleFeaturePyramid
@@ -19,6 +20,17 @@ def test_levels_are_those_of_fpn():
 def test_patches_of_eight_pixels():
     neck = SimpleFeaturePyramid(32, 8, in_stride=8, num_outs=4)
     assert sizes(neck([torch.randn(1, 32, 8, 8)])) == [(8, 16, 16), (8, 8, 8), (8, 4, 4), (8, 2, 2)]
+
+
+@pytest.mark.parametrize('kind', [SimpleFeaturePyramid, ClassTokenPyramid])
+def test_levels_lie_in_memory_as_roi_align_reads_them(kind):
+    """mmcv's does not look at strides: it would pool other channels and places without a word."""
+    levels = kind(32, 8)([(torch.randn(1, 32, 8, 8), torch.randn(1, 32))])
+    rois = torch.tensor([[0, 4.0, 2.0, 100.0, 90.0]])
+    for level, stride in zip(levels, (4, 8, 16, 32, 64), strict=True):
+        pooled = RoIAlign(3, 1 / stride)(level, rois)
+        by_hand = RoIAlign(3, 1 / stride)(level.clone(memory_format=torch.contiguous_format), rois)
+        assert level.is_contiguous() and torch.equal(pooled, by_hand)
 
 
 def test_the_last_map_alone_is_used():

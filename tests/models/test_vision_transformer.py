@@ -40,6 +40,7 @@ def same_output(one, other, size=(64, 96)):
 )
 def test_maps_cover_images_of_any_size(options, size, expected):
     (output,) = vit(**options)(torch.randn(2, 3, *size))
+    assert output.is_contiguous()  # mmcv's RoIAlign does not look at strides
     assert output.shape == (2, 16, *expected)
 
 
