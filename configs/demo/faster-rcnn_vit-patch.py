@@ -1,6 +1,7 @@
 # A detector on a plain vision transformer's patch tokens, sized for pictures of 160 px: the scaled-down
 # kin of teachers/faster-rcnn_dino-b-patch_voc2012.py, but trained from random weights.
 _base_ = './_base_/faster-rcnn_small-images.py'
+custom_imports = dict(imports=['mmkd'], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(
@@ -21,25 +22,12 @@ model = dict(
     ),
 )
 
-max_epochs = 12  # tuned for the demo: transformers from random weights learn slowly
-train_cfg = dict(max_epochs=max_epochs, val_interval=4)
 optim_wrapper = dict(
     optimizer=dict(
         _delete_=True,
         type='AdamW',
-        lr=0.0005,  # tuned for the demo
+        lr=0.001,  # tuned for the demo
         weight_decay=0.05,  # tuned for the demo
     ),
     clip_grad=dict(max_norm=1.0),  # tuned for the demo
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        convert_to_iter_based=True,
-        begin=0,
-        end=max_epochs,
-        T_max=max_epochs,
-    ),
-]
