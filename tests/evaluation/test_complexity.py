@@ -17,6 +17,7 @@ from mmkd.evaluation.complexity import (
     measure,
     time_in_turns,
 )
+from mmkd.models import VisionTransformer
 
 CONFIG = 'configs/demo/faster-rcnn_mobilenetv2_fpn.py'
 
@@ -55,6 +56,26 @@ def test_grouped_convolution_costs_its_groups_share():
     whole = count_flops(nn.Conv2d(8, 8, 3, padding=1, bias=False), images)
     depthwise = count_flops(nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), images)
     assert whole == 8 * depthwise == 10 * 10 * 9 * 8 * 8
+
+
+@pytest.mark.parametrize('relative', [False, True])
+def test_attention_counts(relative):
+    dims, layers, places = 32, 2, (64 // 16) * (96 // 16)
+    model = VisionTransformer(
+        dict(embed_dims=dims, num_layers=layers, num_heads=4),
+        img_size=64,
+        class_token=False,
+        final_norm=False,
+        rel_pos_grid=4 if relative else None,
+    )
+    embedding = places * 16 * 16 * 3 * dims
+    linear = places * dims * (3 * dims + dims + 4 * dims + 4 * dims)
+    attention = 2 * places * places * dims
+    # Of each query with the rows and with the columns of the grid.
+    distances = places * dims * (4 + 6) if relative else 0
+    norms = 2 * 5 * places * dims  # mmengine counts five operations a number for a normalisation
+    wanted = embedding + layers * (linear + attention + distances + norms)
+    assert count_flops(model, torch.zeros(1, 3, 64, 96)) == wanted
 
 
 def test_shared_parameter_counts_once():
