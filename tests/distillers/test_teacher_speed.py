@@ -275,6 +275,14 @@ def test_losses_agree_with_those_of_the_plain_pass(tmp_path, kind, options):
         assert cheap[name].item() == pytest.approx(plain[name].item(), rel=2 * tolerance), name
 
 
+def test_queries_that_the_encoder_chose_reach_the_student_in_float32(tmp_path):
+    cheap = Pass(tmp_path, transformer('TwoStageDeformableDETR', layers=(1, 1)), amp='bfloat16')
+    queries = cheap.run({'joint'})['queries']
+    assert {name: each.dtype for name, each in queries.items()} == dict.fromkeys(
+        ('query', 'query_pos', 'reference_points'), torch.float32
+    )
+
+
 # ------------------------------------------------------------------------------ compilation
 
 
