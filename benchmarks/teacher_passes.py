@@ -53,10 +53,13 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
+    from mmkd.errors import ConfigError
     from mmkd.evaluation.training_cost import _peak_bytes, _seconds
 
     check_options(args)
     cfg = load_config(args, modes=())
+    if not cfg.model.get('teacher') or cfg.model.get('teachers'):
+        raise ConfigError(f'{args.config} has not one teacher; its pass is what is measured')
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     MMLogger.get_current_instance().setLevel('WARNING')
     if args.threads:

@@ -275,6 +275,17 @@ def test_losses_agree_with_those_of_the_plain_pass(tmp_path, kind, options):
         assert cheap[name].item() == pytest.approx(plain[name].item(), rel=2 * tolerance), name
 
 
+@pytest.mark.parametrize('amp', [None, False, 'bfloat16'])
+@pytest.mark.parametrize('kind', ['GFL', 'DETR'])
+def test_a_student_under_autocast_learns_from_any_precision(tmp_path, kind, amp):
+    make, losses = PAIRS[kind]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        _, plain = step(tmp_path, make(), losses)
+        _, found = step(tmp_path, make(), losses, amp=amp)
+    for name in losses:
+        assert found[name].item() == pytest.approx(plain[name].item(), rel=2 * HALF), name
+
+
 def test_queries_that_the_encoder_chose_reach_the_student_in_float32(tmp_path):
     cheap = Pass(tmp_path, transformer('TwoStageDeformableDETR', layers=(1, 1)), amp='bfloat16')
     queries = cheap.run({'joint'})['queries']
