@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import ConfigError, PathError, near
+from .nested import map_tensors, to_float32
 
 CAPTURES = ('output', 'input')
 
@@ -87,13 +88,22 @@ class Recorder:
         model: The model that runs inside the block.
         sources: What to capture.
         owner: How messages call the model, e.g. ``student``.
+        float32: Give tensors of half precision as float32. A copy is made when a source is first read, and
+            kept in place of what was captured, so that what nobody reads takes no memory.
 
     Raises:
         PathError: A module or method does not exist; near names are listed.
     """
 
-    def __init__(self, model: nn.Module, sources: Iterable[Source], owner: str = 'model') -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sources: Iterable[Source],
+        owner: str = 'model',
+        float32: bool = False,
+    ) -> None:
         self.owner = owner
+        self.float32 = float32
         self.sources = list(dict.fromkeys(sources))
         self._modules = {source: self._find(model, source) for source in self.sources}
         # Of each source what each of its modules gave, call by call.
@@ -123,6 +133,11 @@ class Recorder:
                     f"'{source.method}'{hint}"
                 )
         return [modules[name] for name in names]
+
+    @property
+    def recorded(self) -> list[tuple[nn.Module, str | None]]:
+        """The modules whose calls are captured, and with which method if not their own call."""
+        return [(each, it.method) for it, modules in self._modules.items() for each in modules]
 
     def __enter__(self) -> Recorder:
         self.clear()
@@ -185,7 +200,7 @@ class Recorder:
                     f'{self.owner}: {source} is not there; the {source.capture} is {held}{size}'
                 ) from None
         if source.copy:
-            value = _copy(value)
+            value = map_tensors(Tensor.clone, value)
         calls = self._calls.setdefault(source, [[] for _ in self._modules[source]])
         calls[place].append(value)
         self._versions.setdefault(source, []).append((value, _version(value)))
@@ -204,6 +219,9 @@ class Recorder:
                     f'record what follows it, or what it was with '
                     f"dict(module='{source.module}', …, copy=True)"
                 )
+        if self.float32:
+            calls = self._calls[source] = to_float32(calls)
+            self._versions[source] = [(each, _version(each)) for one in calls for each in one]
         if '*' not in source.module:
             return calls[0][0] if len(calls[0]) == 1 else calls[0]
         times = [len(each) for each in calls]
@@ -221,12 +239,6 @@ class Recorder:
         """Drop everything captured."""
         self._calls.clear()
         self._versions.clear()
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    return type(value)(map(_copy, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _version(value: Any) -> Any:

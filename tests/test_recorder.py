@@ -234,3 +234,31 @@ def test_a_list_is_looked_through_for_changes(model):
         out = pair(torch.zeros(2))
     out[1][0].add_(1)
     assert torch.equal(seen[Source('', copy=True)][1][0], torch.full((2,), 2.0))
+
+
+def test_half_precision_is_read_as_float32():
+    class Many(nn.Module):
+        def forward(self, x):
+            half = x.bfloat16()
+            return dict(maps=[half, half + 1], rest=(x, x.long(), 'name', None))
+
+    many, source, kept = Many(), Source(''), Source('', copy=True)
+    with Recorder(many, [source, kept], float32=True) as seen:
+        out = many(x := torch.full((2,), 1.5))
+    assert torch.equal(seen[kept]['maps'][1], torch.full((2,), 2.5))
+    assert all(level.dtype == torch.float32 for level in seen[source]['maps'])
+    assert torch.equal(seen[source]['rest'][1], x.long()) and seen[source]['rest'][2:] == (
+        'name',
+        None,
+    )
+    assert seen[source]['maps'][0] is seen[source]['maps'][0]  # brought to float32 once
+    assert out['maps'][0].dtype == torch.bfloat16
+
+
+def test_half_precision_that_was_changed_in_place_is_not_read_either():
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(inplace=True)).bfloat16()
+    source = Source('0')
+    with Recorder(model, [source], float32=True) as seen:
+        model(torch.randn(5, 2).bfloat16())
+    with pytest.raises(ConfigError, match='changed 0 in place'):
+        seen[source]

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from ..checkpoints import load_weights, read_checkpoint
 from ..errors import ConfigError, MissingFileError
 from ..families import family_of
+from ..nested import to_float32
 from ..random_state import preserve_rng_state
 from ..recorder import Recorder, Source
 from .normalization import renormalize
 from .resolution import check_scale, resize
+from .teacher_speed import TeacherSpeed, convert_weights
 
 
 class Teacher:
@@ -39,6 +41,7 @@ class Teacher:
         classes: Its class names, when neither checkpoint nor config tells them.
         name: How messages call its config, ``teacher`` or ``teachers.<name>``.
         scale: How much larger than the student's the images are that it sees.
+        amp, channels_last, compile: What makes its pass cheaper (:class:`TeacherSpeed`).
         options: What the detector's family offers, e.g. ``proposals`` (:mod:`mmkd.families`).
 
     Raises:
@@ -54,10 +57,14 @@ class Teacher:
         classes: Sequence[str] | None = None,
         name: str = 'teacher',
         scale: float = 1.0,
+        amp: str | bool | None = None,
+        channels_last: bool = False,
+        compile: bool | dict[str, Any] = False,
         **options: Any,
     ) -> None:
         cfg = load_config(config, name)
         self.scale = check_scale(scale, name)
+        self.speed = TeacherSpeed(name, amp, channels_last, compile)
         self.checkpoint = checkpoint
         where = f"{name}.checkpoint='{checkpoint}'"
         weights = read_checkpoint(checkpoint, where, hint=_how_to_get(config))
@@ -71,6 +78,7 @@ class Teacher:
     def _freeze(self, detector: nn.Module, options: dict[str, Any]) -> None:
         self.detector: nn.Module = detector.eval().requires_grad_(False)
         self.family = family_of(self.detector, **options)
+        self.speed.apply_to(self.detector)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -105,8 +113,10 @@ class Teacher:
         return sum(parameter.numel() for parameter in self.detector.parameters())
 
     def recorder(self, sources: list[Source]) -> Recorder:
-        """A recorder for the teacher's modules."""
-        return Recorder(self.detector, sources, owner='teacher')
+        """A recorder for the teacher's modules, which gives float32 whatever the pass runs in."""
+        recorder = Recorder(self.detector, sources, owner='teacher', float32=True)
+        self.speed.respect(recorder)
+        return recorder
 
     @torch.no_grad()
     def __call__(
@@ -137,13 +147,17 @@ class Teacher:
         scale = (1.0, 1.0)
         if self.scale != 1:
             inputs, data_samples, scale = resize(inputs, data_samples, self.scale)
-        shared = self.family.run(inputs, data_samples, parts, student, scale)
-        return dict(shared, scale=scale)
+        with self.speed.running(self.detector, inputs.device):
+            inputs = self.speed.images(inputs)
+            shared = self.family.run(inputs, data_samples, parts, student, scale)
+        return dict(to_float32(shared), scale=scale)
 
     @torch.no_grad()
     def follow(self, recorded: Recorder, shared: dict[str, Any], parts: set[str]) -> None:
         """Compute the parts of the joint pass; see :meth:`mmkd.families.Family.follow`."""
-        self.family.follow(self.detector, recorded, shared, parts)
+        device = next(self.detector.parameters()).device
+        with self.speed.running(self.detector, device):
+            self.family.follow(self.detector, recorded, shared, parts)
 
 
 class AveragedTeacher(Teacher):
@@ -158,7 +172,7 @@ class AveragedTeacher(Teacher):
         ema: Config of an averaged model of mmengine or mmdet, as an ``EMAHook`` has it: ``type``,
             ``momentum``, ``update_buffers`` …
         classes: The student's class names.
-        scale, options: As :class:`Teacher`.
+        name, scale, amp, channels_last, compile, options: As :class:`Teacher`.
     """
 
     def __init__(
@@ -166,15 +180,27 @@ class AveragedTeacher(Teacher):
         student: nn.Module,
         ema: dict[str, Any],
         classes: Sequence[str] | None = None,
+        name: str = 'teacher',
         scale: float = 1.0,
+        amp: str | bool | None = None,
+        channels_last: bool = False,
+        compile: bool | dict[str, Any] = False,
         **options: Any,
     ) -> None:
-        self.scale = check_scale(scale, 'teacher')
+        self.scale = check_scale(scale, name)
+        self.speed = TeacherSpeed(name, amp, channels_last, compile)
+        if ((self.speed.compile_options or {}).get('options') or {}).get('freezing'):
+            raise ConfigError(
+                f'{name}.compile.options.freezing: the weights of an average do not stay as they are'
+            )
+        if channels_last:
+            # Before it is averaged: the average holds on to the memory of the weights it starts with.
+            student = convert_weights(copy.deepcopy(student))
         config = dict(dict(type='ExpMomentumEMA', update_buffers=True), **ema)
         try:
             self.average = MODELS.build(config, default_args=dict(model=student))
         except (TypeError, KeyError, AssertionError) as error:
-            raise ConfigError(f'teacher.ema={ema}: {error}') from None
+            raise ConfigError(f'{name}.ema={ema}: {error}') from None
         self._freeze(self.average.module, options)
         self.classes = tuple(classes) if classes else None
 

@@ -86,7 +86,7 @@ class Teachers(Mapping[str, Teacher]):
             try:
                 if self.is_average(name):
                     config.setdefault('classes', classes)
-                    self._loaded[name] = AveragedTeacher(student, **config)
+                    self._loaded[name] = AveragedTeacher(student, name=self.key_of(name), **config)
                 else:
                     self._loaded[name] = Teacher(name=self.key_of(name), **config)
             except TypeError as error:

@@ -78,14 +78,19 @@ def run_from(head: nn.Module, layer: str, levels: list[Tensor]) -> Any:
         if name.endswith('_convs') and name != own:
             skipped += _layers(tower)
     replaced.update((module, _pass_on) for module in skipped)
+    before = {module: module.__dict__.get('forward') for module in replaced}
     try:
         for module, forward in replaced.items():
             module.__dict__['forward'] = forward
         # Without gradient: what becomes of it is not used.
         return head([level.detach() for level in levels])
     finally:
-        for module in replaced:
-            module.__dict__.pop('forward', None)
+        for module, forward in before.items():
+            # What shadowed the class's method before does so again (teacher_speed.py).
+            if forward is None:
+                module.__dict__.pop('forward', None)
+            else:
+                module.__dict__['forward'] = forward
 
 
 def layers_at(head: nn.Module, layer: str) -> dict[nn.Module, str]:

@@ -242,6 +242,17 @@ def test_what_comes_before_the_layer_is_not_computed(kind):
     assert [name for name in ran if '_convs' not in name]
 
 
+def test_what_shadows_a_layers_forward_is_there_again():
+    head, features = head_and_features('GFL')
+    layer = LAYERS['GFL'].format('cls')
+    module = head.get_submodule(layer)
+    module.forward = shadow = torch.relu
+    with Recorder(head, [source := Source(layer, copy=True)]) as seen, torch.no_grad():
+        head(features)
+    run_from(head, layer, seen[source])
+    assert vars(module)['forward'] is shadow
+
+
 def test_an_unknown_layer_is_near_a_known_one():
     head, features = head_and_features('GFL')
     with pytest.raises(

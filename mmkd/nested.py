@@ -1,0 +1,29 @@
+"""Tensors in nested lists, tuples and dicts, as models return them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same structure with ``function`` applied to each tensor; everything else is passed on."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(function, each) for key, each in value.items()}
+    if isinstance(value, tuple) and hasattr(value, '_fields'):
+        return type(value)(*(map_tensors(function, each) for each in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(function, each) for each in value)
+    return value
+
+
+def to_float32(value: Any) -> Any:
+    """The same structure with tensors of half precision as float32; others are not copied."""
+    return map_tensors(lambda each: each.float() if each.dtype in HALF else each, value)
