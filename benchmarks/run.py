@@ -155,7 +155,7 @@ class Study:
         from mmengine.config import Config
 
         from mmkd.datasets.preflight import replace_data_root
-        from mmkd.evaluation.work_dir import essence
+        from mmkd.reporting.work_dir import essence
 
         root = HERE.parent
         cfg = Config.fromfile(str(root / settings.config))
@@ -296,7 +296,7 @@ def train_one(
 def final_metrics(folder: Path) -> dict[str, float]:
     """What the last validation of a finished training gave."""
     from mmkd.errors import UserError
-    from mmkd.evaluation.work_dir import read_scalars
+    from mmkd.reporting.work_dir import read_scalars
 
     found = [line for line in read_scalars(folder) if METRICS['mAP'] in line]
     if not found:
@@ -434,7 +434,7 @@ def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
 
     Where steps were measured, what one costs in steps of the student too.
     """
-    from mmkd.evaluation.tables import interval, with_error
+    from mmkd.reporting.tables import interval, with_error
 
     found = present(study, results)
     costs = {}
@@ -480,7 +480,7 @@ def _difference(
 ) -> list[str]:
     from scipy import stats
 
-    from mmkd.evaluation.tables import interval, with_error
+    from mmkd.reporting.tables import interval, with_error
 
     seeds = sorted(lines.keys() & base.keys())
     if not seeds:
@@ -518,7 +518,7 @@ def plot(study: Study, results: Results, path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    from mmkd.evaluation.tables import interval
+    from mmkd.reporting.tables import interval
 
     found = present(study, results)
     figure, axes = pyplot.subplots(figsize=(1.5 + 1.1 * len(found), 3.6), layout='constrained')

@@ -395,7 +395,7 @@ def _evaluate(
         measure,
     )
     from mmkd.evaluation.f1_metric import evaluate
-    from mmkd.evaluation.tables import gap_closed
+    from mmkd.reporting.tables import gap_closed
 
     hashes = {name: _sha256(path) for name, path in checkpoints.items()}
     known = _read_json(work_dir / METRICS_FILE)
@@ -455,7 +455,7 @@ def format_table(metrics: dict[str, Any]) -> str:
     Args:
         metrics: As ``metrics.json`` holds them.
     """
-    from mmkd.evaluation.tables import markdown_table
+    from mmkd.reporting.tables import markdown_table
 
     rows = [['', 'parameters', 'GFLOPs', *METRICS, 'ms per image', 'gap closed']]
     for name, values in metrics['models'].items():

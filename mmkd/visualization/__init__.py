@@ -1,6 +1,6 @@
 """Pictures: detectors side by side on the same images, training curves, accuracy against size."""
 
-from ..evaluation.work_dir import read_scalars
+from ..reporting.work_dir import read_scalars
 from .comparison import Column, compare, draw_comparison
 from .curves import draw_curves
 from .tradeoff import Point, draw_tradeoff

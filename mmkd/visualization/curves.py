@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.work_dir import read_scalars
+from ..reporting.work_dir import read_scalars
 
 COLOURS = ('#4b5563', '#d97706', '#0f766e', '#7c3aed', '#be123c', '#2563eb')
 KD_PREFIX = 'loss_kd'

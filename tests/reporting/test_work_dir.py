@@ -11,7 +11,7 @@ from tiny_runs import config_of, copied, edit_log, run_test, set_scores
 from tiny_training import train
 
 from mmkd.errors import ConfigError, MissingFileError
-from mmkd.evaluation.work_dir import essence, read_work_dir
+from mmkd.reporting.work_dir import essence, read_work_dir
 
 
 def logged(work_dir, epoch):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import Row
 from .reported import DASH
+from .rows import Row
 from .tables import interval, markdown_table, with_error
 from .work_dir import METRICS
 

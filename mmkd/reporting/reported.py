@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..distillers.teacher import config_classes
 from ..errors import ConfigError, near
 from .pairing import row_of
-from .report import Row
+from .rows import Row
 from .tables import interval, markdown_table, with_error
 from .work_dir import METRICS
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mmkd.evaluation.tables import gap_closed, interval, markdown_table, with_error
+from mmkd.reporting.tables import gap_closed, interval, markdown_table, with_error
 
 
 @pytest.mark.parametrize(

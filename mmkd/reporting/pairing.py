@@ -11,7 +11,7 @@ from typing import Any
 
 from ..distillers.teacher import load_config
 from ..errors import ConfigError, UserError
-from .report import ROLES, Row
+from .rows import ROLES, Row
 from .work_dir import WorkDir, essence
 
 NO_MODEL = ('_scope_',)  # keys that say nothing of a model

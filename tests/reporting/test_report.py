@@ -12,10 +12,10 @@ from tiny_runs import copied, edit_log, set_scores
 
 from mmkd.errors import ConfigError, MissingFileError
 from mmkd.evaluation.complexity import count_parameters, load_detector
-from mmkd.evaluation.pairing import assign_roles
-from mmkd.evaluation.report import add_costs, add_f1, read_rows
-from mmkd.evaluation.report_page import HEAD, describe, format_csv, format_rows
-from mmkd.evaluation.reported import REPORTED, match_reported, reported_table
+from mmkd.reporting.page import HEAD, describe, format_csv, format_rows
+from mmkd.reporting.pairing import assign_roles
+from mmkd.reporting.reported import REPORTED, match_reported, reported_table
+from mmkd.reporting.rows import add_costs, add_f1, read_rows
 
 SEEDS = ('student_seed0', 'student_seed1', 'distilled_seed0', 'distilled_seed1')
 

@@ -1,6 +1,6 @@
 """A table of trainings: what each costs and reaches, what distilling gained, how much of the gap.
 
-Which training is whose teacher and whose baseline is found by :mod:`mmkd.evaluation.pairing`.
+Which training is whose teacher and whose baseline is found by :mod:`mmkd.reporting.pairing`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ from mmengine.registry import DefaultScope
 
 from ..datasets.preflight import check_files
 from ..errors import ConfigError
-from .complexity import Complexity, build_test_data, load_detector, measure, time_in_turns
-from .f1_metric import evaluate
+from ..evaluation.complexity import (
+    Complexity,
+    build_test_data,
+    load_detector,
+    measure,
+    time_in_turns,
+)
+from ..evaluation.f1_metric import evaluate
 from .tables import gap_closed, interval
 from .work_dir import METRICS, WorkDir, read_work_dir
 

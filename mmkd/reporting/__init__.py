@@ -1,0 +1,1 @@
+"""Tables of finished trainings, read from their work directories."""
