@@ -108,8 +108,20 @@ def _find_baseline(row: Row, rows: list[Row]) -> Row | None:
 
 def _differences(other: Row, row: Row) -> str:
     """In which settings a plain training is not what the distilled one is without its teacher."""
-    theirs = dict(_leaves(other.first.recipe(other.first.deployed().model)))
-    ours = dict(_leaves(row.first.recipe(row.first.deployed().model)))
+    return differences(
+        other.first.recipe(other.first.deployed().model),
+        row.first.recipe(row.first.deployed().model),
+    )
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """In which settings two configs differ, the first three in words; empty where in none.
+
+    Args:
+        theirs: Plain dicts and lists, as :func:`essence` gives them.
+        ours: Likewise; what the message calls ``here``.
+    """
+    theirs, ours = dict(_leaves(theirs)), dict(_leaves(ours))
     keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
     shown = [f'{k} is {_short(theirs.get(k))}, here {_short(ours.get(k))}' for k in keys[:3]]
     more = [f'and {len(keys) - 3} more'] if len(keys) > 3 else []

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from mmengine.config import Config
+
+from ..__main__ import tool_folder
 from ..distillers.teacher import config_classes
 from ..errors import ConfigError, near
-from .pairing import row_of
+from .pairing import differences, row_of
 from .rows import Row
 from .tables import interval, markdown_table, with_error
-from .work_dir import METRICS
+from .work_dir import METRICS, WorkDir, essence
 
 DASH = '–'
 
@@ -136,7 +140,23 @@ def reported_table(matched: Mapping[str, Row]) -> str:
                 f'{row.name} tells {_classes(row)} classes apart, the reported one '
                 f'{reported.classes}: their accuracy is not put side by side.'
             )
+        changed = row and _changed(row, reported)
+        if changed:
+            notes.append(f'{row.name} was not trained as {reported.configs[0]} says: {changed}.')
     return '\n\n'.join([markdown_table(rows, left=3), *notes])
+
+
+def _changed(row: Row, reported: Reported) -> str:
+    """Where a training's schedule and data are not those of the config that comes for it."""
+    folder = tool_folder().parent / 'configs'
+    found = [path for name in reported.configs for path in folder.rglob(f'{name}.py')]
+    if not found:
+        return ''  # one of MMDetection's
+    shipped, here = (
+        WorkDir(Path(), config, (), trained=0).recipe(dict(type=None))
+        for config in (Config.fromfile(str(found[0])), row.first.config)
+    )
+    return differences(essence(shipped, ('data_root',)), essence(here, ('data_root',)))
 
 
 def _reported(reported: Reported, figure: str) -> str:

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from scipy import stats
 from tiny_runs import copied, edit_log, set_scores
 
@@ -15,7 +16,8 @@ from mmkd.evaluation.complexity import count_parameters, load_detector
 from mmkd.reporting.page import HEAD, describe, format_csv, format_rows
 from mmkd.reporting.pairing import assign_roles
 from mmkd.reporting.reported import REPORTED, match_reported, reported_table
-from mmkd.reporting.rows import add_costs, add_f1, read_rows
+from mmkd.reporting.rows import Row, add_costs, add_f1, read_rows
+from mmkd.reporting.work_dir import WorkDir
 
 SEEDS = ('student_seed0', 'student_seed1', 'distilled_seed0', 'distilled_seed1')
 
@@ -264,6 +266,23 @@ def test_reported_figures_stand_apart_from_measured_ones(scored):
     text = reported_table(match_reported(rows, {'vitdet': str(scored / 'teacher')}))
     assert reported_lines(text)[REPORTED['vitdet'].title, 'mAP'] == ['50', '–', '–']
     assert 'teacher tells 2 classes apart, the reported one 20' in text
+
+
+def test_a_training_of_another_schedule_is_told(monkeypatch, tmp_path):
+    """What was cut short or trained on a part of the images must not pass for the reported thing."""
+    (name,) = REPORTED['mobilenetv2'].configs
+    monkeypatch.setenv('MMKD_VOC', f'{tmp_path}/elsewhere/')
+    (path,) = (Path(__file__).parents[2] / 'configs').rglob(f'{name}.py')
+    row = Row([WorkDir(tmp_path, Config.fromfile(path), (name,), trained=10, length=10)], 'mine')
+    monkeypatch.delenv('MMKD_VOC')
+    assert 'was not trained' not in reported_table({'mobilenetv2': row})
+    row.first.config.merge_from_dict(
+        {'train_dataloader.dataset.indices': 4, 'train_cfg.max_epochs': 1}
+    )
+    said = reported_table({'mobilenetv2': row}).splitlines()[-1]
+    assert f'mine was not trained as {name} says' in said
+    assert 'train_dataloader.dataset.indices is not set, here 4' in said
+    assert 'train_cfg.max_epochs is 10, here 1' in said
 
 
 def test_a_training_is_known_by_its_configs_name(runs, tmp_path):
