@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from tiny_voc import load, shrink
 
+from mmkd.checkpoints import read_checkpoint
+
 CONFIGS = Path(__file__).parents[2] / 'configs'
 # Millions of parameters as reported, and as counted here.
 ROWS = {
@@ -126,6 +128,6 @@ def test_pairs_distil_and_test(name, drawn_voc, monkeypatch, tmp_path):
     for loss in ('loss_kd_cls', 'loss_kd_bbox'):
         assert log[f'train/{loss}'].current() > 0
     student = Config.fromfile(CONFIGS / 'students/faster-rcnn_mobilenetv2_fpn_10e_voc2012.py').model
-    state = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)['state_dict']
+    state = read_checkpoint(str(tmp_path / 'epoch_1.pth'), 'checkpoint')['state_dict']
     MODELS.build(student).load_state_dict(state)
     runner.test()
