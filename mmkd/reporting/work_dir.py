@@ -137,12 +137,16 @@ def read_work_dir(path: str | os.PathLike[str], best: bool = False) -> WorkDir:
         found.scores = _scores(_read_json(folder))
         found.notes.append('a test, not a training')
         return found
-    elif len(configs) == 1:
+    elif loaded:
+        trained = [config for folder, config in loaded.items() if folder not in tests]
+        found, records = WorkDir(path, (trained or list(loaded.values()))[-1], names), []
+    elif len(configs) == 1 and _checkpoints(path):
+        # Only beside checkpoints: reading a config runs it, and any script may lie in a folder.
         found, records = WorkDir(path, Config.fromfile(str(configs[0])), names), []
     else:
         inside = sorted(p.name for p in path.iterdir() if p.is_dir() and any(p.glob('*.py')))
         hint = f'; the folders in it do: {", ".join(inside)}' if inside else ''
-        what = 'several configs and no log' if configs else 'no config of a training'
+        what = 'several configs and no log' if len(configs) > 1 else 'no training'
         raise ConfigError(f'{path} holds {what}{hint}')
     if 'model' not in found.config or not found.config.get('train_cfg'):
         raise ConfigError(
