@@ -14,8 +14,8 @@ model = dict(
         _delete_=True,
         type='VisionTransformer',
         arch='base',
-        drop_path_rate=0.1,  # ViTDet (arXiv 2203.16527), app. A.2, for ViT-B
-        with_cp=True,  # ours: at 1000x600 px eight images a step would take tens of gigabytes otherwise
+        drop_path_rate=0.1,  # ViTDet (arXiv 2203.16527), for ViT-B
+        with_cp=True,  # ours: saves memory, for which layers are computed twice
     ),
     neck=dict(
         _delete_=True,

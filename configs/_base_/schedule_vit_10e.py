@@ -1,5 +1,5 @@
 # AdamW for 10 epochs, with learning rates that fall with the depth of a transformer's layers: ViTDet
-# (arXiv 2203.16527), app. A.2, in the time that the other detectors of this report have.
+# (arXiv 2203.16527; detectron2, mask_rcnn_vitdet_b_100ep.py), in the 10 epochs that all detectors here have.
 _base_ = './schedule_10e.py'
 
 optim_wrapper = dict(

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     """Each layer of the backbone learns ``layer_decay_rate`` times as fast as the one after it.
 
-    Clark et al. 2020 (arXiv 2003.10555), for detectors Li et al. 2022 (arXiv 2203.16527), app. A. Neck,
+    Clark et al. 2020 (arXiv 2003.10555), for detectors Li et al. 2022 (arXiv 2203.16527). Neck,
     heads and whatever else there is keep the full rate. Backbones are those that have
     ``get_layer_depth``: :class:`VisionTransformer` and MMPretrain's transformers. All else in
     ``paramwise_cfg`` is as in ``DefaultOptimWrapperConstructor``.
