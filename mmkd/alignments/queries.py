@@ -313,6 +313,12 @@ class SharedQueryAlignment(QueryAlignment):
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
+        if options.get('cached'):
+            raise ConfigError(
+                'the teacher answers random queries, which are others in each step, and a cache '
+                'cannot hold that; '
+                "use align=dict(type='HungarianQueryAlignment')"
+            )
         ours, theirs = query_form(student), query_form(teacher)
         if ours != theirs:
             raise ConfigError(
@@ -336,6 +342,12 @@ class IndexQueryAlignment(QueryAlignment):
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
+        if options.get('cached'):
+            raise ConfigError(
+                "a query of one index looks at one part of the view, which a cached teacher's "
+                'answers, brought to '
+                "another view, no longer do; use align=dict(type='HungarianQueryAlignment')"
+            )
         for owner, model in (('student', student), ('teacher', teacher)):
             if queries_from_image(model):
                 raise ConfigError(

@@ -132,7 +132,8 @@ class TeacherPass:
                 for side in ('student_sources', 'teacher_sources')
             )
             self.joint = (Recorder(student, ours, 'student'), teacher.recorder(theirs))
-        self._shared: dict[str, Any] = {}
+        #: What both models are evaluated on in this step, by name.
+        self.shared: dict[str, Any] = {}
         self._memo: dict[Any, Any] = {}
 
     def __call__(
@@ -153,7 +154,7 @@ class TeacherPass:
         self.run_teacher(inputs, data_samples, preprocessor, student)
         if self.joint is not None:
             with self.joint[0]:
-                self.teacher.family.follow(self.model, student, self._shared, self._joint_parts[0])
+                self.teacher.family.follow(self.model, student, self.shared, self._joint_parts[0])
 
     def run_teacher(
         self,
@@ -164,10 +165,10 @@ class TeacherPass:
     ) -> None:
         """The teacher's share of :meth:`__call__`."""
         with self.recorder:
-            self._shared = self.teacher(inputs, data_samples, preprocessor, self.parts, student)
+            self.shared = self.teacher(inputs, data_samples, preprocessor, self.parts, student)
         if self.joint is not None:
             with self.joint[1]:
-                self.teacher.follow(self.recorder, self._shared, self._joint_parts[1])
+                self.teacher.follow(self.recorder, self.shared, self._joint_parts[1])
 
     def step(self, entry: LossEntry, student: Recorder, data_samples: SampleList) -> Step:
         """What a loss gets to see."""
@@ -179,12 +180,12 @@ class TeacherPass:
             student_record=records[0],
             teacher_record=records[1],
             class_map=self.class_map,
-            shared=self._shared,
+            shared=self.shared,
             memo=self._memo,
         )
 
     def clear(self) -> None:
-        self._shared, self._memo = {}, {}
+        self.shared, self._memo = {}, {}
         for recorder in (self.recorder, *(self.joint or ())):
             recorder.clear()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from ..alignments import ClassMap
 from ..checkpoints import load_weights, read_checkpoint
 from ..errors import ConfigError, MissingFileError
 from ..families import family_of
@@ -111,6 +112,18 @@ class Teacher:
     def num_parameters(self) -> int:
         """Number of weights of the whole detector."""
         return sum(parameter.numel() for parameter in self.detector.parameters())
+
+    def require(self, entries: Iterable[Any], name: str, class_map: ClassMap | None) -> None:
+        """Make sure that it can answer what losses read; a detector always can.
+
+        Args:
+            entries: The losses that compare with it.
+            name: Its name.
+            class_map: Which class is which, where one of them reads classes.
+        """
+
+    def prepare_data(self, dataset: Any) -> None:
+        """Make sure that it can answer for the images of a training data set; a detector always can."""
 
     def recorder(self, sources: list[Source]) -> Recorder:
         """A recorder for the teacher's modules, which gives float32 whatever the pass runs in."""

@@ -286,7 +286,8 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _bytes(model: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    tensors = (*model.parameters(), *model.buffers())
+    return sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)  # a cached teacher's
 
 
 def _seconds(device: torch.device, run: Callable[[], Any]) -> float:
