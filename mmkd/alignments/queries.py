@@ -250,9 +250,11 @@ class HungarianQueryAlignment(QueryAlignment):
     def _match(self, step: Step) -> tuple[Tensor, Tensor]:
         candidates, theirs = self.candidates(step)
         cost = self.costs(candidates).cpu().numpy()
-        if not np.isfinite(cost).all():
-            raise _not_finite(candidates)
-        return torch.from_numpy(assign(cost)).to(theirs.device, non_blocking=True), theirs
+        try:
+            ours = torch.from_numpy(assign(cost))
+        except ValueError:
+            raise _not_finite(candidates) from None
+        return ours.to(theirs.device, non_blocking=True), theirs
 
     def candidates(self, step: Step) -> tuple[Candidates, Tensor]:
         """What is matched, and which of the teacher's queries it is, shape (layers, N, pairs)."""
@@ -321,7 +323,12 @@ def assign(cost: np.ndarray) -> np.ndarray:
 
     Returns:
         The column of each row, shape (…, rows).
+
+    Raises:
+        ValueError: A cost is not finite.
     """
+    if not np.isfinite(cost).all():
+        raise ValueError('a cost is not finite')
     # scipy (from 1.12 on) lets other threads run while it solves.
     with ThreadPoolExecutor(SOLVERS) as pool:
         solved = pool.map(linear_sum_assignment, cost.reshape(-1, *cost.shape[-2:]))
