@@ -13,6 +13,7 @@ from ..alignments import ClassMap, Step
 from ..errors import ConfigError
 from ..families import Family, family_of
 from ..recorder import Recorder, Source
+from .last_call import LastCall
 from .loss_entry import LossEntry
 from .teacher import Teacher
 
@@ -113,6 +114,7 @@ class TeacherPass:
         ]
         own = [source for entry in self.first for source in entry.teacher_sources(name)]
         self.recorder = teacher.recorder(own + family.teacher_sources(self.parts))
+        self._last_call = LastCall(self.recorder)
         #: Recorders of the joint pass, student and teacher, or None where there is none.
         self.joint: tuple[Recorder, Recorder] | None = None
         self._joint_parts: tuple[set[str], set[str]] = (set(), joint)
@@ -164,8 +166,10 @@ class TeacherPass:
         student: Recorder,
     ) -> None:
         """The teacher's share of :meth:`__call__`."""
+        self._last_call.expect(inputs.shape)
         with self.recorder:
             self.shared = self.teacher(inputs, data_samples, preprocessor, self.parts, student)
+        self._last_call.learn(inputs.shape, result_is_needed=self.shared.keys() != {'scale'})
         if self.joint is not None:
             with self.joint[1]:
                 self.teacher.follow(self.recorder, self.shared, self._joint_parts[1])

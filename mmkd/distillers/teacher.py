@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..errors import ConfigError, MissingFileError
 from ..families import family_of
 from ..nested import to_float32
 from ..random_state import preserve_rng_state
-from ..recorder import Recorder, Source
+from ..recorder import Enough, Recorder, Source
 from .normalization import renormalize
 from .resolution import check_scale, resize
 from .teacher_speed import TeacherSpeed, convert_weights
@@ -160,7 +161,9 @@ class Teacher:
         scale = (1.0, 1.0)
         if self.scale != 1:
             inputs, data_samples, scale = resize(inputs, data_samples, self.scale)
-        with self.speed.running(self.detector, inputs.device):
+        shared: dict[str, Any] = {}
+        # A pass ends early only where it would have shared nothing.
+        with self.speed.running(self.detector, inputs.device), suppress(Enough):
             inputs = self.speed.images(inputs)
             shared = self.family.run(inputs, data_samples, parts, student, scale)
         return dict(to_float32(shared), scale=scale)
