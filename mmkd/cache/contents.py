@@ -116,7 +116,7 @@ class Content:
     def describe(self) -> dict[str, Any]:
         """What a reader must know, as JSON holds it."""
         sources = [
-            dict(module=s.module, capture=s.capture, method=s.method, index=s.index)
+            dict(module=s.module, capture=s.capture, method=s.method, index=s.index, copy=s.copy)
             for s in self.sources
         ]
         return dict(sources=sources, **self.settings)
