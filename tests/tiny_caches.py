@@ -9,7 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.registry import DefaultScope
-from tiny_models import CLASSES, batch, save_teacher
+from tiny_models import CLASSES, save_teacher
 from torch import Tensor, nn
 
 from mmkd.cache.files import CacheWriter
@@ -151,5 +151,3 @@ def losses_of(model: Distiller, raw: dict, seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     losses = model(**data, mode='loss')
     return {name: losses[name] for name in model.entries}
-
-

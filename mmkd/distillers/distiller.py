@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,6 +85,10 @@ class Distiller(BaseModel):
             self.entries = {
                 name: LossEntry(name, config) for name, config in (losses or {}).items() if config
             }
+        deep = Counter(it.student for it in self.entries.values() if it.backpropagates_early)
+        for entry in self.entries.values():
+            # What several make of the same maps is computed once, and its way back is one, at the end.
+            entry.backpropagates_early &= deep[entry.student] == 1
         self.inherited_modules, self._heir_of = _modules_to_inherit(init_student)
         readers = {t: f'losses.{name}' for name, it in self.entries.items() for t in it.aligns}
         #: Names of the teachers that losses compare with.
