@@ -148,11 +148,15 @@ class Distiller(BaseModel):
             return self._task_losses(inputs, data_samples) | self._idle_connectors(active)
         self.prepare()
         record = self._recorders_of(active)
+        given = (inputs, data_samples, self.data_preprocessor, record.student)
         try:
+            # Teachers first where they can be: then their activations are gone when the student's come.
+            for run_teacher in record.before_student:
+                run_teacher(*given)
             with record.student:
                 losses = self._task_losses(inputs, data_samples, record)
-            for run_teacher in record.passes:
-                run_teacher(inputs, data_samples, self.data_preprocessor, record.student)
+            for run_teacher in record.after_student:
+                run_teacher(*given)
             for name in active:
                 if name in losses:
                     raise ConfigError(f"losses.{name}: the student has a loss '{name}' of its own")
