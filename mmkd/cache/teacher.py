@@ -23,7 +23,7 @@ from ..recorder import Recorder, Source
 from .contents import MIN_VISIBLE, Batch, Content
 from .files import CacheReader
 from .identity import check_checkpoint, decode, encode
-from .pipeline import follow_views, image_names
+from .pipeline import follow_views, image_names, refuse_batch_augments
 from .selection import contents_for, restored_contents
 from .views import Passage, View, view_key
 
@@ -162,6 +162,7 @@ class CachedTeacher(Teacher):
         Raises:
             ConfigError: An image is not in the cache, or was changed in a way that boxes cannot follow.
         """
+        refuse_batch_augments(preprocessor, self.key)
         padded = tuple(inputs.shape[-2:])
         batch = self._batch(data_samples, padded, inputs.device)
         _move_buffers(self.detector, inputs.device)
