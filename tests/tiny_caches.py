@@ -48,6 +48,34 @@ def write(live: Distiller, teacher: dict, folder: Path, raw: dict, **options) ->
     return folder
 
 
+def both(
+    folder: Path,
+    student: dict,
+    model: dict,
+    losses: dict,
+    raw: dict,
+    symmetric: bool = False,
+    num_priors: int | None = None,
+    **options,
+) -> tuple[Distiller, Distiller]:
+    """A distiller with its teacher at hand, and one with a cache of what it says of a batch.
+
+    Args:
+        folder: Where checkpoint and cache go.
+        student: Its config.
+        model: The teacher's.
+        losses: Entries.
+        raw: The batch.
+        symmetric: As of :func:`teacher_of`.
+        num_priors: How many priors are kept; all by default.
+        options: Of the teacher.
+    """
+    teacher = teacher_of(folder / 'teacher.pth', model, symmetric, **options)
+    live = distiller(student, teacher, losses)
+    write(live, teacher, folder / 'cache', raw, num_priors=num_priors or 1_000_000)
+    return live, distiller(student, dict(teacher, cache=str(folder / 'cache')), losses)
+
+
 def single(raw: dict) -> list[dict]:
     """The images of a batch as batches of one."""
     return [
@@ -151,5 +179,3 @@ def losses_of(model: Distiller, raw: dict, seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     losses = model(**data, mode='loss')
     return {name: losses[name] for name in model.entries}
-
-

@@ -275,7 +275,8 @@ def _open(folder: Path, shard: dict[str, Any]) -> Any:
         shard: What the manifest says of it.
 
     Raises:
-        MissingFileError, CheckpointError: It is gone, or not what was written, as far as size and header tell.
+        MissingFileError, CheckpointError: It is gone, or not what was written, as far as size and header
+            tell.
     """
     from safetensors import safe_open
 

@@ -95,8 +95,8 @@ def follow_views(dataset: Any, key: str, photometric: bool) -> None:
         moving = getattr(transform, 'resize', transform)
         if name in MOVES and type(moving).__module__.startswith('mmcv.'):
             raise ConfigError(
-                f"{key}.cache: the training pipeline has mmcv's {type(moving).__name__}, which does not write "
-                f"down how it moves images; name mmdet's, 'mmdet.{type(moving).__name__}'"
+                f"{key}.cache: the training pipeline has mmcv's {type(moving).__name__}, which does not "
+                f"write down how it moves images; name mmdet's, 'mmdet.{type(moving).__name__}'"
             )
         if name == 'PackDetInputs':
             transform.meta_keys = (*dict.fromkeys((*transform.meta_keys, *META_KEYS)),)
@@ -112,9 +112,9 @@ def refuse_batch_augments(preprocessor: Any, key: str) -> None:
     for augment in getattr(preprocessor, 'batch_augments', None) or ():
         if type(augment).__name__ not in BATCH_KEEPS:
             raise ConfigError(
-                f"{key}.cache: the student's data_preprocessor has {type(augment).__name__} in batch_augments, "
-                f'which changes images without writing down how; leave it out and resize in the training '
-                f'pipeline (RandomChoiceResize), or train with the teacher itself'
+                f"{key}.cache: the student's data_preprocessor has {type(augment).__name__} in "
+                f'batch_augments, which changes images without writing down how; leave it out and resize '
+                f'in the training pipeline (RandomChoiceResize), or train with the teacher itself'
             )
 
 
