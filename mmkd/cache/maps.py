@@ -30,7 +30,7 @@ class MapContent(Content):
 
     @classmethod
     def claims(cls, source: Source, family: Family) -> bool:
-        if source.capture != 'output' or '*' in source.module:
+        if source.capture != 'output':
             return False
         try:
             return family.part_of(source) == 'features'

@@ -113,9 +113,7 @@ class Keeper:
             self._pass.clear()
 
     def _read(self, source: Source) -> Any:
-        joint = self._pass.joint
-        record = joint[1] if joint is not None and source in joint[1] else self._pass.recorder
-        return record[source]
+        return self._pass.record_of(source)[source]
 
 
 def write_cache(

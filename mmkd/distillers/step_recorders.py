@@ -108,6 +108,8 @@ class TeacherPass:
         later = [entry for entry in entries if parts_of[entry.name] & joint]
         #: The losses that compare what both computed on inputs of their own.
         self.first = [entry for entry in entries if entry not in later]
+        #: What is recorded of the teacher.
+        self.sources = list(dict.fromkeys(s for e in entries for s in e.teacher_sources(name)))
         #: What the student must record in its own pass.
         self.of_student = family.student_sources(self.parts, student) + [
             source for entry in self.first for source in entry.student_sources(name)
@@ -173,6 +175,11 @@ class TeacherPass:
         if self.joint is not None:
             with self.joint[1]:
                 self.teacher.follow(self.recorder, self.shared, self._joint_parts[1])
+
+    def record_of(self, source: Source) -> Recorder:
+        """Where a source of the teacher was recorded."""
+        joint = self.joint is not None and source in self.joint[1]
+        return self.joint[1] if joint else self.recorder
 
     def step(self, entry: LossEntry, student: Recorder, data_samples: SampleList) -> Step:
         """What a loss gets to see."""
