@@ -17,16 +17,19 @@ from mmkd.cache.writing import Keeper, identity_of
 from mmkd.distillers import Distiller
 
 
-def distiller(student: dict, teacher: dict, losses: dict, **more) -> Distiller:
+def distiller(
+    student: dict, teacher: dict, losses: dict, class_names: tuple[str, ...] = CLASSES, **more
+) -> Distiller:
     """A distiller, ready to train.
 
     Args:
         student: Its config.
         teacher: Arguments of the teacher.
         losses: Entries.
+        class_names: The student's.
         more: Other arguments.
     """
-    config = dict(student=student, teacher=teacher, losses=losses, classes=CLASSES, **more)
+    config = dict(student=student, teacher=teacher, losses=losses, classes=class_names, **more)
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(dict(type='Distiller', **copy.deepcopy(config)))
