@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -59,6 +60,7 @@ def both(
     raw: dict,
     symmetric: bool = False,
     num_priors: int | None = None,
+    change: Callable[[dict], None] | None = None,
     **options,
 ) -> tuple[Distiller, Distiller]:
     """A distiller with its teacher at hand, and one with a cache of what it says of a batch.
@@ -71,9 +73,14 @@ def both(
         raw: The batch.
         symmetric: As of :func:`teacher_of`.
         num_priors: How many priors are kept; all by default.
+        change: What changes the teacher's weights.
         options: Of the teacher.
     """
     teacher = teacher_of(folder / 'teacher.pth', model, symmetric, **options)
+    if change:
+        content = torch.load(folder / 'teacher.pth')
+        change(content['state_dict'])
+        torch.save(content, folder / 'teacher.pth')
     live = distiller(student, teacher, losses)
     write(live, teacher, folder / 'cache', raw, num_priors=num_priors or 1_000_000)
     return live, distiller(student, dict(teacher, cache=str(folder / 'cache')), losses)
@@ -161,9 +168,7 @@ def answers(model: Distiller, raw: dict) -> tuple[dict, dict]:
     """What the teacher of a distiller says of a batch: by source, and what it shares."""
     data = model.data_preprocessor(copy.deepcopy(raw), True)
     record = model._recorders_of(tuple(model.entries))
-    with record.student, torch.no_grad():
-        model._task_losses(**data, record=record)
-    (run,) = record.passes
+    (run,) = record.passes  # which reads nothing of the student
     with torch.no_grad():
         run.run_teacher(**data, preprocessor=model.data_preprocessor, student=record.student)
     joint = run.joint[1] if run.joint else run.recorder
