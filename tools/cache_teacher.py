@@ -169,6 +169,7 @@ def build(cfg: Config, args: argparse.Namespace, name: str) -> Keeper:
     from mmkd.cache.selection import NUM_PRIORS
     from mmkd.cache.writing import Keeper
     from mmkd.distillers.teacher import config_classes
+    from mmkd.distillers.teachers import CACHE_OPTIONS
 
     model = cfg.model
     model.classes = model.get('classes') or config_classes(cfg)
@@ -178,7 +179,8 @@ def build(cfg: Config, args: argparse.Namespace, name: str) -> Keeper:
         entry.pop('schedule', None)
     model.losses = {key: entry for key, entry in entries.items() if reads(entry, name)}
     for teacher in [model.get('teacher'), *(model.get('teachers') or {}).values()]:
-        (teacher or {}).pop('cache', None)
+        for key in CACHE_OPTIONS:
+            (teacher or {}).pop(key, None)
     return Keeper(MODELS.build(model).to(get_device()), name, args.num_priors or NUM_PRIORS)
 
 

@@ -66,6 +66,11 @@ def contents_for(
                         f'of a power of '
                         f'two times'
                     )
+                if kind is ProposalContent and family.proposals != 'teacher':
+                    raise ConfigError(
+                        f"'{source}' is computed on the student's proposals, which are others in each step: "
+                        f"a cache cannot hold that; set teacher.proposals='teacher'"
+                    )
                 found.setdefault(kind.kind, []).append(source)
             if isinstance(align, QueryAlignment):
                 layers |= {theirs for _, theirs in align.layer_pairs}
