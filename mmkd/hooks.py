@@ -85,8 +85,10 @@ def _restart_workers(runner: Runner) -> None:
     """
     iterator = getattr(runner.train_loop, 'dataloader_iterator', None)
     if getattr(iterator, '_iterator', None) is not None:
+        loader = runner.train_dataloader
+        loader._iterator = None  # which persistent workers would be taken from
         with preserve_rng_state():
-            iterator._iterator = iter(runner.train_dataloader)
+            iterator._iterator = iter(loader)
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
