@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +78,12 @@ def cache_teacher(args: argparse.Namespace) -> None:
     check_data_and_weights(cfg, args, name)
     keeper = build(cfg, args, name)
     dataset = dataset_as_tested(cfg)
-    views = lambda view: DATASETS.build(  # noqa: E731
-        replace_pipeline(dataset, lambda pipeline: pipeline_of_view(pipeline, view))
-    )
+
+    def views(view: list[dict]) -> Any:
+        config = replace_pipeline(dataset, lambda pipeline: pipeline_of_view(pipeline, view))
+        with redirect_stdout(StringIO()):  # pycocotools tells of each step, amid what is told here
+            return DATASETS.build(config)
+
     if args.check:
         check(keeper, dict(config, cache=folder), args.check, views, name)
         return
