@@ -40,7 +40,7 @@ class DistillationHook(Hook):
         model.attended = True
         model.prepare()
         for teacher in model.teachers.values():
-            teacher.prepare_data(runner.train_dataloader.dataset)
+            teacher.prepare_data(runner.train_dataloader.dataset, model.data_preprocessor)
         if any(map(model.teachers.is_cached, model.teachers)):
             _restart_workers(runner)
         student_size = sum(parameter.numel() for parameter in model.student.parameters())

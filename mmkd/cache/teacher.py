@@ -109,16 +109,18 @@ class CachedTeacher(Teacher):
     def origin(self) -> str:
         return f'read from {self.cache}'
 
-    def prepare_data(self, dataset: Any) -> None:
+    def prepare_data(self, dataset: Any, preprocessor: BaseDataPreprocessor | None = None) -> None:
         """Let the samples of a data set tell their views.
 
         Args:
             dataset: The training data, as it is used.
+            preprocessor: The student's.
 
         Raises:
-            ConfigError: Its pipeline changes images in ways that boxes cannot follow, or an image is not in
-                the cache.
+            ConfigError: Pipeline or preprocessor change images in ways that boxes cannot follow, or an
+                image is not in the cache.
         """
+        refuse_batch_augments(preprocessor, self.key)
         follow_views(dataset, self.key, self.photometric)
         absent = [name for name in image_names(dataset) if name not in self.reader]
         if absent:
@@ -162,7 +164,6 @@ class CachedTeacher(Teacher):
         Raises:
             ConfigError: An image is not in the cache, or was changed in a way that boxes cannot follow.
         """
-        refuse_batch_augments(preprocessor, self.key)
         padded = tuple(inputs.shape[-2:])
         batch = self._batch(data_samples, padded, inputs.device)
         _move_buffers(self.detector, inputs.device)

@@ -64,7 +64,9 @@ def test_a_user_writes_a_cache_and_trains_without_the_teacher(tool, make, capsys
     assert '6 images, about ' in said
     assert 'caches/teacher: 6 images (6 of them now), ' in said
     assert sorted(os.listdir('caches/teacher')) == ['00000.safetensors', MANIFEST]
-    assert run(tool, capsys, config, '--verify') == 'caches/teacher: 6 images, as they were written\n'
+    assert (
+        run(tool, capsys, config, '--verify') == 'caches/teacher: 6 images, as they were written\n'
+    )
     # Once more: nothing is left to do.
     assert '(0 of them now)' in run(tool, capsys, config)
     (tmp_path / 'teacher.pth').unlink()
@@ -74,14 +76,18 @@ def test_a_user_writes_a_cache_and_trains_without_the_teacher(tool, make, capsys
 
 def test_the_folder_may_be_named_on_the_command_line(tool, make, capsys):
     config = make(RPN_LOSSES)
-    assert refused(tool, capsys, config) == 'where to? name a folder with --out, or set teacher.cache'
+    assert (
+        refused(tool, capsys, config) == 'where to? name a folder with --out, or set teacher.cache'
+    )
     said = run(tool, capsys, config, '--out', 'here', '--num-priors', 5, '--batch-size', 4)
     assert 'train with --cfg-options model.teacher.cache=here' in said
     fields = CacheReader('here')['0 0.png']
     assert len(fields['rpn.places']) == 20
     # Other numbers are another cache.
     line = refused(tool, capsys, config, '--out', 'here')
-    assert 'its contents.rpn.num_priors is 20, not 1024; delete the folder or choose another' in line
+    assert (
+        'its contents.rpn.num_priors is 20, not 1024; delete the folder or choose another' in line
+    )
     assert tool('train', config, '--gpus', 0, '--cfg-options', 'model.teacher.cache=here') == 0
 
 
@@ -154,8 +160,13 @@ def test_agreement_is_printed_view_by_view(tool, make, capsys):
     assert maps['as written'] == 1.0
     assert maps['flipped'] < 0.999
     # The cache of other losses lacks what these read.
-    config = make(dict(losses, loss_kd=dict(type='MSE', student='backbone', teacher='backbone')), cache='cache')
-    assert 'does not hold backbone, which the losses read' in refused(tool, capsys, config, '--check', 2)
+    config = make(
+        dict(losses, loss_kd=dict(type='MSE', student='backbone', teacher='backbone')),
+        cache='cache',
+    )
+    assert 'does not hold backbone, which the losses read' in refused(
+        tool, capsys, config, '--check', 2
+    )
 
 
 def test_several_teachers(tool, make, capsys, tmp_path):
@@ -167,7 +178,9 @@ def test_several_teachers(tool, make, capsys, tmp_path):
     assert refused(tool, capsys, config, '--out', 'a') == (
         'which teacher? choose with --teacher: teacher, other'
     )
-    assert '--teacher othr: no such teacher; near: other' in refused(tool, capsys, config, '--teacher', 'othr')
+    assert '--teacher othr: no such teacher; near: other' in refused(
+        tool, capsys, config, '--teacher', 'othr'
+    )
     run(tool, capsys, config, '--out', 'a', '--teacher', 'teacher')
     said = run(tool, capsys, config, '--out', 'b', '--teacher', 'other', '--yes')
     assert 'train with --cfg-options model.teachers.other.cache=b' in said
@@ -199,9 +212,13 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(tool, make, capsys
     ):
         assert message in refused(tool, capsys, config, *options), options
     assert not Path('cache').exists()
-    losses = dict(loss_kd=dict(type='MSE', student='roi_head.bbox_head.fc_cls', teacher='roi_head.bbox_head.fc_cls'))
+    losses = dict(
+        loss_kd=dict(
+            type='MSE', student='roi_head.bbox_head.fc_cls', teacher='roi_head.bbox_head.fc_cls'
+        )
+    )
     line = refused(tool, capsys, make(losses, cache='cache'))
-    assert line.startswith("losses.loss_kd: ")
+    assert line.startswith('losses.loss_kd: ')
     assert "set teacher.proposals='teacher'" in line
     assert not Path('cache').exists()
 
