@@ -196,14 +196,12 @@ class EarlyLoop(IterBasedTrainLoop):
 
 def test_processes_that_load_images_tell_their_views(data, cache, tmp_path):
     losses = entries(dict(loss_kd=RPN_LOSSES['loss_kd_rpn_cls']))
-    for loop in ('IterBasedTrainLoop', 'EarlyLoop'):
-        cfg = training_config(
-            model_of(dict(cache=str(cache)), losses), data, tmp_path / loop, iters=2
-        )
-        cfg.train_cfg.type = loop
-        cfg.train_dataloader.num_workers = 1
-        cfg.train_dataloader.persistent_workers = True
-        train(cfg)
+    cfg = training_config(model_of(dict(cache=str(cache)), losses), data, tmp_path / 'work', iters=2)
+    cfg.train_cfg.type = 'EarlyLoop'
+    cfg.train_dataloader.num_workers = 1
+    cfg.train_dataloader.persistent_workers = True
+    runner = train(cfg)
+    runner.train_loop.dataloader_iterator._iterator._shutdown_workers()
 
 
 # ------------------------------------------------------------------ what is refused
