@@ -169,8 +169,12 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize('change', VIEWS.values(), ids=VIEWS)
-@pytest.mark.parametrize('kind', KINDS)
+# How boxes are coded differs from kind to kind, in what way they move does not.
+CHANGES = [(kind, 'all of it') for kind in KINDS]
+CHANGES += [(kind, name) for kind in ('RetinaNet', 'GFL', 'YOLOX') for name in list(VIEWS)[:-1]]
+
+
+@pytest.mark.parametrize(('kind', 'change'), CHANGES)
 def test_boxes_and_scores_come_to_where_they_belong(models, tmp_path, kind, change):
     """Kept are the surest 40: each is where its place has gone, with its box encoded anew."""
     live, _ = models(kind)
@@ -184,7 +188,7 @@ def test_boxes_and_scores_come_to_where_they_belong(models, tmp_path, kind, chan
     cached = live.few
     head = cached.teacher.detector.bbox_head
     (one, _) = single(RAW)
-    raw = view(one, **change)
+    raw = view(one, **VIEWS[change])
     wanted = expected(cached, '0', raw)
     said, shared = answers(cached, raw)
     known = shared['known'][HEAD]

@@ -196,7 +196,9 @@ class EarlyLoop(IterBasedTrainLoop):
 
 def test_processes_that_load_images_tell_their_views(data, cache, tmp_path):
     losses = entries(dict(loss_kd=RPN_LOSSES['loss_kd_rpn_cls']))
-    cfg = training_config(model_of(dict(cache=str(cache)), losses), data, tmp_path / 'work', iters=2)
+    cfg = training_config(
+        model_of(dict(cache=str(cache)), losses), data, tmp_path / 'work', iters=2
+    )
     cfg.train_cfg.type = 'EarlyLoop'
     cfg.train_dataloader.num_workers = 1
     cfg.train_dataloader.persistent_workers = True
@@ -431,6 +433,18 @@ def test_two_caches_together(tmp_path):
             assert float(found[name]) == pytest.approx(float(value), rel=5e-3), name
     flipped = losses_of(cached, view(RAW, flip=True))
     assert all(torch.isfinite(value) for value in flipped.values())
+
+
+def test_a_student_without_labels(cache):
+    """Learns from what is in the cache alone."""
+    model = distiller(faster_rcnn(), dict(cache=str(cache)), LOSSES, task_losses=False)
+    raw = view(batch((96, 128)), flip=True)
+    for index, sample in enumerate(raw['data_samples']):
+        sample.set_metainfo(dict(img_path=f'{index}.png', ori_shape=(96, 128)))
+        del sample.gt_instances
+    found = model(**model.data_preprocessor(raw, True), mode='loss')
+    assert set(found) == set(LOSSES)
+    assert all(torch.isfinite(value) for value in found.values())
 
 
 def test_losses_that_end_read_no_longer(cache):
