@@ -10,6 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
 from .distillers import Distiller
+from .random_state import preserve_rng_state
 
 STATE = 'distillation'
 
@@ -39,7 +40,9 @@ class DistillationHook(Hook):
         model.attended = True
         model.prepare()
         for teacher in model.teachers.values():
-            teacher.prepare_data(runner.train_dataloader.dataset)
+            teacher.prepare_data(runner.train_dataloader.dataset, model.data_preprocessor)
+        if any(map(model.teachers.is_cached, model.teachers)):
+            _restart_workers(runner)
         student_size = sum(parameter.numel() for parameter in model.student.parameters())
         teachers = ' and '.join(
             f'{type(teacher.detector).__name__} ({teacher.num_parameters() / 1e6:.2f} M parameters, '
@@ -73,6 +76,19 @@ class DistillationHook(Hook):
             state = checkpoint.get(STATE, {})
             model.load_connector_state(state.get('connectors', {}))
             model.teachers.load_average_state(state.get('averages', {}))
+
+
+def _restart_workers(runner: Runner) -> None:
+    """Let the processes that load images see what a teacher changed in their pipeline.
+
+    An ``IterBasedTrainLoop`` of mmengine 0.10.7 starts them when it is built.
+    """
+    iterator = getattr(runner.train_loop, 'dataloader_iterator', None)
+    if getattr(iterator, '_iterator', None) is not None:
+        loader = runner.train_dataloader
+        loader._iterator = None  # which persistent workers would be taken from
+        with preserve_rng_state():
+            iterator._iterator = iter(loader)
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,15 @@ def work_with_a_dense_head(rank: int, world: int, folder: str, checkpoint: str) 
     )
 
 
+def work_with_a_cache(rank: int, world: int, folder: str, cache: str) -> None:
+    """One process: three steps of a Faster R-CNN, whose connector is trained, too, with a cached teacher."""
+    losses = dict(copy.deepcopy(ROI_LOSSES), loss_kd_neck=feature_loss(16, 24))
+    for entry in losses.values():
+        entry['loss_weight'] = 1e-3
+    teacher = dict(cache=cache)
+    _three_steps(rank, world, folder, '', losses, faster_rcnn, teacher=teacher)
+
+
 def _three_steps(
     rank: int,
     world: int,
@@ -109,9 +118,10 @@ def _three_steps(
     checkpoint: str,
     losses: dict,
     config: Callable[[], dict],
+    teacher: dict | None = None,
     **options: Any,
 ) -> None:
-    """Train with a teacher of the same config, and write what each process has then."""
+    """Train with a teacher of the same config or another, and write what each process has then."""
     torch.set_num_threads(1)
     dist.init_process_group(
         'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world
@@ -122,7 +132,7 @@ def _three_steps(
         dict(
             type='Distiller',
             student=config(),
-            teacher=dict(config=dict(model=config()), checkpoint=checkpoint),
+            teacher=teacher or dict(config=dict(model=config()), checkpoint=checkpoint),
             losses=losses,
             classes=CLASSES,
             **options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,16 +18,19 @@ from mmkd.cache.writing import Keeper, identity_of
 from mmkd.distillers import Distiller
 
 
-def distiller(student: dict, teacher: dict, losses: dict, **more) -> Distiller:
+def distiller(
+    student: dict, teacher: dict, losses: dict, class_names: tuple[str, ...] = CLASSES, **more
+) -> Distiller:
     """A distiller, ready to train.
 
     Args:
         student: Its config.
         teacher: Arguments of the teacher.
         losses: Entries.
+        class_names: The student's.
         more: Other arguments.
     """
-    config = dict(student=student, teacher=teacher, losses=losses, classes=CLASSES, **more)
+    config = dict(student=student, teacher=teacher, losses=losses, classes=class_names, **more)
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(dict(type='Distiller', **copy.deepcopy(config)))
@@ -46,6 +50,40 @@ def write(live: Distiller, teacher: dict, folder: Path, raw: dict, **options) ->
         writer.add(name, fields)
     writer.finish()
     return folder
+
+
+def both(
+    folder: Path,
+    student: dict,
+    model: dict,
+    losses: dict,
+    raw: dict,
+    symmetric: bool = False,
+    num_priors: int | None = None,
+    change: Callable[[dict], None] | None = None,
+    **options,
+) -> tuple[Distiller, Distiller]:
+    """A distiller with its teacher at hand, and one with a cache of what it says of a batch.
+
+    Args:
+        folder: Where checkpoint and cache go.
+        student: Its config.
+        model: The teacher's.
+        losses: Entries.
+        raw: The batch.
+        symmetric: As of :func:`teacher_of`.
+        num_priors: How many priors are kept; all by default.
+        change: What changes the teacher's weights.
+        options: Of the teacher.
+    """
+    teacher = teacher_of(folder / 'teacher.pth', model, symmetric, **options)
+    if change:
+        content = torch.load(folder / 'teacher.pth')
+        change(content['state_dict'])
+        torch.save(content, folder / 'teacher.pth')
+    live = distiller(student, teacher, losses)
+    write(live, teacher, folder / 'cache', raw, num_priors=num_priors or 1_000_000)
+    return live, distiller(student, dict(teacher, cache=str(folder / 'cache')), losses)
 
 
 def single(raw: dict) -> list[dict]:
@@ -130,9 +168,7 @@ def answers(model: Distiller, raw: dict) -> tuple[dict, dict]:
     """What the teacher of a distiller says of a batch: by source, and what it shares."""
     data = model.data_preprocessor(copy.deepcopy(raw), True)
     record = model._recorders_of(tuple(model.entries))
-    with record.student, torch.no_grad():
-        model._task_losses(**data, record=record)
-    (run,) = record.passes
+    (run,) = record.passes  # which reads nothing of the student
     with torch.no_grad():
         run.run_teacher(**data, preprocessor=model.data_preprocessor, student=record.student)
     joint = run.joint[1] if run.joint else run.recorder

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +78,12 @@ def cache_teacher(args: argparse.Namespace) -> None:
     check_data_and_weights(cfg, args, name)
     keeper = build(cfg, args, name)
     dataset = dataset_as_tested(cfg)
-    views = lambda view: DATASETS.build(  # noqa: E731
-        replace_pipeline(dataset, lambda pipeline: pipeline_of_view(pipeline, view))
-    )
+
+    def views(view: list[dict]) -> Any:
+        config = replace_pipeline(dataset, lambda pipeline: pipeline_of_view(pipeline, view))
+        with redirect_stdout(StringIO()):  # pycocotools tells of each step, amid what is told here
+            return DATASETS.build(config)
+
     if args.check:
         check(keeper, dict(config, cache=folder), args.check, views, name)
         return
@@ -169,6 +174,7 @@ def build(cfg: Config, args: argparse.Namespace, name: str) -> Keeper:
     from mmkd.cache.selection import NUM_PRIORS
     from mmkd.cache.writing import Keeper
     from mmkd.distillers.teacher import config_classes
+    from mmkd.distillers.teachers import CACHE_OPTIONS
 
     model = cfg.model
     model.classes = model.get('classes') or config_classes(cfg)
@@ -178,7 +184,8 @@ def build(cfg: Config, args: argparse.Namespace, name: str) -> Keeper:
         entry.pop('schedule', None)
     model.losses = {key: entry for key, entry in entries.items() if reads(entry, name)}
     for teacher in [model.get('teacher'), *(model.get('teachers') or {}).values()]:
-        (teacher or {}).pop('cache', None)
+        for key in CACHE_OPTIONS:
+            (teacher or {}).pop(key, None)
     return Keeper(MODELS.build(model).to(get_device()), name, args.num_priors or NUM_PRIORS)
 
 

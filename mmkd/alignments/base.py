@@ -58,7 +58,7 @@ class Step:
     shared: dict[str, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
 
-    def known(self, source: Source) -> list[Tensor] | None:
+    def known(self, source: Source | None) -> list[Tensor] | None:
         """Of each map of a teacher's output what of it is known, None where all is.
 
         A cached teacher has not said something about every place (:mod:`mmkd.cache`).
@@ -94,8 +94,9 @@ class Alignment:
     target: str | None = None
     #: Whether the loss reads it; the loss entry says so.
     wants_target = False
-    student: Source
-    teacher: Source
+    #: What the loss entry records of either model, once it is bound.
+    student: Source | None = None
+    teacher: Source | None = None
 
     @property
     def rows_are_fixed(self) -> bool:

@@ -39,18 +39,22 @@ class FeatureAlignment(Alignment):
         self.levels = levels
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        theirs = levels_of(teacher, 'teacher')
+        ours = levels_of(student, 'student')
         pairs = common_levels(
-            levels_of(student, 'student'),
-            theirs,
+            ours,
+            levels_of(teacher, 'teacher'),
             same_channels=self.same_channels,
             scale=step.scale,
         )
         known = step.known(self.teacher)
         if known is not None:
-            # What is not known is made equal: zero on both sides.
-            masks = {id(level): mask for level, mask in zip(theirs, known, strict=True)}
-            pairs = [(a * masks[id(b)], b * masks[id(b)]) for a, b in pairs]
+            # What is not known is made equal: zero on both sides. Masks are resized as maps are.
+            masks = [mask.float() for mask in known]
+            masks = common_levels(ours, masks, same_channels=False, scale=step.scale)
+            pairs = [
+                (a * (mask > 0.5), b * (mask > 0.5))
+                for (a, b), (_, mask) in zip(pairs, masks, strict=True)
+            ]
         if self.levels is not None:
             if not self.levels or not all(0 <= index < len(pairs) for index in self.levels):
                 raise ConfigError(

@@ -278,7 +278,7 @@ def convert_deltas(deltas: Tensor, given: DeltaXYWHBBoxCoder, wanted: DeltaXYWHB
 
 def _of_class(deltas: Tensor, labels: Tensor) -> Tensor:
     """The four numbers of one class for each proposal, from (n, 4 * classes) or class-agnostic (n, 4)."""
-    deltas = deltas.reshape(len(deltas), -1, 4)
+    deltas = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4)  # there may be none
     if deltas.shape[1] == 1:
         return deltas[:, 0]
     return deltas.gather(1, labels[:, None, None].expand(-1, 1, 4))[:, 0]

@@ -135,11 +135,15 @@ class Comparison:
 def detections(
     content: Content, teacher: Teacher, read: Read, shared: dict, samples: SampleList
 ) -> Iterable[tuple[Tensor, Tensor]]:
-    """Boxes in pixels of the teacher's images, shape (n, 4), and probabilities, (n, classes), of "
-    "each image."""
+    """What a teacher finds, by its raw answers.
+
+    Returns:
+        Of each image boxes in pixels of the teacher's images, shape (n, 4), and probabilities, shape
+        (n, classes); nothing where the losses read no scores or no boxes.
+    """
     detector = teacher.detector
     if isinstance(content, QueryContent):
-        scores, boxes = (value[-1] for value in read(HEAD))
+        scores, boxes = (value[content.layers[-1]] for value in read(HEAD))
         scores = _probabilities(scores, uses_softmax(detector))
         sizes = boxes.new_tensor([sample.img_shape[1::-1] for sample in samples]).repeat(1, 2)
         return list(zip(bbox_cxcywh_to_xyxy(boxes) * sizes[:, None], scores, strict=True))
@@ -150,6 +154,8 @@ def detections(
         softmax, width = dense_softmax(detector), head.cls_out_channels
     else:
         assert isinstance(content, RPNContent)
+        if RPN[1] not in content.sources:
+            return []
         head, softmax = detector.rpn_head, not detector.rpn_head.use_sigmoid_cls
         parts = [_levels(read(source)) for source in RPN if source in content.sources]
         width = head.cls_out_channels
@@ -177,6 +183,8 @@ def _of_proposals(
     content: ProposalContent, detector: Any, read: Read, shared: dict, images: int
 ) -> Iterable[tuple[Tensor, Tensor]]:
     path = content.paths[-1]
+    if Source(f'{path}.fc_cls') not in content.sources:
+        return []
     head, rois = detector.get_submodule(path), shared['rois'][path]
     scores = _probabilities(read(Source(f'{path}.fc_cls')), roi_softmax(head))
     boxes, deltas = rois[:, 1:], Source(f'{path}.fc_reg')
@@ -207,7 +215,11 @@ def compare(live: Keeper, cached: CachedTeacher, dataset: Any) -> list[Agreement
 
     Returns:
         One for each kind of content.
+
+    Raises:
+        ConfigError: The cache lacks what the losses read.
     """
+    cached.require(live.entries, live.name, live.class_map)
     comparisons = [Comparison(content, live.teacher) for content in live.contents]
     own = live.teacher.detector.data_preprocessor
     for index in range(len(dataset)):

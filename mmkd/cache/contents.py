@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -115,11 +115,7 @@ class Content:
 
     def describe(self) -> dict[str, Any]:
         """What a reader must know, as JSON holds it."""
-        sources = [
-            dict(module=s.module, capture=s.capture, method=s.method, index=s.index, copy=s.copy)
-            for s in self.sources
-        ]
-        return dict(sources=sources, **self.settings)
+        return dict(sources=[asdict(source) for source in self.sources], **self.settings)
 
     def lacks(self, needed: Content) -> str | None:
         """What losses need that this one does not have, in words; None where it has all."""

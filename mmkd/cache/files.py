@@ -49,7 +49,10 @@ class CacheWriter:
         self._pending: dict[str, dict[str, Tensor]] = {}
         if (self.folder / MANIFEST).is_file():
             self._continue()
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f'{folder} is a file, no folder; choose another')
+        # An interrupt may have left a manifest that was not yet in place.
+        elif self.folder.is_dir() and any(p.suffix != '.part' for p in self.folder.iterdir()):
             raise ConfigError(f'{folder} is not empty and holds no cache; choose another folder')
 
     def _continue(self) -> None:
@@ -64,7 +67,7 @@ class CacheWriter:
         for path in self.folder.glob('*.part'):  # an interrupt's
             path.unlink()
         for shard in self._shards:
-            with _open(self.folder / shard['file']) as file:
+            with _open(self.folder, shard) as file:
                 self.done |= set(json.loads(file.metadata()[_IMAGES]))
 
     def add(self, image: str, fields: Mapping[str, Tensor]) -> None:
@@ -82,9 +85,25 @@ class CacheWriter:
         """Write what was added since the last shard as a shard of its own."""
         if not self._pending:
             return
+        from safetensors import SafetensorError
+
+        try:
+            self._write_shard()
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f'{self.folder} cannot be written: {error}') from None
+        self.done |= set(self._pending)
+        self._pending = {}
+
+    def finish(self) -> None:
+        """Write the last shard and say that no image is missing."""
+        self.flush()
+        self._write_manifest(complete=True)
+
+    def _write_shard(self) -> None:
         from safetensors.torch import save_file
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._shards:  # so that an interrupt leaves a cache, which can be continued
+            self._write_manifest(complete=False)
         name = f'{len(self._shards):05d}.safetensors'
         part = self.folder / f'{name}.part'
         sums = {image: _checksum(fields) for image, fields in self._pending.items()}
@@ -94,23 +113,22 @@ class CacheWriter:
             for field, value in fields.items()
         }
         save_file(tensors, part, metadata={_IMAGES: json.dumps(sums)})
-        shard = dict(file=name, bytes=part.stat().st_size, sha256=file_hash(part))
+        shard = dict(
+            file=name,
+            bytes=part.stat().st_size,
+            sha256=file_hash(part),
+            header_sha256=_header_hash(part),
+        )
         os.replace(part, self.folder / name)
         self._shards.append(shard)
         self._write_manifest(complete=False)
-        self.done |= set(self._pending)
-        self._pending = {}
-
-    def finish(self) -> None:
-        """Write the last shard and say that no image is missing."""
-        self.flush()
-        self._write_manifest(complete=True)
 
     def _write_manifest(self, complete: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         content = dict(
             format=FORMAT, complete=complete, identity=self.identity, shards=self._shards
         )
+        content['sha256'] = _manifest_hash(content)
         part = self.folder / f'{MANIFEST}.part'
         part.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
         os.replace(part, self.folder / MANIFEST)
@@ -144,15 +162,7 @@ class CacheReader:
         self._fields: dict[str, list[str]] = {}
         self._verified: set[str] = set()
         for number, shard in enumerate(manifest['shards']):
-            path = self.folder / shard['file']
-            if not path.is_file():
-                raise MissingFileError(f'the cache {folder} lacks its file {shard["file"]}')
-            if path.stat().st_size != shard['bytes']:
-                raise CheckpointError(
-                    f'{path} has {path.stat().st_size} bytes in place of {shard["bytes"]}: it was not copied '
-                    f'as a whole'
-                )
-            file = _open(path)
+            file = _open(self.folder, shard)
             self._files.append(file)
             for image, checksum in json.loads(file.metadata()[_IMAGES]).items():
                 self._places[image] = (number, checksum)
@@ -209,13 +219,15 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         known = content['format'] == FORMAT
-        content['shards'], content['complete'], content['identity']
+        damaged = known and content.pop('sha256') != _manifest_hash(content)
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f'{path} is damaged, or no cache of mmkd') from None
     if not known:
         raise CheckpointError(
             f'{path} is of format {content["format"]}, this mmkd reads {FORMAT}; write the cache again'
         )
+    if damaged:
+        raise CheckpointError(f'{path} is damaged; delete the folder and write the cache again')
     return content
 
 
@@ -255,13 +267,45 @@ def _checksum(fields: Mapping[str, Tensor]) -> int:
     return value
 
 
-def _open(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
+def _open(folder: Path, shard: dict[str, Any]) -> Any:
+    """Map a shard into memory.
 
-    try:
-        return safe_open(path, framework='pt', device='cpu')
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f'{path} is damaged: {error}') from None
+    Args:
+        folder: Of the cache.
+        shard: What the manifest says of it.
+
+    Raises:
+        MissingFileError, CheckpointError: It is gone, or not what was written, as far as size and header
+            tell.
+    """
+    from safetensors import safe_open
+
+    path = folder / shard['file']
+    if not path.is_file():
+        raise MissingFileError(
+            f'the cache {folder} lacks its file {shard["file"]}; copy it there, or delete the folder and '
+            f'write the cache again'
+        )
+    if path.stat().st_size != shard['bytes']:
+        raise CheckpointError(
+            f'{path} has {path.stat().st_size} bytes in place of {shard["bytes"]}: it was not copied '
+            f'as a whole'
+        )
+    if _header_hash(path) != shard['header_sha256']:
+        raise CheckpointError(f'{path} is damaged; delete the folder and write the cache again')
+    return safe_open(path, framework='pt', device='cpu')
+
+
+def _header_hash(path: Path) -> str:
+    """SHA-256 of what a safetensors file says of its tensors, which stands before them."""
+    with open(path, 'rb') as file:
+        size = file.read(8)
+        length = min(int.from_bytes(size, 'little'), path.stat().st_size)
+        return hashlib.sha256(size + file.read(length)).hexdigest()
+
+
+def _manifest_hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _differences(old: Any, new: Any, where: str = '') -> list[str]:

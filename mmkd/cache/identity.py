@@ -60,10 +60,8 @@ def check_checkpoint(checkpoint: str, said: dict[str, Any], name: str, cache: st
         ConfigError: They differ.
     """
     found = checkpoint_identity(checkpoint)
-    same = found['sha256'] == said['sha256'] if found['sha256'] and said['sha256'] else None
-    if same is None and checkpoint.startswith(('http://', 'https://')):
-        same = found['checkpoint'] == said['checkpoint']
-    if same is False:
+    key = 'sha256' if found['sha256'] and said['sha256'] else 'checkpoint'
+    if found[key] != said[key]:
         raise ConfigError(
             f'{name}.cache={cache} was written by other weights ({said["checkpoint"]}) than '
             f"{name}.checkpoint='{checkpoint}'; write it again with `python tools/cache_teacher.py "

@@ -44,6 +44,7 @@ class MapContent(Content):
             value = read(source)
             if isinstance(value, Tensor):
                 single.append(number)
+            stride = 0
             for index, level in enumerate(levels_of(value, 'teacher')):
                 if level.dim() != 4:
                     raise ConfigError(
@@ -51,9 +52,8 @@ class MapContent(Content):
                         f'{tuple(level.shape)}, no '
                         f'feature maps (N, C, H, W)'
                     )
-                strides = [
-                    _stride(*of) for of in zip((height, width), level.shape[2:], strict=True)
-                ]
+                strides = _strides((height, width), tuple(level.shape[2:]), 2 * stride)
+                stride = max(strides)
                 # The map of this image alone, without padding.
                 own = [_cells(*of) for of in zip(view.size[::-1], strides, strict=True)]
                 kept[f'maps.{number}.{index}'] = half(level[image, :, : own[0], : own[1]], source)
@@ -78,7 +78,9 @@ class MapContent(Content):
         return Restored(values, {}, known)
 
     def _restore(self, batch: Batch, name: str) -> tuple[Tensor, Tensor | None]:
-        strides = batch.fields[0][f'strides.{name}'].tolist()
+        # A map of one cell is taken for that of the finest stride that it could be of.
+        strides = torch.stack([fields[f'strides.{name}'] for fields in batch.fields])
+        strides = strides.amax(0).tolist()
         size = [_cells(*of) for of in zip(batch.padded, strides, strict=True)]
         maps = [
             fields[f'maps.{name}'].to(batch.device, non_blocking=True) for fields in batch.fields
@@ -109,9 +111,11 @@ def _sample(
     for axis, length, stride in ((1, size[0], strides[0]), (0, size[1], strides[1])):
         pixels = (torch.arange(length) + 0.5) * stride
         before = (pixels - passage.offset[image, axis]) / passage.scale[image, axis]
-        # A cell counts as soon as it shows some of the image.
-        shown = pixels < passage.size[image, axis] + stride / 2
-        seen = (before > 0) & (before < old.shape[2 - axis] * stride)
+        # A cell counts as soon as it shows some of the image, and some of what the teacher saw.
+        half = stride / 2
+        shown = pixels < passage.size[image, axis] + half
+        start = -half / passage.scale[image, axis].abs()
+        seen = (before > start) & (before < old.shape[2 - axis] * stride)
         inside.append(shown & seen)
         # From -1 to 1 across the cells of the old map, as grid_sample wants it.
         grid.append(2 * before / (old.shape[2 - axis] * stride) - 1)
@@ -126,9 +130,27 @@ def _sample(
     return level[0] * mask, mask
 
 
-def _stride(whole: float, cells: int) -> int:
-    """Pixels a cell; convolutions round the number of cells up, so that it is not exactly so."""
-    return 2 ** max(0, round(math.log2(whole / cells)))
+def _strides(size: tuple[int, int], cells: tuple[int, int], likely: int) -> list[int]:
+    """Pixels a cell of a map, down and across.
+
+    Args:
+        size: Height and width of the images.
+        cells: Of their map.
+        likely: Twice those of the level before it, which decides where several fit: where the map is of one
+            cell.
+    """
+    fits = [
+        stride
+        for stride in (1 << power for power in range(16))
+        if all(_cells(*of, stride) == count for *of, count in zip(size, cells, strict=True))
+    ]
+    if fits:
+        return [max(fits[0], min(likely, fits[-1]))] * 2
+    # Not all layers round the number of cells up.
+    return [
+        2 ** max(0, round(math.log2(length / count)))
+        for length, count in zip(size, cells, strict=True)
+    ]
 
 
 def _cells(length: float, stride: int) -> int:

@@ -8,8 +8,10 @@ from typing import Any
 
 from mmcv.transforms import BaseTransform, Compose
 from mmcv.transforms.wrappers import KeyMapper, RandomApply, RandomChoice, TransformBroadcaster
+from mmdet.datasets.transforms import ProposalBroadcaster
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose as PipelineCompose
 
 from ..errors import ConfigError
 from .views import HOMOGRAPHY, view_key
@@ -47,18 +49,16 @@ CANNOT = {
         'turns or shears images, and boxes with them',
     ),
     **dict.fromkeys(
-        (
-            'Expand',
-            'MinIoURandomCrop',
-            'RandomCenterCropPad',
-            'RandomShift',
-            'CutHeight',
-            'SegRescale',
-        ),
+        ('Expand', 'MinIoURandomCrop', 'RandomCenterCropPad', 'RandomShift', 'SegRescale'),
         'moves images without writing down how',
     ),
 }
-_WRAPPERS = (RandomChoice, RandomApply, Compose, KeyMapper, TransformBroadcaster)
+# Of whole batches, after the pipeline: those that leave images where they are.
+BATCH_KEEPS = ('BatchFixedSizePad',)
+_WRAPPERS = (
+    *(RandomChoice, RandomApply, KeyMapper, TransformBroadcaster, ProposalBroadcaster),
+    *(Compose, PipelineCompose),
+)
 
 
 def follow_views(dataset: Any, key: str, photometric: bool) -> None:
@@ -92,8 +92,30 @@ def follow_views(dataset: Any, key: str, photometric: bool) -> None:
                 f'known; leave it out, '
                 f'or train with the teacher itself'
             )
+        moving = getattr(transform, 'resize', transform)
+        if name in MOVES and type(moving).__module__.startswith('mmcv.'):
+            raise ConfigError(
+                f"{key}.cache: the training pipeline has mmcv's {type(moving).__name__}, which does not "
+                f"write down how it moves images; name mmdet's, 'mmdet.{type(moving).__name__}'"
+            )
         if name == 'PackDetInputs':
             transform.meta_keys = (*dict.fromkeys((*transform.meta_keys, *META_KEYS)),)
+
+
+def refuse_batch_augments(preprocessor: Any, key: str) -> None:
+    """Refuse a student's data preprocessor that moves whole batches, which no homography tells of.
+
+    Args:
+        preprocessor: The data preprocessor.
+        key: The config key of the cached teacher.
+    """
+    for augment in getattr(preprocessor, 'batch_augments', None) or ():
+        if type(augment).__name__ not in BATCH_KEEPS:
+            raise ConfigError(
+                f"{key}.cache: the student's data_preprocessor has {type(augment).__name__} in "
+                f'batch_augments, which changes images without writing down how; leave it out and resize '
+                f'in the training pipeline (RandomChoiceResize), or train with the teacher itself'
+            )
 
 
 def transforms_of(dataset: Any) -> Iterator[Any]:
@@ -110,7 +132,7 @@ def transforms_of(dataset: Any) -> Iterator[Any]:
 
 def _opened(transforms: Any) -> Iterator[Any]:
     for transform in transforms:
-        if isinstance(transform, _WRAPPERS) or hasattr(transform, 'transforms'):
+        if isinstance(transform, _WRAPPERS):
             yield from _opened(transform.transforms)
         elif isinstance(transform, (list, tuple)):
             yield from _opened(transform)

@@ -66,6 +66,11 @@ def contents_for(
                         f'of a power of '
                         f'two times'
                     )
+                if kind is ProposalContent and family.proposals != 'teacher':
+                    raise ConfigError(
+                        f"'{source}' is computed on the student's proposals, which are others in each step: "
+                        f"a cache cannot hold that; set teacher.proposals='teacher'"
+                    )
                 found.setdefault(kind.kind, []).append(source)
             if isinstance(align, QueryAlignment):
                 layers |= {theirs for _, theirs in align.layer_pairs}
@@ -78,7 +83,7 @@ def contents_for(
             of_rpn = kind == RPNContent.kind
             classes = [0] if of_rpn else list(range(family.num_classes() or 1))
             if class_map is not None and not of_rpn:
-                classes = list(class_map.teacher_index)
+                classes = sorted(class_map.teacher_index)
             settings.update(num_priors=num_priors * (4 if of_rpn else 1), classes=classes)
         contents.append(KINDS[kind](detector, family, dict.fromkeys(sources), **settings))
     return contents

@@ -23,7 +23,7 @@ from ..recorder import Recorder, Source
 from .contents import MIN_VISIBLE, Batch, Content
 from .files import CacheReader
 from .identity import check_checkpoint, decode, encode
-from .pipeline import follow_views, image_names
+from .pipeline import follow_views, image_names, refuse_batch_augments
 from .selection import contents_for, restored_contents
 from .views import Passage, View, view_key
 
@@ -109,16 +109,18 @@ class CachedTeacher(Teacher):
     def origin(self) -> str:
         return f'read from {self.cache}'
 
-    def prepare_data(self, dataset: Any) -> None:
+    def prepare_data(self, dataset: Any, preprocessor: BaseDataPreprocessor | None = None) -> None:
         """Let the samples of a data set tell their views.
 
         Args:
             dataset: The training data, as it is used.
+            preprocessor: The student's.
 
         Raises:
-            ConfigError: Its pipeline changes images in ways that boxes cannot follow, or an image is not in
-                the cache.
+            ConfigError: Pipeline or preprocessor change images in ways that boxes cannot follow, or an
+                image is not in the cache.
         """
+        refuse_batch_augments(preprocessor, self.key)
         follow_views(dataset, self.key, self.photometric)
         absent = [name for name in image_names(dataset) if name not in self.reader]
         if absent:

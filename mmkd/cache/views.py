@@ -46,7 +46,8 @@ class View:
         height, width = meta['img_shape'][:2]
         matrix = meta.get(HOMOGRAPHY)
         if matrix is None:
-            if tuple(meta.get('ori_shape', (height, width))[:2]) != (height, width):
+            whole = tuple(meta.get('ori_shape', (height, width))[:2]) == (height, width)
+            if not whole or meta.get('flip'):
                 raise ConfigError(
                     f"the samples do not tell how their view was cut out of the image; add '{HOMOGRAPHY}' to "
                     f'meta_keys of PackDetInputs in train_dataloader, or train with DistillationHook, which '

@@ -60,11 +60,13 @@ class Keeper:
     def __init__(self, distiller: Distiller, name: str, num_priors: int = NUM_PRIORS) -> None:
         distiller.prepare()
         self.teacher: Teacher = distiller.teachers[name]
-        entries = [entry for entry in distiller.entries.values() if name in entry.aligns]
+        self.name = name
+        #: The losses that read it, and which class is which.
+        self.entries = entries = [e for e in distiller.entries.values() if name in e.aligns]
         options = dict(self.teacher.options, cached=True)
         for entry in entries:
             entry.check(distiller.student, self.teacher.detector, options, name)
-        class_map = distiller.class_maps.get(name)
+        self.class_map = class_map = distiller.class_maps.get(name)
         self.contents: list[Content] = contents_for(
             entries,
             name,
@@ -166,9 +168,13 @@ def write_cache(
     loader = DataLoader(
         Subset(dataset, missing), batch_size, num_workers=num_workers, collate_fn=pseudo_collate
     )
-    for raw in progress(loader):
-        for name, fields in keeper.keep(raw).items():
-            writer.add(name, fields)
+    try:
+        for raw in progress(loader):
+            for name, fields in keeper.keep(raw).items():
+                writer.add(name, fields)
+    except KeyboardInterrupt:
+        writer.flush()  # so that nothing is asked twice
+        raise
     writer.finish()
     return Written(len(writer.done), len(missing), size)
 

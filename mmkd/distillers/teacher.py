@@ -123,8 +123,13 @@ class Teacher:
             class_map: Which class is which, where one of them reads classes.
         """
 
-    def prepare_data(self, dataset: Any) -> None:
-        """Make sure that it can answer for the images of a training data set; a detector always can."""
+    def prepare_data(self, dataset: Any, preprocessor: BaseDataPreprocessor | None = None) -> None:
+        """Make sure that it can answer for the images of a training; a detector always can.
+
+        Args:
+            dataset: The training data, as it is used.
+            preprocessor: The student's.
+        """
 
     def recorder(self, sources: list[Source]) -> Recorder:
         """A recorder for the teacher's modules, which gives float32 whatever the pass runs in."""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ddp_worker import work, work_with_a_dense_head, work_with_queries
+from ddp_worker import work, work_with_a_cache, work_with_a_dense_head, work_with_queries
+from tiny_caches import both
 from tiny_dense import single_stage
-from tiny_models import faster_rcnn, save_teacher
+from tiny_models import ROI_LOSSES, batch, faster_rcnn, feature_loss, save_teacher
 from tiny_transformers import transformer
 from torch import multiprocessing
 
@@ -29,6 +30,21 @@ def test_connectors_are_synchronised_and_an_ended_loss_does_not_stall(tmp_path: 
     assert not torch.equal(one['before'][name], one['after'][name])
     assert one['loss'] != two['loss']  # each had data of its own
     assert all(one['neck'][:2]) and one['neck'][2:] == [0.0, 0.0]
+
+
+def test_two_processes_read_one_cache(tmp_path: Path):
+    """Each maps its files, and has images of its own."""
+    losses = dict(ROI_LOSSES, loss_kd_neck=feature_loss(16, 24))
+    options = dict(proposals='teacher', num_proposals=16)
+    both(tmp_path, faster_rcnn(), faster_rcnn(channels=24), losses, batch(), **options)
+    (tmp_path / 'teacher.pth').unlink()
+    arguments = (2, str(tmp_path), str(tmp_path / 'cache'))
+    multiprocessing.spawn(work_with_a_cache, args=arguments, nprocs=2)
+    one, two = (torch.load(tmp_path / f'rank{rank}.pth') for rank in range(2))
+    for name, value in one['after'].items():
+        assert torch.equal(value, two['after'][name]), name
+    assert all(value > 0 for step in one['losses'] + two['losses'] for value in step.values())
+    assert one['losses'] != two['losses']
 
 
 CASES = {
