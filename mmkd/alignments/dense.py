@@ -87,6 +87,10 @@ class DenseAlignment(Alignment):
         self.scale = 1.0
 
     @property
+    def reduces_over_ranks(self) -> bool:
+        return self.normalizer is None  # else the same number divides on all, as mmdet's avg_factor
+
+    @property
     def rows_are_fixed(self) -> bool:
         return self.num_priors is None and self.crossed is None
 
