@@ -8,8 +8,10 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from .distillers import Distiller
+from .distillers.distiller import CONNECTORS
 
 STATE = 'distillation'
 
@@ -59,7 +61,13 @@ class DistillationHook(Hook):
         model = _distiller(runner)
         if model is None:
             return
-        state = dict(connectors=model.connector_state(), averages=model.teachers.average_state())
+        connectors = model.connector_state()
+        if _is_sharded(runner):
+            # What FSDP has gathered, on the rank that writes it; the model's own are shards.
+            weights, prefix = checkpoint['state_dict'], f'{CONNECTORS}.'
+            names = [name for name in weights if name.startswith(prefix)]
+            connectors = {name.removeprefix(prefix): weights.pop(name) for name in names}
+        state = dict(connectors=connectors, averages=model.teachers.average_state())
         state = {key: _on_cpu(value) for key, value in state.items() if value}
         if state:
             checkpoint[STATE] = state
@@ -69,7 +77,12 @@ class DistillationHook(Hook):
         # Only a resumed training goes on with its connectors; load_from takes the student alone.
         if model is not None and getattr(runner, '_resume', False):
             state = checkpoint.get(STATE, {})
-            model.load_connector_state(state.get('connectors', {}))
+            connectors = state.get('connectors', {})
+            if _is_sharded(runner):
+                names = {f'{CONNECTORS}.{name}': value for name, value in connectors.items()}
+                checkpoint['state_dict'].update(names)  # for FSDP to shard
+            else:
+                model.load_connector_state(connectors)
             model.teachers.load_average_state(state.get('averages', {}))
 
 
@@ -78,6 +91,11 @@ def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
         key: _on_cpu(value) if isinstance(value, dict) else value.cpu()
         for key, value in state.items()
     }
+
+
+def _is_sharded(runner: Runner) -> bool:
+    """Whether weights lie in shards, as in mmengine's FSDPStrategy."""
+    return isinstance(runner.model, FullyShardedDataParallel)
 
 
 def _distiller(runner: Runner) -> Distiller | None:

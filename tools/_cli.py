@@ -163,7 +163,11 @@ def build_runner(cfg: Config) -> Runner:
 
     allow_training_checkpoints()
     setup_cache_size_limit_of_dynamo()
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if 'runner_type' not in cfg:
+        return Runner.from_cfg(cfg)
+    # mmengine's FlexibleRunner does not do without, as its Runner does.
+    cfg.setdefault('env_cfg', dict(dist_cfg=dict(backend='nccl')))
+    return RUNNERS.build(cfg)
 
 
 def _choose_device(args: argparse.Namespace) -> None:
@@ -209,12 +213,27 @@ def _join_cpu_group(cfg: Config) -> None:
         return
     if not distributed.is_initialized():
         distributed.init_process_group('gloo')
+    # mmengine names a CUDA device to the wrapper unless the config names one.
+    if cfg.get('runner_type') == 'FlexibleRunner':
+        strategy = cfg.setdefault('strategy', dict(type='DDPStrategy'))
+        if strategy.type == 'FSDPStrategy':
+            own = dict(type='MMFullyShardedDataParallel', device_id='cpu')
+            if strategy.get('state_dict_cfg') == 'full':
+                # mmengine's 'full' also moves weights to the CPU. Where they are there already, torch's FSDP
+                # frees them before they are saved.
+                strategy.state_dict_cfg = dict(
+                    state_dict_type='FULL_STATE_DICT',
+                    state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
+                    optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True),
+                )
+        else:
+            own = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
+        strategy.model_wrapper = own | (strategy.get('model_wrapper') or {})
+        return
     wrapper = dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,  # this and the next as mmengine's default wrapper
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     wrapper.update(cfg.get('model_wrapper_cfg') or {})
-    cfg.model_wrapper_cfg = dict(
-        wrapper, device_ids=None
-    )  # where mmengine would name a CUDA device
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
