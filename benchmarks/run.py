@@ -173,9 +173,9 @@ class Study:
         ):
             if teacher and 'checkpoint' in teacher and 'config' in teacher:
                 del teacher['checkpoint'], teacher['config']  # its digest says what it is
-        content = json.dumps(
-            [essence(whole, PLACES, cfg.get('data_root')), *digests * distils], sort_keys=True
-        )
+        content = [essence(whole, PLACES, cfg.get('data_root')), *digests * distils]
+        content += ['cached'] if settings.get('cached') else []
+        content = json.dumps(content, sort_keys=True)
         drawn = json.dumps((self.settings.get('drawn_scenes') or {}), sort_keys=True)
         digest = hashlib.sha256((content + drawn).encode()).hexdigest()[:12]
         data = self.folder / 'data' if 'drawn_scenes' in self.settings else None
@@ -186,6 +186,8 @@ class Study:
             cfg.merge_from_dict(taught)
         folder = self.folder / f'{recipe}_seed{seed}_{digest}'
         cfg.work_dir = str(folder)
+        if settings.get('cached'):
+            cfg.merge_from_dict({'model.teacher.cache': str(folder / 'cache')})
         return Run(recipe, seed, cfg, folder, digest)
 
 
@@ -267,10 +269,11 @@ def train_one(
     run.folder.mkdir(parents=True, exist_ok=True)
     run.config.dump(str(run.folder / 'config.py'))
     resumed = (run.folder / 'last_checkpoint').is_file()
-    command = [sys.executable, str(HERE.parent / 'tools' / 'train.py')]
-    command += [str(run.folder / 'config.py'), '--work-dir', str(run.folder)]
-    command += ['--resume'] if resumed else []
-    command += ['--device', device] if device else []
+    options = [str(run.folder / 'config.py'), '--work-dir', str(run.folder)]
+    options += ['--device', device] if device else []
+    tools = [['train.py', *options, *['--resume'] * resumed]]
+    if (run.config.model.get('teacher') or {}).get('cache'):
+        tools.insert(0, ['cache_teacher.py', *options, '--yes'])  # at once if it is there
     print(f'{run.recipe}, seed {run.seed}: {"goes on" if resumed else "starts"}', flush=True)
     clock = run.folder / 'seconds.json'
     spent = json.loads(clock.read_text()) if clock.is_file() and resumed else 0.0
@@ -279,9 +282,13 @@ def train_one(
     log = run.folder / 'console.log'
     try:
         with open(log, 'a', encoding='utf-8') as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
-            processes.append(process)
-            code = process.wait()
+            for tool, *given in tools:
+                command = [sys.executable, str(HERE.parent / 'tools' / tool), *given]
+                process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+                processes.append(process)
+                code = process.wait()
+                if code:
+                    break
     finally:
         seconds = round(spent + time.monotonic() - start, 1)
         clock.write_text(json.dumps(seconds))

@@ -40,6 +40,8 @@ class DistillationHook(Hook):
             return
         model.attended = True
         model.prepare()
+        for teacher in model.teachers.values():
+            teacher.prepare_data(runner.train_dataloader.dataset)
         student_size = sum(parameter.numel() for parameter in model.student.parameters())
         teachers = ' and '.join(
             f'{type(teacher.detector).__name__} ({teacher.num_parameters() / 1e6:.2f} M parameters, '

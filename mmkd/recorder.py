@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -75,6 +75,13 @@ class Source:
         return name if self.capture == 'output' else f'input of {name}'
 
 
+class Enough(BaseException):
+    """Leaves a pass from which nothing more is recorded; who runs the pass catches it.
+
+    It is no ``Exception``, so that no ``except`` inside a model keeps it.
+    """
+
+
 class Recorder:
     """Forward hooks that live as long as a ``with`` block.
 
@@ -95,6 +102,9 @@ class Recorder:
         PathError: A module or method does not exist; near names are listed.
     """
 
+    # Those inside of their block.
+    _open: ClassVar[list[Recorder]] = []
+
     def __init__(
         self,
         model: nn.Module,
@@ -104,6 +114,10 @@ class Recorder:
     ) -> None:
         self.owner = owner
         self.float32 = float32
+        #: :attr:`calls` at which :class:`Enough` is raised, unless another recorder watches the same pass;
+        #: None: never.
+        self.enough: dict[Source, list[int]] | None = None
+        self._model = model
         self.sources = list(dict.fromkeys(sources))
         self._modules = {source: self._find(model, source) for source in self.sources}
         # Of each source what each of its modules gave, call by call.
@@ -139,8 +153,26 @@ class Recorder:
         """The modules whose calls are captured, and with which method if not their own call."""
         return [(each, it.method) for it, modules in self._modules.items() for each in modules]
 
+    @property
+    def calls(self) -> dict[Source, list[int]]:
+        """How often each module of each source was called so far."""
+        return {
+            source: [len(each) for each in self._calls.get(source, [()] * len(modules))]
+            for source, modules in self._modules.items()
+        }
+
+    @property
+    def holds_tensors_only(self) -> bool:
+        """Whether tensors and tuples of them are all that was captured.
+
+        Into a list or a dict, later calls could put other tensors without anybody noticing.
+        """
+        calls = (one for calls in self._calls.values() for one in calls)
+        return all(_is_of_tensors(value) for one in calls for value in one)
+
     def __enter__(self) -> Recorder:
         self.clear()
+        self._open.append(self)
         try:
             for source, modules in self._modules.items():
                 for place, module in enumerate(modules) if source.method is None else ():
@@ -160,6 +192,8 @@ class Recorder:
             self.clear()
 
     def _release(self) -> None:
+        if self in self._open:
+            self._open.remove(self)
         while self._handles:
             self._handles.pop().remove()
         while self._wrapped:
@@ -204,6 +238,11 @@ class Recorder:
         calls = self._calls.setdefault(source, [[] for _ in self._modules[source]])
         calls[place].append(value)
         self._versions.setdefault(source, []).append((value, _version(value)))
+        if self.enough is not None and self.calls == self.enough and self._is_alone():
+            raise Enough
+
+    def _is_alone(self) -> bool:
+        return all(each is self or each._model is not self._model for each in self._open)
 
     def __getitem__(self, source: Source) -> Any:
         calls = self._calls.get(source)
@@ -246,3 +285,9 @@ def _version(value: Any) -> Any:
     if isinstance(value, Tensor):
         return 0 if value.is_inference() else value._version
     return [_version(each) for each in value] if isinstance(value, (list, tuple)) else None
+
+
+def _is_of_tensors(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_of_tensors, value))
+    return value is None or isinstance(value, Tensor)

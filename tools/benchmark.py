@@ -8,6 +8,7 @@ losses act, whatever their schedules. By default on random images, so that no da
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import itertools
 import json
@@ -44,6 +45,11 @@ def parse_args() -> argparse.Namespace:
         help="random weights instead of the teacher's checkpoint: as fast, but of other proposals, "
         "which count with teacher.proposals='teacher'",
     )
+    parser.add_argument(
+        '--cached',
+        action='store_true',
+        help='write what the teacher says of these images to disk first, and read it in its place',
+    )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--iterations', type=int, default=10, help='rounds (default: 10)')
     parser.add_argument('--warmup', type=int, default=3, help='rounds before them (default: 3)')
@@ -67,13 +73,15 @@ def benchmark(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     if args.threads:
         torch.set_num_threads(args.threads)
-    distiller = build(cfg, args).to(get_device())
-    batches = training_data(cfg, args) if args.data else [noise(cfg, args, distiller)]
-    cost = measure(distiller, batches, args.iterations, args.warmup, args.amp)
+    with TemporaryDirectory() as folder:
+        distiller, batches = build(cfg, args, folder)
+        cost = measure(distiller.to(get_device()), batches, args.iterations, args.warmup, args.amp)
     images = batches[0]['inputs']
     numbers = dataclasses.asdict(cost) | dict(
         overhead_ratio=cost.overhead_ratio,
         overhead_quartiles=cost.overhead_quartiles,
+        step_ratio=cost.step_ratio,
+        memory_ratio=cost.memory_ratio,
         shares=cost.shares,
         batch_size=len(images),
         size=[max(image.shape[axis] for image in images) for axis in (1, 2)],
@@ -109,8 +117,14 @@ def check_options(args: argparse.Namespace) -> None:
         raise ConfigError(f'--json {args.json}: there is no such folder')
 
 
-def build(cfg: Config, args: argparse.Namespace) -> Distiller:
-    """The distiller as a training would start it, but for pretrained weights and schedules."""
+def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller, list[dict]]:
+    """The distiller as a training would start it, but for pretrained weights and schedules, and batches.
+
+    Args:
+        cfg: The config.
+        args: Options.
+        folder: For weights and caches.
+    """
     from mmdet.registry import MODELS
 
     from mmkd.datasets.class_subset import check_classes
@@ -124,19 +138,78 @@ def build(cfg: Config, args: argparse.Namespace) -> Distiller:
     forget_downloads(cfg.model.student)
     for entry in filter(None, (cfg.model.get('losses') or {}).values()):
         entry.pop('schedule', None)
-    with TemporaryDirectory() as folder:
-        teachers = [cfg.model.get('teacher'), *(cfg.model.get('teachers') or {}).values()]
-        for index, teacher in enumerate(teachers if args.random_teacher else ()):
-            if 'config' in (teacher or {}):
-                teacher.checkpoint = f'{folder}/random{index}.pth'
-                save_random_weights(teacher.config, teacher.checkpoint)
-        if args.data:
-            check_files(cfg, ('train',), config_path=args.config)
-            check_classes(cfg, ('train',))
-        distiller = MODELS.build(cfg.model)
-        distiller.init_weights()
-        distiller.prepare()
+    teachers = {'teacher': cfg.model.get('teacher'), **(cfg.model.get('teachers') or {})}
+    teachers = {name: teacher for name, teacher in teachers.items() if teacher}
+    for name, teacher in teachers.items():
+        if 'config' in teacher and args.random_teacher:
+            teacher.checkpoint = f'{folder}/{name}.pth'
+            save_random_weights(teacher.config, teacher.checkpoint)
+    written = {name for name, teacher in teachers.items() if teacher.get('cache')}
+    if args.data:
+        check_files(cfg, ('train',), config_path=args.config)
+        check_classes(cfg, ('train',))
+    elif written:  # nothing is known of random images
+        args.cached = True
+    if args.cached:
+        for teacher in teachers.values():
+            teacher.pop('cache', None)
+    distiller = prepared(MODELS.build(copy.deepcopy(cfg.model)))
+    if not args.data:
+        batches = [noise(cfg, args, distiller)]
+        if not args.cached:
+            return distiller, batches
+        cache(distiller, teachers, batches, folder)
+        return prepared(MODELS.build(cfg.model)), [flipped(batch) for batch in batches]
+    batches = training_data(cfg, args, distiller)
+    if args.cached:
+        cache(distiller, teachers, batches, folder)
+        distiller = prepared(MODELS.build(cfg.model))
+    return distiller, batches
+
+
+def prepared(distiller: Distiller) -> Distiller:
+    distiller.init_weights()
+    distiller.prepare()
     return distiller
+
+
+def cache(distiller: Distiller, teachers: dict, batches: list[dict], folder: str) -> None:
+    """Write what the teachers say of the images of batches, and let their configs name it."""
+    from mmkd.cache.files import CacheWriter
+    from mmkd.cache.writing import Keeper, identity_of
+
+    for name in distiller.teachers.read:
+        teacher = teachers[name]
+        if 'ema' in teacher:
+            continue
+        keeper = Keeper(distiller, name)
+        kept = {}
+        for batch in batches:
+            for inputs, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
+                kept.update(keeper.keep(dict(inputs=[inputs], data_samples=[sample])))
+        writer = CacheWriter(f'{folder}/{name}', identity_of(keeper, teacher, list(kept)))
+        for image, fields in kept.items():
+            writer.add(image, fields)
+        writer.finish()
+        teacher.cache = f'{folder}/{name}'
+
+
+def flipped(batch: dict) -> dict:
+    """A batch from left to right, so that what is read has to be brought to another view."""
+    import torch
+
+    from mmkd.cache.views import HOMOGRAPHY
+
+    for sample, image in zip(batch['data_samples'], batch['inputs'], strict=True):
+        width = image.shape[-1]
+        sample.set_metainfo(
+            {HOMOGRAPHY: torch.tensor([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]]).numpy()}
+        )
+        boxes = sample.gt_instances.bboxes
+        sample.gt_instances.bboxes = torch.stack(
+            [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], -1
+        )
+    return dict(batch, inputs=[image.flip(-1) for image in batch['inputs']])
 
 
 def forget_downloads(model: Any) -> None:
@@ -177,14 +250,21 @@ def noise(cfg: Config, args: argparse.Namespace, distiller: Distiller) -> dict:
     return random_batch((size[0], size[-1]), images, classes)
 
 
-def training_data(cfg: Config, args: argparse.Namespace) -> list[dict]:
+def training_data(cfg: Config, args: argparse.Namespace, distiller: Distiller) -> list[dict]:
     """Batches of the config's training data, one a round if there are as many."""
     from mmengine.runner import Runner
+
+    from mmkd.cache.pipeline import follow_views
 
     loader = dict(cfg.train_dataloader, num_workers=0, persistent_workers=False)
     loader['batch_size'] = args.batch_size or loader['batch_size']
     rounds = args.warmup + args.iterations
-    return list(itertools.islice(Runner.build_dataloader(loader, seed=0), rounds))
+    loader = Runner.build_dataloader(loader, seed=0)
+    if args.cached:
+        follow_views(loader.dataset, 'teacher', photometric=True)
+    for teacher in distiller.teachers.values():
+        teacher.prepare_data(loader.dataset)
+    return list(itertools.islice(loader, rounds))
 
 
 def table(numbers: dict[str, Any]) -> str:
@@ -206,6 +286,11 @@ def table(numbers: dict[str, Any]) -> str:
     lines.append(
         f'distillation step / (student step + teacher pass) = {numbers["overhead_ratio"]:.3f} '
         f'(half of the rounds: {low:.3f} to {high:.3f})'
+    )
+    lines.append(f'distillation step / student step = {numbers["step_ratio"]:.3f}')
+    lines.append(
+        f'peak of memory / (student step + {numbers["teacher_weights_mb"]:.0f} MB of teacher weights + '
+        f'{numbers["teacher_outputs_mb"]:.0f} MB of its outputs) = {numbers["memory_ratio"]:.3f}'
     )
     return '\n'.join(lines)
 

@@ -58,6 +58,16 @@ class Step:
     shared: dict[str, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
 
+    def known(self, source: Source) -> list[Tensor] | None:
+        """Of each map of a teacher's output what of it is known, None where all is.
+
+        A cached teacher has not said something about every place (:mod:`mmkd.cache`).
+
+        Returns:
+            Masks, shape (N, 1 or priors a place, H, W) each.
+        """
+        return self.shared.get('known', {}).get(source)
+
     @property
     def scale(self) -> tuple[float, float]:
         """How much larger the teacher's images are than the student's, in width and in height."""
@@ -111,7 +121,8 @@ class Alignment:
         Args:
             student: The student model.
             teacher: The teacher's model.
-            options: The teacher's options, e.g. ``proposals`` and ``scale``.
+            options: The teacher's options, e.g. ``proposals`` and ``scale``; ``cached`` where it is read
+                from a cache.
 
         Raises:
             ConfigError: With what does not fit and how to mend it.
@@ -159,6 +170,22 @@ def strides_and_scale(student: Any, teacher: Any, scale: float) -> str:
     if scale != 1:
         text += f', of images {scale:g} times as large; heads that lay priors need a power of two'
     return text
+
+
+def count_known(weight: Tensor | None, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights that leave out what a teacher has not said, and what the mean over the rest then lacks.
+
+    Args:
+        weight: How much each row would count, shape (n,), None for all alike.
+        known: 1 for rows that the teacher has said something about, else 0, shape (n,).
+
+    Returns:
+        Weights, shape (n,), and :attr:`Pair.scale`: rows that are left out add nothing to the sum, but
+        count in its divisor.
+    """
+    every = known.new_ones(known.shape) if weight is None else weight
+    counted = every * known
+    return counted, counted.sum() / every.sum().clamp(min=1e-6)
 
 
 def require_same_shape(student: Tensor, teacher: Tensor, what: str, hint: str = '') -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mmdet.models.dense_heads import YOLOXHead
 from mmdet.registry import TASK_UTILS
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from .base import (
     Pair,
     Step,
     common_strides,
+    count_known,
     require_same_shape,
     strides_and_scale,
     strides_of,
@@ -40,8 +42,8 @@ class DenseAlignment(Alignment):
         select: ``all`` priors; those to which the ``labels`` give an object, as the student's own losses
             have it; or, of anchors, the ``valuable`` ones around objects, each counted by its overlap
             (:func:`mmkd.alignments.valuable_region.valuable_region`).
-        confidence: Weight each prior by the teacher's probability of its likeliest shared class. Most
-            priors show none; with False all count alike.
+        confidence: Weight each prior by the teacher's probability of its likeliest shared class (of
+            YOLOX times that of an object at all). Most priors show none; with False all count alike.
         num_priors: Compare only so many priors a batch, those of which the teacher is surest. None for
             all.
         crossed: The teacher's layer, e.g. ``bbox_head.cls_convs.2.gn``, in whose place the student's
@@ -57,6 +59,8 @@ class DenseAlignment(Alignment):
     needs_class_map = True
     #: Which part of the head's output is compared.
     part = 0
+    #: Whether a cached teacher says something of it at priors that were not kept, too.
+    known_everywhere = False
     #: Whether priors must be the same, not only as many a place.
     same_anchors = True
 
@@ -121,6 +125,12 @@ class DenseAlignment(Alignment):
         if self.select == 'valuable' and not hasattr(generators[1], 'base_anchors'):
             raise ConfigError(
                 f"align.select='valuable' is about anchors, and a {type(teacher).__name__} has points"
+            )
+        if self.crossed is not None and options.get('cached'):
+            raise ConfigError(
+                "align.crossed runs the teacher's head on the student's maps, for which its "
+                'weights are needed; '
+                'train with the teacher itself (without teacher.cache)'
             )
         if self.crossed is not None:
             layers_at(teacher.bbox_head, _in_head(self.crossed))
@@ -252,6 +262,10 @@ class DenseAlignment(Alignment):
             scores = step.class_map.teacher_logits(scores, softmax)
             probability = scores.softmax(-1)[..., :-1] if softmax else scores.sigmoid()
             step.memo[key] = probability.amax(-1)
+            if isinstance(step.teacher.bbox_head, YOLOXHead):
+                # Its class scores say which object, if there is one; that, another output says.
+                there = self.rows(step.teacher_record[HEAD], 'teacher', step.teacher, 1, part=2)
+                step.memo[key] = step.memo[key] * there[:, 0].sigmoid()
         return step.memo[key]
 
     def _labelled(self, step: Step, count: int) -> Tensor:
@@ -287,19 +301,29 @@ class DenseAlignment(Alignment):
         """The priors that are compared; ``of_each`` rows belong to one prior."""
         require_same_shape(student, teacher, 'priors')
         weight, chosen = self.judge(step, len(student) // of_each)
+        scale, known = 1.0, self._known(step)
+        if known is not None:
+            weight, scale = count_known(weight, known)
         if chosen is not None:
             student, teacher = (
                 side.reshape(-1, of_each, side.shape[-1])[chosen].flatten(0, 1)
                 for side in (student, teacher)
             )
             weight = None if weight is None else weight[chosen]
-        scale = 1.0
         if self.normalizer is not None:
             total = len(student) // of_each if weight is None else weight.sum()
             scale = total / self._normalizer(step)
         if weight is not None and of_each > 1:
             weight = weight.repeat_interleave(of_each)
         return Pair(student, teacher, weight, scale=scale)
+
+    def _known(self, step: Step) -> Tensor | None:
+        """1 for priors of which a cached teacher has said what is compared, else 0; None for all."""
+        masks = None if self.known_everywhere else step.known(HEAD)
+        if masks is None:
+            return None
+        masks = [masks[other] for _, other in self.levels]
+        return torch.cat([mask.permute(0, 2, 3, 1).flatten() for mask in masks]).float()
 
     def _normalizer(self, step: Step) -> Tensor | float:
         if not isinstance(self.normalizer, Source):
@@ -321,6 +345,8 @@ class DenseClassAlignment(DenseAlignment):
             scores of a sigmoid head can also be compared as a softmax over the classes.
         others: As :class:`DenseAlignment`.
     """
+
+    known_everywhere = True
 
     def __init__(self, activation: str | None = None, **others: Any) -> None:
         super().__init__(**others)

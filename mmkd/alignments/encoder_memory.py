@@ -39,6 +39,11 @@ class EncoderMemoryAlignment(Alignment):
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         for owner, model in (('student', student), ('teacher', teacher)):
             self.is_transformer[owner] = is_transformer(model)
+        if options.get('cached'):
+            raise ConfigError(
+                "what an encoder gives cannot be kept in a cache; use align=dict(type='FeatureAlignment') on "
+                'backbone or neck'
+            )
         if not any(self.is_transformer.values()):
             raise ConfigError(
                 f'neither the student, a {type(student).__name__}, nor the teacher, a '

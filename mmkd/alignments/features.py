@@ -39,12 +39,18 @@ class FeatureAlignment(Alignment):
         self.levels = levels
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        theirs = levels_of(teacher, 'teacher')
         pairs = common_levels(
             levels_of(student, 'student'),
-            levels_of(teacher, 'teacher'),
+            theirs,
             same_channels=self.same_channels,
             scale=step.scale,
         )
+        known = step.known(self.teacher)
+        if known is not None:
+            # What is not known is made equal: zero on both sides.
+            masks = {id(level): mask for level, mask in zip(theirs, known, strict=True)}
+            pairs = [(a * masks[id(b)], b * masks[id(b)]) for a, b in pairs]
         if self.levels is not None:
             if not self.levels or not all(0 <= index < len(pairs) for index in self.levels):
                 raise ConfigError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ BOX_FORMATS = ('cxcywh', 'xyxy')
 # Carion et al.: End-to-End Object Detection with Transformers, ECCV 2020 (arXiv 2005.12872), sec. 3.1:
 # no-object terms are down-weighted by a factor of 10.
 NO_OBJECT_WEIGHT = 0.1
+# Threads that solve assignments, of which a step has one a layer and image.
+SOLVERS = 4
 
 
 class QueryAlignment(Alignment):
@@ -231,7 +234,7 @@ class HungarianQueryAlignment(QueryAlignment):
             raise ConfigError('align: costs must not be negative, nor all of them 0')
         if num_queries is not None and num_queries < 1:
             raise ConfigError(f'align.num_queries={num_queries} must be at least 1')
-        self.costs = (cost_class, cost_l1, cost_giou)
+        self.cost_weights = (cost_class, cost_l1, cost_giou)
         self.num_queries = num_queries
 
     @property
@@ -239,13 +242,23 @@ class HungarianQueryAlignment(QueryAlignment):
         return [HEAD]
 
     def pairing(self, step: Step) -> tuple[Tensor, Tensor]:
-        key = ('matching', self.costs, self.num_queries, tuple(self.layer_pairs))
+        key = ('matching', self.cost_weights, self.num_queries, tuple(self.layer_pairs))
         if key not in step.memo:
             step.memo[key] = self._match(step)
         return step.memo[key]
 
     @torch.no_grad()
     def _match(self, step: Step) -> tuple[Tensor, Tensor]:
+        candidates, theirs = self.candidates(step)
+        cost = self.costs(candidates).cpu().numpy()
+        try:
+            ours = torch.from_numpy(assign(cost))
+        except ValueError:
+            raise _not_finite(candidates) from None
+        return ours.to(theirs.device, non_blocking=True), theirs
+
+    def candidates(self, step: Step) -> tuple[Candidates, Tensor]:
+        """What is matched, and which of the teacher's queries it is, shape (layers, N, pairs)."""
         (scores, boxes), (their_scores, their_boxes) = (
             tuple(self._layers(value, side)[:, :, -num_queries(model) :] for value in record[HEAD])
             for side, (model, record) in enumerate(
@@ -263,36 +276,76 @@ class HungarianQueryAlignment(QueryAlignment):
         scores, their_scores = comparable_scores(scores.float(), their_scores.float(), step)
         softmax = uses_softmax(step.student) and uses_softmax(step.teacher)
         p, q = (s.softmax(-1) if softmax else s.sigmoid() for s in (their_scores, scores))
-        boxes, their_boxes = boxes.float().flatten(0, 1), their_boxes.float().flatten(0, 1)
+        counts = confidence + (1 - confidence) * NO_OBJECT_WEIGHT
+        return Candidates(p, q, their_boxes.float(), boxes.float(), counts), theirs
+
+    def costs(self, candidates: Candidates) -> Tensor:
+        """The cost of each pair, shape (layers, N, teacher queries, student queries)."""
+        # Layer by layer: GIoU needs more than ten times the memory of what it gives.
+        return torch.stack([self.cost(*layer) for layer in zip(*candidates, strict=True)])
+
+    def cost(
+        self, p: Tensor, q: Tensor, their_boxes: Tensor, boxes: Tensor, counts: Tensor
+    ) -> Tensor:
+        """The same of one layer, or of one image of it; arguments as in :class:`Candidates`."""
         overlaps = bbox_overlaps(
             bbox_cxcywh_to_xyxy(their_boxes), bbox_cxcywh_to_xyxy(boxes), mode='giou'
         )
-        cost_class, cost_l1, cost_giou = self.costs
+        cost_class, cost_l1, cost_giou = self.cost_weights
         cost = (
             cost_giou * (1 - overlaps)
             + cost_l1 * torch.cdist(their_boxes, boxes, p=1)
-            - cost_class * (p @ q.transpose(-1, -2)).flatten(0, 1)
+            - cost_class * (p @ q.transpose(-1, -2))
         )
-        counts = confidence + (1 - confidence) * NO_OBJECT_WEIGHT
-        cost = (cost * counts.flatten(0, 1)[..., None]).cpu().numpy()
-        if not np.isfinite(cost).all():
-            whose = (
-                'student'
-                if torch.isfinite(their_boxes).all() and torch.isfinite(p).all()
-                else 'teacher'
-            )
-            raise ConfigError(
-                f"the {whose}'s predictions are not finite numbers"
-                + (
-                    ': the training has diverged; lower the learning rate or loss_weight, or clip '
-                    'gradients with optim_wrapper.clip_grad'
-                    if whose == 'student'
-                    else '; its checkpoint holds broken weights'
-                )
-            )
-        ours = np.stack([linear_sum_assignment(one)[1] for one in cost])
-        ours = torch.from_numpy(ours).to(scores.device, non_blocking=True)
-        return ours.reshape(theirs.shape), theirs
+        return cost * counts[..., None]
+
+
+class Candidates(NamedTuple):
+    """Queries to be matched, teacher's and student's, of all chosen layers.
+
+    Args:
+        p, q: Probabilities of classes, the teacher's and the student's, shape (layers, N, queries, width).
+        their_boxes, boxes: cx, cy, w, h in fractions of the image, shape (layers, N, queries, 4).
+        counts: How much each of the teacher's queries counts, shape (layers, N, queries).
+    """
+
+    p: Tensor
+    q: Tensor
+    their_boxes: Tensor
+    boxes: Tensor
+    counts: Tensor
+
+
+def assign(cost: np.ndarray) -> np.ndarray:
+    """The cheapest one-to-one matching of each cost matrix.
+
+    Args:
+        cost: Shape (…, rows, columns), no fewer columns than rows.
+
+    Returns:
+        The column of each row, shape (…, rows).
+
+    Raises:
+        ValueError: A cost is not finite.
+    """
+    if not np.isfinite(cost).all():
+        raise ValueError('a cost is not finite')
+    # scipy (from 1.12 on) lets other threads run while it solves.
+    with ThreadPoolExecutor(SOLVERS) as pool:
+        solved = pool.map(linear_sum_assignment, cost.reshape(-1, *cost.shape[-2:]))
+        return np.stack([columns for _, columns in solved]).reshape(cost.shape[:-1])
+
+
+def _not_finite(candidates: Candidates) -> ConfigError:
+    """Whose fault it is that costs are not finite, and what to do about it."""
+    if torch.isfinite(candidates.their_boxes).all() and torch.isfinite(candidates.p).all():
+        return ConfigError(
+            "the student's predictions are not finite numbers: the training has diverged; lower the "
+            'learning rate or loss_weight, or clip gradients with optim_wrapper.clip_grad'
+        )
+    return ConfigError(
+        "the teacher's predictions are not finite numbers; its checkpoint holds broken weights"
+    )
 
 
 @TASK_UTILS.register_module()
@@ -314,6 +367,12 @@ class SharedQueryAlignment(QueryAlignment):
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
+        if options.get('cached'):
+            raise ConfigError(
+                'the teacher answers random queries, which are others in each step, and a cache '
+                'cannot hold that; '
+                "use align=dict(type='HungarianQueryAlignment')"
+            )
         ours, theirs = query_form(student), query_form(teacher)
         if ours != theirs:
             raise ConfigError(
@@ -337,6 +396,12 @@ class IndexQueryAlignment(QueryAlignment):
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
+        if options.get('cached'):
+            raise ConfigError(
+                "a query of one index looks at one part of the view, which a cached teacher's "
+                'answers, brought to '
+                "another view, no longer do; use align=dict(type='HungarianQueryAlignment')"
+            )
         for owner, model in (('student', student), ('teacher', teacher)):
             if queries_from_image(model):
                 raise ConfigError(

@@ -73,6 +73,12 @@ class RoIAlignment(Alignment):
             )
         self.softmax = softmax[0]
         self.labelled = options.get('proposals', 'student') == 'student'
+        if self.labelled and options.get('cached'):
+            raise ConfigError(
+                "a cache cannot hold what the teacher says of the student's proposals, which are "
+                'others in each '
+                "step; set teacher.proposals='teacher'"
+            )
         if self.select == 'labels' and not self.labelled:
             raise ConfigError(
                 "align.select='labels' needs the student's proposals, which alone have labels; with "

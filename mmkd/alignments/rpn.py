@@ -15,6 +15,7 @@ from .base import (
     Pair,
     Step,
     common_strides,
+    count_known,
     require_same_shape,
     strides_and_scale,
 )
@@ -34,6 +35,7 @@ class RPNAlignment(Alignment):
 
     def __init__(self) -> None:
         self.levels: list[tuple[int, int]] = []
+        self.cached = False
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         generators = []
@@ -45,6 +47,7 @@ class RPNAlignment(Alignment):
                     f'{type(model).__name__}, has none'
                 )
             generators.append(generator)
+        self.cached = options.get('cached', False)
         ours, theirs = generators
         scale = options.get('scale', 1.0)
         self.levels = common_strides(ours, theirs, scale)
@@ -123,7 +126,7 @@ class RPNBoxAlignment(RPNAlignment):
 
     @property
     def teacher_sources(self) -> list[Source]:
-        return [OBJECTNESS] if self.confidence else []
+        return [OBJECTNESS] if self.confidence or self.cached else []
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
@@ -142,4 +145,9 @@ class RPNBoxAlignment(RPNAlignment):
             scores = torch.cat([level.flatten(0, 3) for level in scores])
             # mmdet's softmax RPN puts the object first and the background last.
             weight = (scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1))[:, 0]
-        return [Pair(ours, theirs, weight)]
+        known = step.known(self.teacher)
+        if known is None:
+            return [Pair(ours, theirs, weight)]
+        known = torch.cat([level.flatten() for level in self.flatten(known, 1, False)])
+        weight, scale = count_known(weight, known)
+        return [Pair(ours, theirs, weight, scale=scale)]

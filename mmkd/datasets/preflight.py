@@ -16,6 +16,9 @@ from mmengine.config import Config
 from ..distillers.loss_entry import TEACHER
 from ..errors import ConfigError, MissingFileError
 
+# Stands in the folder of every teacher's cache (mmkd.cache.files, which is not needed for more).
+MANIFEST = 'cache.json'
+
 DATA_SECTIONS = tuple(
     f'{mode}_{part}' for mode in ('train', 'val', 'test') for part in ('dataloader', 'evaluator')
 )
@@ -189,8 +192,11 @@ def _check_weights(cfg: Config, config_path: str) -> None:
                 f'no such file: {path} ({where}); name the pretrained weights with '
                 f'--cfg-options {where}=FILE_OR_URL'
             )
+    heir_of = (model.get('init_student') or {}).get('teacher_name', TEACHER)
+    inherits = bool((model.get('init_student') or {}).get('from_teacher'))
     for key, teacher in _read_teachers(model):
-        _check_teacher(teacher, key, config_path)
+        needs_weights = inherits and key.rpartition('.')[2] == heir_of
+        _check_teacher(teacher, key, config_path, needs_weights)
 
 
 def _read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -214,8 +220,19 @@ def _read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
             yield key, teacher
 
 
-def _check_teacher(teacher: dict[str, Any], key: str, config_path: str) -> None:
+def _check_teacher(
+    teacher: dict[str, Any], key: str, config_path: str, needs_weights: bool
+) -> None:
     config, checkpoint = teacher.get('config'), teacher.get('checkpoint')
+    cache = teacher.get('cache')
+    if cache and not os.path.isfile(os.path.join(cache, MANIFEST)):
+        raise MissingFileError(
+            f'there is no cache of a teacher in {cache} ({key}.cache); write it with '
+            f'`python -m mmkd cache_teacher {config_path}`, or train with the teacher itself: --cfg-options '
+            f'{key}.cache=None'
+        )
+    if cache and not needs_weights:
+        return
     of_a_file = isinstance(config, str) and '::' not in config
     if of_a_file and not _exists(config):
         raise MissingFileError(f'no such file: {config} ({key}.config, in {config_path})')

@@ -44,7 +44,8 @@ class Distiller(BaseModel):
     Args:
         student: Model config of any MMDetection detector.
         teacher: Arguments of :class:`mmkd.distillers.teacher.Teacher`; or ``dict(ema=…)``, those of
-            :class:`mmkd.distillers.teacher.AveragedTeacher`.
+            :class:`mmkd.distillers.teacher.AveragedTeacher`; or ``dict(cache=…)``, those of
+            :class:`mmkd.cache.CachedTeacher`.
         teachers: More teachers by name, likewise; losses name theirs by ``teacher_name``. That of
             ``teacher`` is called ``teacher``.
         losses: Distillation losses by name; each is a config as :class:`LossEntry` reads it. With
@@ -183,7 +184,8 @@ class Distiller(BaseModel):
             if not self.teachers.is_average(name):  # there is nothing to average yet
                 self._load_teacher(name)
         if self.inherited_modules:
-            modules, teacher = self.inherited_modules, self.teachers[self._heir_of]
+            modules = self.inherited_modules
+            teacher = self.teachers.with_weights(self._heir_of)
             # Encoder and decoder can be inherited for classes the teacher has never heard of.
             named = depends_on_classes(self.student, modules)
             classes = self._pair_classes(self._heir_of) if named else None
@@ -215,6 +217,7 @@ class Distiller(BaseModel):
                 entry.check(self.student, teacher.detector, teacher.options, name)
             if any(entry.aligns[name].needs_class_map for entry in entries):
                 self.class_maps[name] = self._pair_classes(name)
+            teacher.require(entries, name, self.class_maps.get(name))
         self._recorders_of(tuple(self.entries))
 
     def _load_teacher(self, name: str) -> Teacher:

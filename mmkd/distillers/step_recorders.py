@@ -13,6 +13,7 @@ from ..alignments import ClassMap, Step
 from ..errors import ConfigError
 from ..families import Family, family_of
 from ..recorder import Recorder, Source
+from .last_call import LastCall
 from .loss_entry import LossEntry
 from .teacher import Teacher
 
@@ -107,12 +108,15 @@ class TeacherPass:
         later = [entry for entry in entries if parts_of[entry.name] & joint]
         #: The losses that compare what both computed on inputs of their own.
         self.first = [entry for entry in entries if entry not in later]
+        #: What is recorded of the teacher.
+        self.sources = list(dict.fromkeys(s for e in entries for s in e.teacher_sources(name)))
         #: What the student must record in its own pass.
         self.of_student = family.student_sources(self.parts, student) + [
             source for entry in self.first for source in entry.student_sources(name)
         ]
         own = [source for entry in self.first for source in entry.teacher_sources(name)]
         self.recorder = teacher.recorder(own + family.teacher_sources(self.parts))
+        self._last_call = LastCall(self.recorder)
         #: Recorders of the joint pass, student and teacher, or None where there is none.
         self.joint: tuple[Recorder, Recorder] | None = None
         self._joint_parts: tuple[set[str], set[str]] = (set(), joint)
@@ -132,7 +136,8 @@ class TeacherPass:
                 for side in ('student_sources', 'teacher_sources')
             )
             self.joint = (Recorder(student, ours, 'student'), teacher.recorder(theirs))
-        self._shared: dict[str, Any] = {}
+        #: What both models are evaluated on in this step, by name.
+        self.shared: dict[str, Any] = {}
         self._memo: dict[Any, Any] = {}
 
     def __call__(
@@ -153,7 +158,7 @@ class TeacherPass:
         self.run_teacher(inputs, data_samples, preprocessor, student)
         if self.joint is not None:
             with self.joint[0]:
-                self.teacher.family.follow(self.model, student, self._shared, self._joint_parts[0])
+                self.teacher.family.follow(self.model, student, self.shared, self._joint_parts[0])
 
     def run_teacher(
         self,
@@ -163,11 +168,18 @@ class TeacherPass:
         student: Recorder,
     ) -> None:
         """The teacher's share of :meth:`__call__`."""
+        self._last_call.expect(inputs.shape)
         with self.recorder:
-            self._shared = self.teacher(inputs, data_samples, preprocessor, self.parts, student)
+            self.shared = self.teacher(inputs, data_samples, preprocessor, self.parts, student)
+        self._last_call.learn(inputs.shape, result_is_needed=self.shared.keys() != {'scale'})
         if self.joint is not None:
             with self.joint[1]:
-                self.teacher.follow(self.recorder, self._shared, self._joint_parts[1])
+                self.teacher.follow(self.recorder, self.shared, self._joint_parts[1])
+
+    def record_of(self, source: Source) -> Recorder:
+        """Where a source of the teacher was recorded."""
+        joint = self.joint is not None and source in self.joint[1]
+        return self.joint[1] if joint else self.recorder
 
     def step(self, entry: LossEntry, student: Recorder, data_samples: SampleList) -> Step:
         """What a loss gets to see."""
@@ -179,12 +191,12 @@ class TeacherPass:
             student_record=records[0],
             teacher_record=records[1],
             class_map=self.class_map,
-            shared=self._shared,
+            shared=self.shared,
             memo=self._memo,
         )
 
     def clear(self) -> None:
-        self._shared, self._memo = {}, {}
+        self.shared, self._memo = {}, {}
         for recorder in (self.recorder, *(self.joint or ())):
             recorder.clear()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from ..alignments import ClassMap
 from ..checkpoints import load_weights, read_checkpoint
 from ..errors import ConfigError, MissingFileError
 from ..families import family_of
 from ..nested import to_float32
 from ..random_state import preserve_rng_state
-from ..recorder import Recorder, Source
+from ..recorder import Enough, Recorder, Source
 from .normalization import renormalize
 from .resolution import check_scale, resize
 from .teacher_speed import TeacherSpeed, convert_weights
@@ -112,6 +114,18 @@ class Teacher:
         """Number of weights of the whole detector."""
         return sum(parameter.numel() for parameter in self.detector.parameters())
 
+    def require(self, entries: Iterable[Any], name: str, class_map: ClassMap | None) -> None:
+        """Make sure that it can answer what losses read; a detector always can.
+
+        Args:
+            entries: The losses that compare with it.
+            name: Its name.
+            class_map: Which class is which, where one of them reads classes.
+        """
+
+    def prepare_data(self, dataset: Any) -> None:
+        """Make sure that it can answer for the images of a training data set; a detector always can."""
+
     def recorder(self, sources: list[Source]) -> Recorder:
         """A recorder for the teacher's modules, which gives float32 whatever the pass runs in."""
         recorder = Recorder(self.detector, sources, owner='teacher', float32=True)
@@ -147,7 +161,9 @@ class Teacher:
         scale = (1.0, 1.0)
         if self.scale != 1:
             inputs, data_samples, scale = resize(inputs, data_samples, self.scale)
-        with self.speed.running(self.detector, inputs.device):
+        shared: dict[str, Any] = {}
+        # A pass ends early only where it would have shared nothing.
+        with self.speed.running(self.detector, inputs.device), suppress(Enough):
             inputs = self.speed.images(inputs)
             shared = self.family.run(inputs, data_samples, parts, student, scale)
         return dict(to_float32(shared), scale=scale)

@@ -7,11 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..cache.teacher import CachedTeacher
 from ..errors import ConfigError
 from .loss_entry import TEACHER
 from .teacher import AveragedTeacher, Teacher
 
 EMA = 'ema'
+CACHE = 'cache'
+# What says how a cache is read.
+CACHE_OPTIONS = (CACHE, 'min_visible', 'photometric')
 
 
 class Teachers(Mapping[str, Teacher]):
@@ -20,7 +24,8 @@ class Teachers(Mapping[str, Teacher]):
     A mapping of the loaded ones. Like a teacher it is no ``nn.Module`` and shared by copies of its owner.
 
     Args:
-        teacher: The arguments of :class:`Teacher`, or ``ema`` and others of :class:`AveragedTeacher`.
+        teacher: The arguments of :class:`Teacher`; or ``ema`` and others of :class:`AveragedTeacher`; or
+            ``cache`` and others of :class:`mmkd.cache.CachedTeacher`.
         teachers: More of them by name.
         readers: Who reads which: the teachers' names, with the config key that names each.
 
@@ -73,6 +78,10 @@ class Teachers(Mapping[str, Teacher]):
         """Whether a teacher is the average of the student."""
         return EMA in self.configs[name]
 
+    def is_cached(self, name: str) -> bool:
+        """Whether what a teacher says is read from a cache."""
+        return bool(self.configs[name].get(CACHE))
+
     def load(self, name: str, student: nn.Module, classes: Sequence[str] | None) -> Teacher:
         """Load a teacher if it is not there yet.
 
@@ -83,18 +92,41 @@ class Teachers(Mapping[str, Teacher]):
         """
         if name not in self._loaded:
             config = dict(self.configs[name])
-            try:
-                if self.is_average(name):
-                    config.setdefault('classes', classes)
-                    self._loaded[name] = AveragedTeacher(student, name=self.key_of(name), **config)
-                else:
-                    self._loaded[name] = Teacher(name=self.key_of(name), **config)
-            except TypeError as error:
-                if '__init__() ' not in str(error):
-                    raise
-                raise ConfigError(f'{self.key_of(name)}: {error}') from None
+            if self.is_average(name):
+                config.setdefault('classes', classes)
+                self._loaded[name] = self._build(name, AveragedTeacher, student=student, **config)
+            else:
+                kind = CachedTeacher if self.is_cached(name) else Teacher
+                self._loaded[name] = self._build(name, kind, **config)
             self._restore(name)
         return self._loaded[name]
+
+    def with_weights(self, name: str) -> Teacher:
+        """A loaded teacher; where it is cached, the one that wrote the cache, which is not kept.
+
+        Raises:
+            ConfigError: A cached one's config does not say where its weights are.
+        """
+        if not self.is_cached(name):
+            return self[name]
+        config = {
+            key: value for key, value in self.configs[name].items() if key not in CACHE_OPTIONS
+        }
+        absent = [key for key in ('config', 'checkpoint') if key not in config]
+        if absent:
+            raise ConfigError(
+                f'init_student takes weights, which a cache does not hold; set {self.key_of(name)}.'
+                f'{" and .".join(absent)} beside cache'
+            )
+        return self._build(name, Teacher, **config)
+
+    def _build(self, name: str, kind: type[Teacher], **config: Any) -> Teacher:
+        try:
+            return kind(name=self.key_of(name), **config)
+        except TypeError as error:
+            if '__init__() ' not in str(error):
+                raise
+            raise ConfigError(f'{self.key_of(name)}: {error}') from None
 
     def keep(self, names: Sequence[str]) -> None:
         """Let go of all loaded teachers but these."""

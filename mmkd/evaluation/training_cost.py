@@ -28,7 +28,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..alignments import Step
 from ..distillers import Distiller, LossEntry
+from ..distillers.step_recorders import TeacherPass
 from ..errors import ConfigError
+from ..nested import map_tensors
 from ..random_state import preserve_rng_state
 
 PASSES = ('student_step', 'teacher_pass', 'kd_step')
@@ -50,6 +52,8 @@ class TrainingCost:
             for the first of them.
         peak_memory_mb: Of these three, in MB of 10^6 bytes: the weights of the models that run and
             what is allocated beside them at the peak: activations, gradients, workspaces.
+        teacher_weights_mb, teacher_outputs_mb: Of the peak of the distillation step, the weights of the
+            teachers and what is recorded of them, which it cannot do without.
         rounds: Seconds of these three in each round.
     """
 
@@ -58,12 +62,25 @@ class TrainingCost:
     kd_step_s: float
     losses_s: dict[str, float]
     peak_memory_mb: dict[str, float]
+    teacher_weights_mb: float
+    teacher_outputs_mb: float
     rounds: dict[str, list[float]] = field(repr=False)
 
     @property
     def overhead_ratio(self) -> float:
         """The distillation step over student step and teacher pass; 1 is distilling for nothing."""
         return self.kd_step_s / (self.student_step_s + self.teacher_pass_s)
+
+    @property
+    def step_ratio(self) -> float:
+        """The distillation step over the student's own."""
+        return self.kd_step_s / self.student_step_s
+
+    @property
+    def memory_ratio(self) -> float:
+        """The peak of the distillation step over student step, teacher weights and teacher outputs."""
+        needed = self.peak_memory_mb['student_step'] + self.teacher_weights_mb
+        return self.peak_memory_mb['kd_step'] / (needed + self.teacher_outputs_mb)
 
     @property
     def overhead_quartiles(self) -> tuple[float, float]:
@@ -130,6 +147,8 @@ def measure(
         **{f'{name}_s': medians[name] for name in PASSES},
         losses_s={name: medians[name] for name in passes.active},
         peak_memory_mb={name: (peak[name] + passes.weights[name]) / 1e6 for name in PASSES},
+        teacher_weights_mb=passes.weights['teacher_pass'] / 1e6,
+        teacher_outputs_mb=passes.outputs / 1e6,
         rounds={name: times[name] for name in PASSES},
     )
 
@@ -180,6 +199,8 @@ class _Passes:
         device = next(distiller.parameters()).device
         self.autocast = partial(torch.autocast, device.type, enabled=amp)
         teacher = sum(_bytes(teacher.detector) for teacher in distiller.teachers.values())
+        #: Bytes of what is recorded of the teachers in a pass.
+        self.outputs = 0
         #: Bytes of the weights of each pass.
         self.weights = dict(
             student_step=_bytes(distiller.student),
@@ -216,7 +237,9 @@ class _Passes:
             with self.autocast():
                 with record.student:
                     distiller._task_losses(**data, record=record)
-                return meter(run)
+                taken = meter(run)
+            self.outputs = sum(map(_recorded_bytes, record.passes))
+            return taken
         finally:
             record.clear()
 
@@ -285,8 +308,21 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
             buffer.copy_(kept[name])
 
 
+def _recorded_bytes(run: TeacherPass) -> int:
+    """What losses read of a teacher, bytes; parts of one tensor count once, as a whole."""
+    found = []
+    for source in run.sources:
+        record = run.record_of(source)
+        map_tensors(found.append, record[source])
+    storages = {
+        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found
+    }
+    return sum(storages.values())
+
+
 def _bytes(model: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    tensors = (*model.parameters(), *model.buffers())
+    return sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)  # a cached teacher's
 
 
 def _seconds(device: torch.device, run: Callable[[], Any]) -> float:

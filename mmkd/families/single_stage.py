@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from mmdet.models.dense_heads import YOLOXHead
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.task_modules import DistancePointBBoxCoder
@@ -144,24 +145,43 @@ def boxes_of(head: nn.Module, level: int, values: Tensor) -> Tensor:
         Corners x1, y1, x2, y2 in pixels, shape (N, H * W * priors a place, 4).
     """
     generator = head.prior_generator
-    size = values.shape[2:]
-    priors = generator.single_level_grid_priors(size, level, device=values.device)
     stride = generator.strides[level]
     stride = stride if isinstance(stride, (int, float)) else stride[0]
-    rows = values.permute(0, 2, 3, 1).float()
+    priors = generator.single_level_grid_priors(values.shape[2:], level, device=values.device)
+    rows = values.permute(0, 2, 3, 1).float().reshape(len(values) * len(priors), -1)
+    return decode_boxes(head, priors.repeat(len(values), 1), stride, rows).reshape(
+        len(values), -1, 4
+    )
+
+
+def decode_boxes(head: nn.Module, priors: Tensor, stride: Tensor | float, rows: Tensor) -> Tensor:
+    """Boxes that a dense head predicts at priors of any level.
+
+    Args:
+        head: The dense head, in the mode in which it gave ``rows``.
+        priors: Anchors, shape (n, 4), or points, shape (n, 2).
+        stride: Of the level of each prior, shape (n, 1), or of all.
+        rows: Its box output there, shape (n, numbers).
+
+    Returns:
+        Corners x1, y1, x2, y2 in pixels, shape (n, 4).
+    """
     if isinstance(head, YOLOXHead):
-        priors = generator.single_level_grid_priors(
-            size, level, device=values.device, with_stride=True
-        )
-        return head._bbox_decode(priors, rows.reshape(len(values), -1, 4))
+        strides = torch.as_tensor(stride, device=rows.device).expand(len(rows), 2)
+        return head._bbox_decode(torch.cat([priors, strides], -1), rows[None])[0]
     if hasattr(head, 'integral'):  # distributions of distances, in strides
-        distances = head.integral(rows.reshape(-1, 4 * (head.reg_max + 1))) * stride
         centers = (priors[:, :2] + priors[:, 2:]) / 2
-        return distance2bbox(centers, distances.reshape(len(values), -1, 4))
-    rows = rows.reshape(len(values), -1, head.bbox_coder.encode_size)
+        return distance2bbox(centers, head.integral(rows) * stride)
     if isinstance(head.bbox_coder, DistancePointBBoxCoder):
         if head.training and getattr(head, 'norm_on_bbox', False):
             rows = rows * stride  # FCOS gives pixels in evaluation mode only
-        return head.bbox_coder.decode(priors.expand(len(values), -1, -1), rows)
-    flat = head.bbox_coder.decode(priors.repeat(len(values), 1), rows.flatten(0, 1))
-    return get_box_tensor(flat).reshape(len(values), -1, 4)
+        return head.bbox_coder.decode(priors, rows)
+    return get_box_tensor(head.bbox_coder.decode(priors, rows))
+
+
+def encode_boxes(head: nn.Module, priors: Tensor, stride: Tensor, boxes: Tensor) -> Tensor:
+    """The inverse of :func:`decode_boxes`, of a head in evaluation mode that gives no distributions."""
+    if isinstance(head, YOLOXHead):
+        center, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        return torch.cat([(center - priors) / stride, (size / stride).log()], -1)
+    return head.bbox_coder.encode(priors, boxes)

@@ -113,7 +113,7 @@ def test_the_costs_of_a_step_are_handed_over_once(models, monkeypatch):
     )
     for options in (dict(), dict(of='box'), dict(of='box', box_format='xyxy')):
         pair_up(align(**options), step)
-    assert handed == [(2 * 5, 8, 8)]
+    assert handed == [(2, 5, 8, 8)]
     pair_up(align(cost_class=2.0), step)  # another matching
     assert len(handed) == 2
 

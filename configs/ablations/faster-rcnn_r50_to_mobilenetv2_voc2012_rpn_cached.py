@@ -1,0 +1,8 @@
+# RoI losses and RPN objectness without a teacher in memory: what it says is read from disk.
+_base_ = './faster-rcnn_r50_to_mobilenetv2_voc2012_rpn.py'
+
+model = dict(
+    # Of each image the best proposals; the student's RoI head looks at them besides its own 512.
+    teacher=dict(cache='work_dirs/cache/r50_voc2012', proposals='teacher', num_proposals=32),
+    losses=dict(loss_kd_bbox=dict(align=dict(select='teacher'))),
+)

@@ -1,0 +1,153 @@
+"""What can be kept of a teacher's outputs, and how it is brought to another view of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from mmdet.structures import SampleList
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..families import Family
+from ..recorder import Source
+from .views import Passage, View
+
+#: Gives what was recorded of a source in a pass.
+Read = Callable[[Source], Any]
+# Of an object less of which is in view, a detector hardly says anything: see docs/cache.md.
+MIN_VISIBLE = 0.3
+
+
+@dataclass
+class Batch:
+    """The views of a batch, and what a cache has of its images.
+
+    Args:
+        fields: Of each image, tensors by name.
+        passage: From the views in which the teacher saw the images to those of the batch.
+        samples: The batch's meta information.
+        padded: Height and width of the batch with padding.
+        old: The views in which the teacher saw them.
+        device: Where results go.
+        min_visible: The share of a box that must be in view, or it is dropped.
+        scale: How much larger the images are that the teacher sees.
+    """
+
+    fields: Sequence[dict[str, Tensor]]
+    passage: Passage
+    samples: SampleList
+    padded: tuple[int, int]
+    old: Sequence[View]
+    device: torch.device
+    min_visible: float
+    scale: float = 1.0
+
+    @property
+    def enlarged_passage(self) -> Passage:
+        """The passage in pixels of the images that the teacher sees."""
+        if self.scale == 1:
+            return self.passage
+        factors = (self.scale, self.scale)
+        new = [View.of(sample).enlarged(factors) for sample in self.samples]
+        return Passage.between([view.enlarged(factors) for view in self.old], new)
+
+    @property
+    def enlarged_padded(self) -> tuple[int, int]:
+        """Height and width with padding of the images that the teacher sees."""
+        return tuple(max(1, round(length * self.scale)) for length in self.padded)
+
+    def stack(self, name: str) -> Tensor:
+        """A field that has the same shape for all images, shape (N, …), on the device."""
+        return self._move(torch.stack([fields[name] for fields in self.fields]))
+
+    def concatenate(self, name: str) -> Tensor:
+        """Rows of all images, one image after the other, on the device."""
+        return self._move(torch.cat([fields[name] for fields in self.fields]))
+
+    def _move(self, value: Tensor) -> Tensor:
+        value = value.to(self.device, non_blocking=True)
+        return value.float() if value.dtype == torch.float16 else value
+
+
+@dataclass
+class Restored:
+    """What stands in for a teacher's pass.
+
+    Args:
+        values: By source, as the teacher's module gives it.
+        shared: By name, as :meth:`mmkd.families.Family.run` gives it.
+        known: By source, which of its values the teacher has said something about, where that is not
+            all of them: a mask for each map, shape (N, 1 or priors a place, H, W).
+    """
+
+    values: dict[Source, Any]
+    shared: dict[str, Any]
+    known: dict[Source, list[Tensor]]
+
+
+class Content:
+    """One kind of output, chosen by the losses that read it.
+
+    Args:
+        detector: The teacher, whose weights are only there when a cache is written.
+        family: Its family.
+        sources: What is kept of it.
+        settings: What else the subclass must know, as JSON holds it.
+    """
+
+    kind: ClassVar[str]
+    #: Whether it takes so much room that the user is asked.
+    is_large: ClassVar[bool] = False
+
+    def __init__(
+        self, detector: nn.Module, family: Family, sources: Sequence[Source], **settings: Any
+    ) -> None:
+        self.detector, self.family, self.sources = detector, family, list(sources)
+        self.settings = settings
+
+    @classmethod
+    def claims(cls, source: Source, family: Family) -> bool:
+        """Whether this kind can keep a source."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader must know, as JSON holds it."""
+        sources = [
+            dict(module=s.module, capture=s.capture, method=s.method, index=s.index, copy=s.copy)
+            for s in self.sources
+        ]
+        return dict(sources=sources, **self.settings)
+
+    def lacks(self, needed: Content) -> str | None:
+        """What losses need that this one does not have, in words; None where it has all."""
+        absent = [str(source) for source in needed.sources if source not in self.sources]
+        return ', '.join(absent) or None
+
+    def keep(self, read: Read, shared: dict[str, Any], image: int, view: View) -> dict[str, Tensor]:
+        """What is written of an image.
+
+        Args:
+            read: What the teacher's modules gave for the batch.
+            shared: What its family shares.
+            image: Its index in the batch.
+            view: How the teacher saw it, in pixels of the student.
+        """
+        raise NotImplementedError
+
+    def restore(self, batch: Batch) -> Restored:
+        """What the teacher would give for the views of a batch."""
+        raise NotImplementedError
+
+
+def half(value: Tensor, what: Any) -> Tensor:
+    """In half precision, without infinities.
+
+    Raises:
+        ConfigError: The teacher gave no finite numbers.
+    """
+    if not torch.isfinite(value).all():
+        raise ConfigError(f'the teacher gives no finite numbers at {what}')
+    return value.clamp(-65504, 65504).to(torch.float16)

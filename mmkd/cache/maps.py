@@ -1,0 +1,135 @@
+"""Feature maps of a teacher."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..alignments.features import levels_of
+from ..errors import ConfigError
+from ..families import Family
+from ..recorder import Source
+from .contents import Batch, Content, Read, Restored, half
+from .views import View
+
+
+class MapContent(Content):
+    """Maps of backbone and neck, as far as they show the image.
+
+    They are large, and hold for other views less well than boxes do: a map of a flipped image is about the
+    flipped map, one of a resized image is that of another image. They are sampled bilinearly where the
+    places of the new view come to lie; what lies outside of the old one is not known.
+    """
+
+    kind = 'maps'
+    is_large = True
+
+    @classmethod
+    def claims(cls, source: Source, family: Family) -> bool:
+        if source.capture != 'output':
+            return False
+        try:
+            return family.part_of(source) == 'features'
+        except ConfigError:
+            return False
+
+    def keep(self, read: Read, shared: dict[str, Any], image: int, view: View) -> dict[str, Tensor]:
+        height, width = shared['padded']
+        kept, single = {}, []
+        for number, source in enumerate(self.sources):
+            value = read(source)
+            if isinstance(value, Tensor):
+                single.append(number)
+            for index, level in enumerate(levels_of(value, 'teacher')):
+                if level.dim() != 4:
+                    raise ConfigError(
+                        f"'{source}' cannot be kept in a cache: it gives a tensor of shape "
+                        f'{tuple(level.shape)}, no '
+                        f'feature maps (N, C, H, W)'
+                    )
+                strides = [
+                    _stride(*of) for of in zip((height, width), level.shape[2:], strict=True)
+                ]
+                # The map of this image alone, without padding.
+                own = [_cells(*of) for of in zip(view.size[::-1], strides, strict=True)]
+                kept[f'maps.{number}.{index}'] = half(level[image, :, : own[0], : own[1]], source)
+                kept[f'strides.{number}.{index}'] = torch.tensor(strides)
+        self.settings['single'] = single
+        return kept
+
+    def restore(self, batch: Batch) -> Restored:
+        values, known = {}, {}
+        for number, source in enumerate(self.sources):
+            count = sum(name.startswith(f'maps.{number}.') for name in batch.fields[0])
+            found = [self._restore(batch, f'{number}.{index}') for index in range(count)]
+            levels = [level for level, _ in found]
+            values[source] = levels[0] if number in self.settings['single'] else tuple(levels)
+            if any(mask is not None for _, mask in found):
+                known[source] = [
+                    level.new_ones(len(level), 1, *level.shape[2:], dtype=torch.bool)
+                    if mask is None
+                    else mask
+                    for level, mask in found
+                ]
+        return Restored(values, {}, known)
+
+    def _restore(self, batch: Batch, name: str) -> tuple[Tensor, Tensor | None]:
+        strides = batch.fields[0][f'strides.{name}'].tolist()
+        size = [_cells(*of) for of in zip(batch.padded, strides, strict=True)]
+        maps = [
+            fields[f'maps.{name}'].to(batch.device, non_blocking=True) for fields in batch.fields
+        ]
+        if batch.passage.is_identity and all(list(each.shape[1:]) == size for each in maps):
+            return torch.stack(maps).float(), None
+        found = [_sample(batch, i, each.float(), size, strides) for i, each in enumerate(maps)]
+        levels, masks = (torch.stack(each) for each in zip(*found, strict=True))
+        return levels, masks
+
+
+def _sample(
+    batch: Batch, image: int, old: Tensor, size: list[int], strides: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The map of one image on the cells of its new view, and which of them show it.
+
+    Args:
+        batch: The batch.
+        image: Index of the image in it.
+        old: Its map in the old view, shape (C, H, W).
+        size: Height and width of the new map.
+        strides: Pixels a cell, down and across.
+
+    Returns:
+        Shape (C, *size) and (1, *size).
+    """
+    passage, grid, inside = batch.passage, [], []
+    for axis, length, stride in ((1, size[0], strides[0]), (0, size[1], strides[1])):
+        pixels = (torch.arange(length) + 0.5) * stride
+        before = (pixels - passage.offset[image, axis]) / passage.scale[image, axis]
+        # A cell counts as soon as it shows some of the image.
+        shown = pixels < passage.size[image, axis] + stride / 2
+        seen = (before > 0) & (before < old.shape[2 - axis] * stride)
+        inside.append(shown & seen)
+        # From -1 to 1 across the cells of the old map, as grid_sample wants it.
+        grid.append(2 * before / (old.shape[2 - axis] * stride) - 1)
+    grid = torch.stack(torch.meshgrid(*grid, indexing='ij')[::-1], -1)
+    level = F.grid_sample(
+        old[None],
+        grid[None].to(old.device, non_blocking=True),
+        padding_mode='border',
+        align_corners=False,
+    )
+    mask = (inside[0][:, None] & inside[1])[None].to(old.device, non_blocking=True)
+    return level[0] * mask, mask
+
+
+def _stride(whole: float, cells: int) -> int:
+    """Pixels a cell; convolutions round the number of cells up, so that it is not exactly so."""
+    return 2 ** max(0, round(math.log2(whole / cells)))
+
+
+def _cells(length: float, stride: int) -> int:
+    return max(1, math.ceil(round(length, 3) / stride))

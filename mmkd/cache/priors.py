@@ -1,0 +1,351 @@
+"""What a dense head, or an RPN, says at its likeliest priors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import YOLOXHead
+from torch import Tensor
+
+from ..alignments.base import strides_of
+from ..alignments.dense import HEAD
+from ..errors import ConfigError
+from ..families import Family, SingleStage, TwoStage
+from ..families.single_stage import decode_boxes, encode_boxes
+from ..recorder import Source
+from .contents import Batch, Content, Read, Restored, half
+from .views import Passage, View
+
+# Class scores first, boxes second, as in the output of a dense head.
+RPN = (Source('rpn_head.rpn_cls'), Source('rpn_head.rpn_reg'))
+# The smallest box that is encoded, in pixels.
+_LEAST = 1.0
+# Below this the logarithm of a probability is taken for that of nothing.
+_TINY = 1e-6
+
+
+class PriorContent(Content):
+    r"""The priors with the highest scores: their places, and what the head gives there.
+
+    In another view a prior is the one of the same kind nearest to where its place has gone, on the level
+    whose stride has grown as the image has; what it says of the box follows the image. Where several come
+    to the same prior, the surest stays; what leaves the view is dropped. At all other priors the class
+    scores (of YOLOX, objectness too) are those of the mean probability of what was not kept, and nothing is
+    known of boxes:
+    alignments count them with weight 0 (:attr:`mmkd.cache.contents.Restored.known`).
+
+    Distributions of box edges (generalised focal loss) are shifted and stretched bin by bin, with the
+    probability of a bin shared between the two it comes to lie between, which keeps the mean.
+    """
+
+    @classmethod
+    def claims(cls, source: Source, family: Family) -> bool:
+        raise NotImplementedError
+
+    @property
+    def head(self) -> Any:
+        """The dense head."""
+        raise NotImplementedError
+
+    def parts(self, read: Read) -> list[list[Tensor]]:
+        """Class scores and, as far as they are kept, what else: level by level, (N, priors * width, H, W)."""
+        raise NotImplementedError
+
+    def sources_of(self, parts: list[list[Tensor]]) -> dict[Source, Any]:
+        """The inverse."""
+        raise NotImplementedError
+
+    def lacks(self, needed: Content) -> str | None:
+        if self.settings['classes'] != needed.settings['classes']:
+            return 'the priors likeliest to show the classes of this student'
+        return super().lacks(needed)
+
+    # ------------------------------------------------------------------ writing
+
+    def keep(self, read: Read, shared: dict[str, Any], image: int, view: View) -> dict[str, Tensor]:
+        parts = self.parts(read)
+        kinds = self.head.prior_generator.num_base_priors
+        rows, places = [[] for _ in parts], []
+        for index, levels in enumerate(zip(*parts, strict=True)):
+            for part, level in zip(rows, levels, strict=True):
+                # As alignments do: place by place, priors of a place together.
+                each = level[image].permute(1, 2, 0)
+                part.append(each.reshape(-1, each.shape[-1] // kinds[index]).float())
+            height, width = levels[0].shape[2:]
+            place = torch.cartesian_prod(*map(torch.arange, (height, width, kinds[index])))
+            place = place.reshape(-1, 3)
+            places.append(torch.cat([torch.full((len(place), 1), index), place], -1))
+        rows, places = [torch.cat(part) for part in rows], torch.cat(places)
+        probability = self._probability(rows[0])
+        confidence = probability[:, self.settings['classes']].amax(-1)
+        if isinstance(self.head, YOLOXHead):  # which scores classes as if there were an object
+            confidence = confidence * rows[2][:, 0].sigmoid()
+        chosen = confidence.topk(min(self.settings['num_priors'], len(confidence))).indices
+        others = torch.ones(len(confidence), dtype=torch.bool, device=chosen.device)
+        others[chosen] = False
+        kept = {}
+        for number, part in enumerate(rows):
+            if number != 1:  # boxes have no mean
+                sigmoid = number > 0 or self._use_sigmoid
+                each = part[others] if others.any() else part
+                kept[f'{self.kind}.rest{number}'] = _mean_scores(each, sigmoid)
+        kept[f'{self.kind}.places'] = places.to(chosen.device)[chosen].to(torch.int16)
+        for number, part in enumerate(rows):
+            kept[f'{self.kind}.part{number}'] = half(part[chosen], f'{self.kind} output {number}')
+        return kept
+
+    def _probability(self, scores: Tensor) -> Tensor:
+        return scores.sigmoid() if self._use_sigmoid else scores.softmax(-1)
+
+    @property
+    def _use_sigmoid(self) -> bool:
+        return getattr(self.head, 'use_sigmoid_cls', True)
+
+    # ------------------------------------------------------------------ reading
+
+    def restore(self, batch: Batch) -> Restored:
+        counts = [len(fields[f'{self.kind}.places']) for fields in batch.fields]
+        image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(batch.device)
+        places = batch.concatenate(f'{self.kind}.places').long()
+        names = sorted(name for name in batch.fields[0] if name.startswith(f'{self.kind}.part'))
+        rows = [batch.concatenate(name) for name in names]
+        grid = _Grid(self.head.prior_generator, batch)
+        if not batch.passage.is_identity:
+            passage = batch.enlarged_passage.to(batch.device).rows(image)
+            places, rows[1:], valid = self._bring(places, rows[1:], passage, grid, batch)
+        else:
+            valid = grid.inside(places)  # the teacher may have seen it with more padding
+        index = grid.index(image, places, valid)
+        nothing = rows[0].new_zeros(len(counts), 1)
+        fills = [
+            nothing.expand(-1, part.shape[-1])
+            if number == 1
+            else batch.stack(f'{self.kind}.rest{number}')
+            for number, part in enumerate(rows)
+        ]
+        levels = [grid.levels(index, part, fill) for part, fill in zip(rows, fills, strict=True)]
+        values = self.sources_of(levels)
+        known = grid.levels(index, rows[0].new_ones(len(index), 1), nothing)
+        masks = [level > 0.5 for level in known]
+        return Restored(values, {}, dict.fromkeys(values, masks))
+
+    def _bring(
+        self, places: Tensor, rows: list[Tensor], passage: Passage, grid: _Grid, batch: Batch
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Places and box outputs in the new view, and which of them are in it."""
+        level, kind = places[:, 0], places[:, 3]
+        before = grid.priors(places)
+        center = passage.points(_center(before))
+        stride = grid.strides[level]
+        grown = passage.scale.abs().log().mean(-1) + stride.log().mean(-1)
+        distance = (grid.strides.log().mean(-1) - grown[:, None]).abs()
+        far, new_level = distance.min(-1)
+        new_stride = grid.strides[new_level]
+        at = ((center - _center(grid.base[new_level, kind])) / new_stride).round().long()
+        new = torch.stack([new_level, at[:, 1], at[:, 0], kind], -1)
+        # Half an octave, and a little more for what was meant to be half of one.
+        valid = grid.inside(new) & (far < 0.4)
+        if not rows:
+            return new, rows, valid
+        after = grid.priors(new)
+        if hasattr(self.head, 'integral'):
+            boxes = decode_boxes(self.head, before, stride[:, :1], rows[0])
+            moved = self._bring_distributions(
+                rows[0], _center(after) - center, stride, new_stride, passage, _center(after)
+            )
+            visible = passage.boxes(boxes)[1]
+        else:
+            boxes = decode_boxes(self.head, before, stride[:, :1], rows[0])
+            found, visible = passage.boxes(boxes)
+            middle, size = _center(found), (found[:, 2:] - found[:, :2]).clamp(min=_LEAST)
+            found = torch.cat([middle - size / 2, middle + size / 2], -1)
+            moved = encode_boxes(self.head, after, new_stride[:, :1], found)
+        return new, [moved, *rows[1:]], valid & (visible >= batch.min_visible)
+
+    def _bring_distributions(
+        self,
+        rows: Tensor,
+        shift: Tensor,
+        stride: Tensor,
+        new_stride: Tensor,
+        passage: Passage,
+        center: Tensor,
+    ) -> Tensor:
+        bins = self.head.reg_max + 1
+        edges = rows.reshape(-1, 4, bins).softmax(-1)  # left, top, right, bottom
+        flipped = passage.scale < 0
+        swap = flipped.repeat(1, 2)[..., None]
+        edges = torch.where(swap, edges.roll(2, 1), edges)
+        factor = (passage.scale.abs() * stride / new_stride).repeat(1, 2)[..., None]
+        shift = shift / new_stride
+        shift = torch.cat([shift, -shift], -1)[..., None]
+        # Where the view cuts the image off, no edge lies beyond.
+        limit = torch.cat([center - passage.low, passage.high - center], -1)
+        limit = (limit / new_stride.repeat(1, 2))[..., None]
+        at = torch.arange(bins, device=rows.device) * factor + shift
+        at = torch.minimum(at, limit).clamp(0, bins - 1)
+        lower = at.floor().clamp(max=bins - 2)
+        upper_share = at - lower
+        new = torch.zeros_like(edges)
+        new.scatter_add_(-1, lower.long(), edges * (1 - upper_share))
+        new.scatter_add_(-1, lower.long() + 1, edges * upper_share)
+        return new.clamp(min=_TINY).log().reshape(rows.shape)
+
+
+class DenseContent(PriorContent):
+    """Of the head of a single-stage detector."""
+
+    kind = 'dense'
+
+    @classmethod
+    def claims(cls, source: Source, family: Family) -> bool:
+        within = source.module.split('.')[0] == 'bbox_head'
+        return isinstance(family, SingleStage) and within and source.capture == 'output'
+
+    @property
+    def head(self) -> Any:
+        return self.detector.bbox_head
+
+    def parts(self, read: Read) -> list[list[Tensor]]:
+        parts = [list(part) for part in read(HEAD)]
+        aliases = {}
+        for source in self.sources:
+            if source != HEAD:
+                aliases[str(source)] = self._part_of(source, read(source), parts)
+        self.settings['aliases'] = aliases
+        return parts
+
+    @staticmethod
+    def _part_of(source: Source, value: Any, parts: list[list[Tensor]]) -> int:
+        levels = value if isinstance(value, list) else [value]
+        for index, part in enumerate(parts):
+            if len(part) == len(levels) and all(
+                isinstance(a, Tensor) and a.shape == b.shape and bool((a == b).all())
+                for a, b in zip(levels, part, strict=True)
+            ):
+                return index
+        raise ConfigError(
+            f"'{source}' cannot be kept in a cache: it is none of the outputs of bbox_head; record bbox_head"
+        )
+
+    def sources_of(self, parts: list[list[Tensor]]) -> dict[Source, Any]:
+        aliases = self.settings.get('aliases', {})
+        values: dict[Source, Any] = {HEAD: tuple(parts)}
+        for source in self.sources:
+            if source != HEAD:
+                values[source] = parts[aliases[str(source)]]
+        return values
+
+
+class RPNContent(PriorContent):
+    """Of the RPN of a two-stage detector."""
+
+    kind = 'rpn'
+
+    @classmethod
+    def claims(cls, source: Source, family: Family) -> bool:
+        return isinstance(family, TwoStage) and source in RPN
+
+    @property
+    def head(self) -> Any:
+        return self.detector.rpn_head
+
+    def parts(self, read: Read) -> list[list[Tensor]]:
+        values = [read(source) for source in RPN if source == RPN[0] or source in self.sources]
+        return [value if isinstance(value, list) else [value] for value in values]
+
+    def sources_of(self, parts: list[list[Tensor]]) -> dict[Source, Any]:
+        return dict(zip(RPN, parts, strict=False))
+
+
+class _Grid:
+    """The priors of a head over a batch.
+
+    Args:
+        generator: The head's prior generator.
+        batch: The batch.
+    """
+
+    def __init__(self, generator: Any, batch: Batch) -> None:
+        self.images, device = len(batch.samples), batch.device
+        self.kinds: Sequence[int] = generator.num_base_priors
+        strides = strides_of(generator)
+        height, width = batch.enlarged_padded
+        #: Of each level.
+        self.sizes = [
+            (-(-height // int(down)), -(-width // int(across))) for across, down in strides
+        ]
+        self.strides = torch.tensor(strides, device=device, dtype=torch.float)
+        most = max(self.kinds)
+        base = [
+            generator.single_level_grid_priors((1, 1), level, device='cpu')
+            for level in range(len(strides))
+        ]
+        base = [torch.cat([each, each[:1].expand(most - len(each), -1)]) for each in base]
+        #: Anchors, or points, at the first place of each level, shape (levels, kinds, 4 or 2).
+        self.base = torch.stack(base).float().to(device)
+        self._limits = torch.tensor(self.sizes, device=device)
+        counts = [h * w * a for (h, w), a in zip(self.sizes, self.kinds, strict=True)]
+        #: Priors of a level in an image, and where the level begins when all images stand together.
+        self.counts = counts
+        starts = [sum(counts[:level]) * self.images for level in range(len(counts))]
+        self._counts, self._starts, self._kinds = (
+            torch.tensor(values, device=device) for values in (counts, starts, self.kinds)
+        )
+
+    def priors(self, places: Tensor) -> Tensor:
+        """Anchors or points at places (n, 4): level, row, column, kind."""
+        level, row, column, kind = places.unbind(-1)
+        offset = torch.stack([column, row], -1) * self.strides[level]
+        base = self.base[level, kind]
+        return base + offset.repeat(1, base.shape[-1] // 2)
+
+    def inside(self, places: Tensor) -> Tensor:
+        """Which places the maps have, shape (n,)."""
+        at, limit = places[:, 1:3], self._limits[places[:, 0]]
+        return ((at >= 0) & (at < limit)).all(-1)
+
+    def index(self, image: Tensor, places: Tensor, valid: Tensor) -> Tensor:
+        """Where rows go, shape (n,): one past the end for those that are invalid or not the first."""
+        level, row, column, kind = places.unbind(-1)
+        width, kinds = self._limits[level, 1], self._kinds[level]
+        index = (row * width + column) * kinds + kind
+        index = self._starts[level] + image * self._counts[level] + index
+        total = sum(self.counts) * self.images
+        index = torch.where(valid, index, total)
+        # Rows of an image come with the surest first.
+        order = torch.arange(len(index), device=index.device)
+        first = order.new_full((total + 1,), len(index))
+        first.scatter_reduce_(0, index, order, 'amin')
+        return torch.where(first[index] == order, index, total)
+
+    def levels(self, index: Tensor, rows: Tensor, fill: Tensor) -> list[Tensor]:
+        """Maps, shape (N, kinds * width, H, W) a level, of rows at their index.
+
+        Args:
+            index: As :meth:`index` gives it.
+            rows: Shape (n, width).
+            fill: What stands elsewhere in each image, shape (N, width).
+        """
+        width = rows.shape[-1]
+        flat = [fill[:, None].expand(-1, count, -1).reshape(-1, width) for count in self.counts]
+        flat = torch.cat([*flat, fill[:1]])
+        flat[index] = rows
+        parts = flat[:-1].split([count * self.images for count in self.counts])
+        return [
+            part.reshape(self.images, *size, kinds * width).permute(0, 3, 1, 2)
+            for part, size, kinds in zip(parts, self.sizes, self.kinds, strict=True)
+        ]
+
+
+def _center(priors: Tensor) -> Tensor:
+    return priors if priors.shape[-1] == 2 else (priors[..., :2] + priors[..., 2:]) / 2
+
+
+def _mean_scores(scores: Tensor, sigmoid: bool) -> Tensor:
+    """Scores (width,) that give the mean of the probabilities of rows of them, shape (n, width)."""
+    probability = (scores.sigmoid() if sigmoid else scores.softmax(-1)).mean(0)
+    probability = probability.clamp(_TINY, 1 - _TINY)
+    return torch.logit(probability) if sigmoid else probability.log()

@@ -1,0 +1,92 @@
+"""What the box heads of a two-stage teacher say of its own proposals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmdet.structures.bbox import get_box_tensor
+from torch import Tensor
+
+from ..families import Family
+from ..families.two_stage import BOX_HEAD, TwoStage, box_head_path
+from ..recorder import Source
+from .contents import Batch, Content, Read, Restored, half
+from .views import Passage, View
+
+# The smallest box that is encoded: a class's box may shrink to nothing at the edge of the view.
+_LEAST = 1.0  # px
+
+
+class ProposalContent(Content):
+    """The proposals, and what each module under a box head that is read gives for each of them.
+
+    Proposals follow the image, those that leave the view are dropped. Deltas (``fc_reg``) lead from the
+    proposal to the same box of the image: where a view is flipped or cut off, they are decoded, brought
+    over and encoded again. What else is read, class scores or embeddings, belongs to the proposal and
+    stays as it is.
+    """
+
+    kind = 'proposals'
+
+    @classmethod
+    def claims(cls, source: Source, family: Family) -> bool:
+        return (
+            isinstance(family, TwoStage)
+            and source.module.startswith(f'{BOX_HEAD}.')
+            and source.capture == 'output'
+            and source.method is None
+        )
+
+    @property
+    def paths(self) -> list[str]:
+        """Of the box heads that are read."""
+        return list(dict.fromkeys(box_head_path(self.detector, each) for each in self.sources))
+
+    def keep(self, read: Read, shared: dict[str, Any], image: int, view: View) -> dict[str, Tensor]:
+        rois = shared['rois'][self.paths[0]]  # the same for every head
+        own = rois[:, 0] == image
+        kept = {'proposals.boxes': rois[own, 1:].float()}
+        for source in self.sources:
+            kept[f'proposals.{source}'] = half(read(source)[own], source)
+        return kept
+
+    def restore(self, batch: Batch) -> Restored:
+        counts = [len(fields['proposals.boxes']) for fields in batch.fields]
+        image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        boxes = torch.cat([fields['proposals.boxes'] for fields in batch.fields])
+        values = {
+            source: torch.cat([fields[f'proposals.{source}'] for fields in batch.fields]).float()
+            for source in self.sources
+        }
+        if not batch.passage.is_identity:
+            # On the host: how many stay decides the shapes, which a GPU would have to be waited for.
+            passage = batch.passage.rows(image)
+            moved, visible = passage.boxes(boxes)
+            stays = visible >= batch.min_visible
+            if not stays.any() and len(stays):
+                stays[visible.argmax()] = True  # an RoI head wants something to look at
+            for source, value in values.items():
+                if source.module.endswith('.fc_reg'):
+                    value = self._bring_deltas(source, value, boxes, moved, passage)
+                values[source] = value[stays]
+            boxes, image = moved[stays], image[stays]
+        rois = torch.cat([image[:, None].to(boxes), boxes], -1).to(batch.device, non_blocking=True)
+        values = {s: value.to(batch.device, non_blocking=True) for s, value in values.items()}
+        return Restored(values, dict(rois={path: rois for path in self.paths}), {})
+
+    def _bring_deltas(
+        self, source: Source, deltas: Tensor, old: Tensor, new: Tensor, passage: Passage
+    ) -> Tensor:
+        coder = self.detector.get_submodule(box_head_path(self.detector, source)).bbox_coder
+        width = coder.encode_size
+        classes = deltas.shape[1] // width
+        each = torch.arange(len(old)).repeat_interleave(classes)
+        found = get_box_tensor(coder.decode(old[each], deltas.reshape(-1, width)))
+        found = passage.rows(each).boxes(found)[0]
+        center, size = (found[:, :2] + found[:, 2:]) / 2, found[:, 2:] - found[:, :2]
+        size = size.clamp(min=_LEAST)
+        found = torch.cat([center - size / 2, center + size / 2], -1)
+        start = new[each]
+        start = torch.cat([start[:, :2], torch.maximum(start[:, 2:], start[:, :2] + _LEAST)], -1)
+        return coder.encode(start, found).reshape(deltas.shape)

@@ -1,0 +1,108 @@
+"""What is kept of a teacher is what the losses read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from ..alignments import ClassMap
+from ..alignments.queries import QueryAlignment
+from ..distillers.loss_entry import LossEntry
+from ..errors import ConfigError
+from ..families import Family
+from ..recorder import Source
+from .contents import Content
+from .maps import MapContent
+from .priors import DenseContent, PriorContent, RPNContent
+from .proposals import ProposalContent
+from .queries import QueryContent
+
+KINDS: dict[str, type[Content]] = {
+    each.kind: each
+    for each in (QueryContent, ProposalContent, DenseContent, RPNContent, MapContent)
+}
+# Of a head's thousands of priors; docs/cache.md has what is left of its confidence with fewer.
+NUM_PRIORS = 256
+
+
+def contents_for(
+    entries: Iterable[LossEntry],
+    name: str,
+    detector: nn.Module,
+    family: Family,
+    class_map: ClassMap | None = None,
+    scale: float = 1.0,
+    num_priors: int = NUM_PRIORS,
+) -> list[Content]:
+    """The outputs of a teacher that losses read, by kind.
+
+    Args:
+        entries: Losses, checked against both models.
+        name: The teacher's name.
+        detector: The teacher.
+        family: Its family.
+        class_map: Which class is which, where a loss reads classes.
+        scale: How much larger the images are that the teacher sees.
+        num_priors: How many priors of a dense head are kept, and of an RPN four times as many.
+
+    Raises:
+        ConfigError: A loss reads what cannot be kept.
+    """
+    found: dict[str, list[Source]] = {}
+    layers: set[int] = set()
+    for entry in entries:
+        if name not in entry.aligns:
+            continue
+        align = entry.aligns[name]
+        with entry.blame():
+            for source in entry.teacher_sources(name):
+                kind = _kind_of(source, family)
+                if kind is MapContent and not math.log2(scale).is_integer():
+                    raise ConfigError(
+                        f'maps of images {scale:g} times as large cannot be kept in a cache, only '
+                        f'of a power of '
+                        f'two times'
+                    )
+                found.setdefault(kind.kind, []).append(source)
+            if isinstance(align, QueryAlignment):
+                layers |= {theirs for _, theirs in align.layer_pairs}
+    contents = []
+    for kind, sources in found.items():
+        settings: dict[str, Any] = {}
+        if kind == QueryContent.kind:
+            settings['layers'] = sorted(layers) or [detector.decoder.num_layers - 1]
+        if issubclass(KINDS[kind], PriorContent):
+            of_rpn = kind == RPNContent.kind
+            classes = [0] if of_rpn else list(range(family.num_classes() or 1))
+            if class_map is not None and not of_rpn:
+                classes = list(class_map.teacher_index)
+            settings.update(num_priors=num_priors * (4 if of_rpn else 1), classes=classes)
+        contents.append(KINDS[kind](detector, family, dict.fromkeys(sources), **settings))
+    return contents
+
+
+def restored_contents(
+    described: dict[str, dict[str, Any]], detector: nn.Module, family: Family
+) -> list[Content]:
+    """The contents that a cache describes."""
+    contents = []
+    for kind, settings in described.items():
+        sources = [Source.parse(source) for source in settings['sources']]
+        others = {key: value for key, value in settings.items() if key != 'sources'}
+        contents.append(KINDS[kind](detector, family, sources, **others))
+    return contents
+
+
+def _kind_of(source: Source, family: Family) -> type[Content]:
+    for kind in KINDS.values():
+        if kind.claims(source, family):
+            return kind
+    raise ConfigError(
+        f"'{source}' of a {type(family.detector).__name__} cannot be kept in a cache, which holds for other "
+        f'views of an image too: that can class scores and boxes of decoder queries, proposals and '
+        f'priors, and '
+        f'maps of backbone and neck; train with the teacher itself (without teacher.cache)'
+    )

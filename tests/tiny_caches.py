@@ -1,0 +1,155 @@
+"""Caches of small teachers, and views of the images they were written of."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.registry import DefaultScope
+from tiny_models import CLASSES, batch, save_teacher
+from torch import Tensor, nn
+
+from mmkd.cache.files import CacheWriter
+from mmkd.cache.writing import Keeper, identity_of
+from mmkd.distillers import Distiller
+
+
+def distiller(student: dict, teacher: dict, losses: dict, **more) -> Distiller:
+    """A distiller, ready to train.
+
+    Args:
+        student: Its config.
+        teacher: Arguments of the teacher.
+        losses: Entries.
+        more: Other arguments.
+    """
+    config = dict(student=student, teacher=teacher, losses=losses, classes=CLASSES, **more)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(dict(type='Distiller', **copy.deepcopy(config)))
+    model.init_weights()
+    model.prepare()
+    return model
+
+
+def write(live: Distiller, teacher: dict, folder: Path, raw: dict, **options) -> Path:
+    """Write a cache of one batch, each image on its own."""
+    keeper = Keeper(live, 'teacher', **options)
+    kept = {}
+    for one in single(raw):
+        kept.update(keeper.keep(one))
+    writer = CacheWriter(folder, identity_of(keeper, teacher, list(kept)))
+    for name, fields in kept.items():
+        writer.add(name, fields)
+    writer.finish()
+    return folder
+
+
+def single(raw: dict) -> list[dict]:
+    """The images of a batch as batches of one."""
+    return [
+        dict(inputs=[image], data_samples=[copy.deepcopy(sample)])
+        for image, sample in zip(raw['inputs'], raw['data_samples'], strict=True)
+    ]
+
+
+def teacher_of(path: Path, model: dict, symmetric: bool = False, **options) -> dict:
+    """Write a checkpoint of a model config, and give the arguments of its teacher.
+
+    Args:
+        path: Where to.
+        model: The config.
+        symmetric: Whether convolutions are the same from left to right, so that the maps of a flipped
+            image are the flipped maps, as far as strides allow.
+        options: Further arguments of the teacher.
+    """
+    save_teacher(path, model)
+    if symmetric:
+        content = torch.load(path)
+        for value in content['state_dict'].values():
+            if value.dim() == 4:
+                value.copy_((value + value.flip(-1)) / 2)
+        torch.save(content, path)
+    return dict(config=dict(model=model), checkpoint=str(path), **options)
+
+
+def view(
+    raw: dict,
+    flip: bool = False,
+    crop: tuple[int, int, int, int] | None = None,
+    scale: float = 1.0,
+) -> dict:
+    """The images of a batch as a training pipeline shows them, with how it was done written down.
+
+    Args:
+        raw: The batch.
+        flip: Whether from left to right.
+        crop: Left, top, right, bottom, after the flip.
+        scale: Factor of width and height, at the end.
+    """
+    images, samples = [], []
+    for image, sample in zip(raw['inputs'], raw['data_samples'], strict=True):
+        matrix = torch.eye(3, dtype=torch.float64)
+        boxes = sample.gt_instances.bboxes.clone()
+        if flip:
+            image = image.flip(-1)
+            width = image.shape[-1]
+            matrix = torch.tensor([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]]).double() @ matrix
+            boxes = boxes[:, [2, 1, 0, 3]] * boxes.new_tensor([-1, 1, -1, 1]) + boxes.new_tensor(
+                [width, 0, width, 0]
+            )
+        if crop:
+            left, top, right, bottom = crop
+            image = image[:, top:bottom, left:right]
+            matrix = torch.tensor([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]]).double() @ matrix
+            boxes = boxes - boxes.new_tensor([left, top, left, top])
+        if scale != 1:
+            image = nn.functional.interpolate(image[None].float(), scale_factor=scale)[0]
+            matrix = torch.diag(torch.tensor([scale, scale, 1.0])).double() @ matrix
+            boxes = boxes * scale
+        new = DetDataSample(
+            metainfo=dict(
+                sample.metainfo,
+                img_shape=tuple(image.shape[1:]),
+                ori_shape=sample.ori_shape,
+                homography_matrix=matrix.numpy(),
+            )
+        )
+        new.gt_instances = copy.deepcopy(sample.gt_instances)
+        new.gt_instances.bboxes = boxes
+        new.ignored_instances = copy.deepcopy(sample.ignored_instances)
+        images.append(image.to(torch.uint8).contiguous())
+        samples.append(new)
+    return dict(inputs=images, data_samples=samples)
+
+
+def answers(model: Distiller, raw: dict) -> tuple[dict, dict]:
+    """What the teacher of a distiller says of a batch: by source, and what it shares."""
+    data = model.data_preprocessor(copy.deepcopy(raw), True)
+    record = model._recorders_of(tuple(model.entries))
+    with record.student, torch.no_grad():
+        model._task_losses(**data, record=record)
+    (run,) = record.passes
+    with torch.no_grad():
+        run.run_teacher(**data, preprocessor=model.data_preprocessor, student=record.student)
+    joint = run.joint[1] if run.joint else run.recorder
+    said = {}
+    for entry in model.entries.values():
+        for source in entry.teacher_sources('teacher'):
+            said[source] = joint[source] if source in joint else run.recorder[source]
+    shared = dict(run.shared)
+    record.clear()
+    return said, shared
+
+
+def losses_of(model: Distiller, raw: dict, seed: int = 0) -> dict[str, Tensor]:
+    """The distillation losses of a step on a batch."""
+    data = model.data_preprocessor(copy.deepcopy(raw), True)
+    torch.manual_seed(seed)
+    losses = model(**data, mode='loss')
+    return {name: losses[name] for name in model.entries}
+
+

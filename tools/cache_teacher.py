@@ -1,0 +1,246 @@
+"""Write what the teacher of a config says of its training images, once for all trainings.
+
+The teacher sees each image of `train_dataloader` as the test pipeline shows it, and what the losses read
+is kept: queries, proposals, the likeliest priors, or maps. A training with `teacher=dict(cache=FOLDER)`
+then needs no teacher. Goes on where it was interrupted. docs/cache.md tells what can be cached and how well
+it holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _cli import load_config, make_parser, run_tool
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from mmkd.cache.writing import Keeper
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument('--out', help="folder to write (default: the teacher's `cache`)")
+    parser.add_argument(
+        '--teacher', help='which of several, by name (default: the one with a cache)'
+    )
+    parser.add_argument(
+        '--batch-size', type=int, default=1, help='images a pass of the teacher (default: 1)'
+    )
+    parser.add_argument('--num-workers', type=int, default=2, help='that load images (default: 2)')
+    parser.add_argument(
+        '--num-priors',
+        type=int,
+        help='priors of a dense head kept of each image (default: 256; of an RPN four times as many)',
+    )
+    parser.add_argument('--yes', action='store_true', help='write feature maps without asking')
+    parser.add_argument(
+        '--check',
+        type=int,
+        metavar='N',
+        help='write nothing; compare the cache with the teacher in several views of N images',
+    )
+    parser.add_argument(
+        '--verify',
+        action='store_true',
+        help='write nothing; compare the files with their checksums',
+    )
+    return parser.parse_args()
+
+
+def cache_teacher(args: argparse.Namespace) -> None:
+    from mmdet.registry import DATASETS
+    from mmengine.logging import MMLogger
+    from mmengine.registry import init_default_scope
+
+    from mmkd.cache.files import verify
+    from mmkd.cache.pipeline import dataset_as_tested, pipeline_of_view, replace_pipeline
+    from mmkd.cache.writing import write_cache
+    from mmkd.errors import ConfigError
+
+    check_options(args)
+    cfg = load_config(args, modes=())
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    MMLogger.get_current_instance().setLevel('WARNING')
+    name, config = chosen_teacher(cfg, args)
+    folder = args.out or config.get('cache')
+    if not folder:
+        raise ConfigError(f'where to? name a folder with --out, or set {key_of(name)}.cache')
+    if args.verify:
+        print(f'{folder}: {verify(folder)} images, as they were written')
+        return
+    check_data_and_weights(cfg, args, name)
+    keeper = build(cfg, args, name)
+    dataset = dataset_as_tested(cfg)
+    views = lambda view: DATASETS.build(  # noqa: E731
+        replace_pipeline(dataset, lambda pipeline: pipeline_of_view(pipeline, view))
+    )
+    if args.check:
+        check(keeper, dict(config, cache=folder), args.check, views, name)
+        return
+    options = {key: value for key, value in config.items() if key != 'cache'}
+    written = write_cache(
+        keeper,
+        options,
+        views([]),
+        folder,
+        args.batch_size,
+        args.num_workers,
+        confirm=lambda images, size, large: confirm(folder, images, size, large and not args.yes),
+        progress=show_progress,
+    )
+    if written is None:
+        raise ConfigError('nothing was written')
+    size = sum(path.stat().st_size for path in Path(folder).iterdir())
+    print(f'{folder}: {written.images} images ({written.new} of them now), {in_words(size)}')
+    if not config.get('cache'):
+        print(f'train with --cfg-options model.{key_of(name)}.cache={folder}')
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse what makes no sense, before anything is built."""
+    from mmkd.errors import ConfigError
+
+    for name, least in dict(batch_size=1, num_workers=0, num_priors=1, check=1).items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ConfigError(f'--{name.replace("_", "-")} {value} is below {least}')
+    if args.launcher != 'none':
+        raise ConfigError('one process writes a cache; leave out --launcher')
+
+
+def key_of(name: str) -> str:
+    return 'teacher' if name == 'teacher' else f'teachers.{name}'
+
+
+def chosen_teacher(cfg: Config, args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The teacher to write down, and its config."""
+    from mmkd.errors import ConfigError, near
+
+    model = cfg.get('model') or {}
+    if model.get('type') != 'Distiller':
+        raise ConfigError(f'{args.config} distils nothing: its model.type is not Distiller')
+    teachers = {'teacher': model.get('teacher'), **(model.get('teachers') or {})}
+    teachers = {name: each for name, each in teachers.items() if each}
+    cached = [name for name, each in teachers.items() if each.get('cache')]
+    if args.teacher and args.teacher not in teachers:
+        raise ConfigError(
+            f'--teacher {args.teacher}: no such teacher{near(args.teacher, teachers)}'
+        )
+    if not args.teacher and len(cached) > 1:
+        raise ConfigError(
+            f'several teachers have a cache; choose with --teacher: {", ".join(cached)}'
+        )
+    if not args.teacher and not cached and len(teachers) != 1:
+        raise ConfigError(f'which teacher? choose with --teacher: {", ".join(teachers) or "none"}')
+    name = args.teacher or (cached or list(teachers))[0]
+    config = teachers[name]
+    if 'ema' in config:
+        raise ConfigError(f'{key_of(name)} is the average of the student, which changes with it')
+    absent = [key for key in ('config', 'checkpoint') if not config.get(key)]
+    if absent:
+        raise ConfigError(f'{key_of(name)}.{absent[0]} is not set, but a cache is written by it')
+    return name, config
+
+
+def check_data_and_weights(cfg: Config, args: argparse.Namespace, name: str) -> None:
+    """That the training images and the teacher's weights are there."""
+    from mmkd.datasets.preflight import check_files
+
+    model = cfg.model
+    teachers = {'teacher': model.get('teacher'), **(model.get('teachers') or {})}
+    only = dict(cfg.to_dict(), train_cfg=cfg.get('train_cfg') or dict())
+    only['model'] = dict(teacher=dict(teachers[name]), losses=dict(loss=dict()))
+    only['model']['teacher'].pop('cache', None)
+    from mmengine.config import Config
+
+    check_files(Config(only), ('train',), config_path=args.config)
+
+
+def build(cfg: Config, args: argparse.Namespace, name: str) -> Keeper:
+    """The teacher, live, beside a student of random weights that tells which outputs are read."""
+    from mmdet.registry import MODELS
+    from mmengine.device import get_device
+
+    from mmkd.cache.selection import NUM_PRIORS
+    from mmkd.cache.writing import Keeper
+    from mmkd.distillers.teacher import config_classes
+
+    model = cfg.model
+    model.classes = model.get('classes') or config_classes(cfg)
+    model.init_student = None
+    entries = {key: entry for key, entry in (model.get('losses') or {}).items() if entry}
+    for entry in entries.values():
+        entry.pop('schedule', None)
+    model.losses = {key: entry for key, entry in entries.items() if reads(entry, name)}
+    for teacher in [model.get('teacher'), *(model.get('teachers') or {}).values()]:
+        (teacher or {}).pop('cache', None)
+    return Keeper(MODELS.build(model).to(get_device()), name, args.num_priors or NUM_PRIORS)
+
+
+def reads(entry: dict[str, Any], name: str) -> bool:
+    """Whether a loss compares with a teacher."""
+    of = entry.get('teacher_name') or 'teacher'
+    return name == of if isinstance(of, str) else name in of
+
+
+def confirm(folder: str, images: int, size: int, ask: bool) -> bool:
+    """Say how much will be written; ask whether to, if it is much."""
+    from mmkd.errors import ConfigError
+
+    whole = in_words(images * size)
+    print(f'{images} images, about {in_words(size)} each: {whole} in {folder}', flush=True)
+    if not ask:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f'the losses read feature maps, which take {whole}; write them with --yes'
+        )
+    return input('The losses read feature maps. Write them? [y/N] ').strip().lower() in ('y', 'yes')
+
+
+def show_progress(batches: Any) -> Any:
+    from rich.progress import track
+
+    return track(batches, 'asking the teacher', disable=not sys.stdout.isatty())
+
+
+def check(keeper: Keeper, config: dict[str, Any], images: int, views: Any, name: str) -> None:
+    """Print how well a cache stands in for its teacher."""
+    from torch.utils.data import Subset
+
+    from mmkd.cache import CachedTeacher
+    from mmkd.cache.agreement import compare
+    from mmkd.cache.pipeline import CHECKED_VIEWS
+
+    teacher = CachedTeacher(name=key_of(name), **config)
+    print(f'{"view":<30}{"kept":<12}{"objects":>9}{"found":>9}{"IoU":>8}{"score":>8}{"cosine":>9}')
+    for title, view in CHECKED_VIEWS.items():
+        dataset = views(view)
+        count = min(images, len(dataset))
+        # Evenly spread, so that the same ones are taken every time.
+        chosen = Subset(dataset, [len(dataset) * i // count for i in range(count)])
+        for row in compare(keeper, teacher, chosen):
+            numbers = f'{row.cosine:>43.3f}'
+            if row.kind != 'maps':
+                numbers = (
+                    f'{row.detections:>9}{row.found:>9.1%}{row.iou:>8.3f}{row.difference:>8.3f}'
+                )
+            print(f'{title:<30}{row.kind:<12}{numbers}', flush=True)
+
+
+def in_words(size: float) -> str:
+    for unit in ('B', 'kB', 'MB', 'GB'):
+        if size < 1000:
+            return f'{size:.3g} {unit}'
+        size /= 1000
+    return f'{size:.3g} TB'
+
+
+if __name__ == '__main__':
+    os.environ.setdefault('KINETO_LOG_LEVEL', '6')
+    run_tool(cache_teacher, parse_args())
