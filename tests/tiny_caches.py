@@ -151,5 +151,3 @@ def losses_of(model: Distiller, raw: dict, seed: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     losses = model(**data, mode='loss')
     return {name: losses[name] for name in model.entries}
-
-
