@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmdet.registry import HOOKS
+from mmengine._strategy import DeepSpeedStrategy, FSDPStrategy
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
@@ -12,6 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from .distillers import Distiller
 from .distillers.distiller import CONNECTORS
+from .errors import ConfigError
 
 STATE = 'distillation'
 
@@ -39,6 +41,7 @@ class DistillationHook(Hook):
         if model is None or not model.entries:
             return
         model.attended = True
+        self._check_strategy(runner, model)
         model.prepare()
         for teacher in model.teachers.values():
             teacher.prepare_data(runner.train_dataloader.dataset)
@@ -53,6 +56,33 @@ class DistillationHook(Hook):
             f'({student_size / 1e6:.2f} M) by {", ".join(model.entries)}'
             f'{"" if model.task_losses else ", without labels"}'
         )
+
+    def _check_strategy(self, runner: Runner, model: Distiller) -> None:
+        """Refuse what mmengine's strategies for large models would lose without a word."""
+        strategy = getattr(runner, 'strategy', None)
+        name = type(strategy).__name__
+        if not isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
+            return
+        for teacher in filter(model.teachers.is_average, model.teachers.read):
+            raise ConfigError(
+                f'{model.teachers.key_of(teacher)}.ema: a student that {name} shares out cannot be averaged; '
+                f'use DDPStrategy, or a teacher from a checkpoint'
+            )
+        if isinstance(strategy, FSDPStrategy) and not strategy._is_full_state_dict():
+            raise ConfigError(
+                f'{name} would write a piece of the student for each process; set '
+                f"strategy.type='StudentFSDPStrategy' or strategy.state_dict_cfg='full'"
+            )
+        if isinstance(strategy, DeepSpeedStrategy) and model.connector_state():
+            if getattr(runner, '_resume', False):
+                raise ConfigError(
+                    'DeepSpeedStrategy does not save the connectors of the losses, so that a training with '
+                    'connectors cannot be resumed with it; start anew, or use StudentFSDPStrategy'
+                )
+            runner.logger.warning(
+                'DeepSpeedStrategy does not save the connectors of the losses: this training cannot be '
+                'resumed'
+            )
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         model = _distiller(runner)

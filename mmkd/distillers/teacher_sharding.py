@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,22 +10,16 @@ from mmengine.dist import get_world_size
 from torch import nn
 
 from ..errors import ConfigError
+from ..sharding import units_of
 from .teacher_speed import TeacherSpeed
-
-# What is shared out: parts that detectors call as modules. Heads are called by their methods, and small.
-SHARDED = ('backbone', 'neck', 'encoder', 'decoder')
-# Weights that are gathered together; fewer at a time take less memory, more of them fewer messages.
-UNIT = 1_000_000
-# Modules that read weights of modules inside of them without calling these.
-CLOSED = (nn.MultiheadAttention,)
 
 
 class TeacherSharding:
     """Shares a frozen teacher's weights among all processes, by torch's ``fully_shard`` (FSDP2).
 
     Each keeps one part of the weights of backbone, neck, encoder and decoder, and gathers those of a
-    unit of about :data:`UNIT` just for as long as it runs. Buffers and heads are with every process.
-    What the teacher says stays the same, bit for bit.
+    unit (:func:`mmkd.sharding.units_of`) just for as long as it runs. Buffers and heads are with every
+    process. What the teacher says stays the same, bit for bit.
 
     All processes must run the same units in the same order, so the pass of such a teacher does not end
     early where only some could.
@@ -69,7 +63,7 @@ class TeacherSharding:
 
 
 def share_out(detector: nn.Module, device: torch.device, fully_shard: Callable[..., Any]) -> None:
-    """Shard :data:`SHARDED` of a detector over all processes.
+    """Shard a detector over all processes.
 
     Args:
         detector: Frozen, the same on all of them.
@@ -79,37 +73,9 @@ def share_out(detector: nn.Module, device: torch.device, fully_shard: Callable[.
     from torch.distributed.device_mesh import init_device_mesh
 
     mesh = init_device_mesh(device.type, (get_world_size(),))
-    for name in SHARDED:
-        part = getattr(detector, name, None)
-        if isinstance(part, nn.Module) and any(True for _ in part.parameters()):
-            for unit in (*units(part), part):
-                fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+    for unit in units_of(detector):
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     detector.to(device)
-
-
-def units(part: nn.Module, least: int = UNIT) -> Iterator[nn.Module]:
-    """Modules inside of a part of a detector whose weights are gathered together, innermost first.
-
-    Args:
-        part: Backbone, neck or the like.
-        least: Weights of a unit beside those of units inside of it.
-    """
-
-    def walk(module: nn.Module) -> tuple[int, list[nn.Module]]:
-        """Weights that no unit inside a module has, and these units."""
-        if isinstance(module, CLOSED):
-            count, found = sum(weight.numel() for weight in module.parameters()), []
-        else:
-            inside = [walk(child) for child in module.children()]
-            own = sum(weight.numel() for weight in module.parameters(recurse=False))
-            count = own + sum(each for each, _ in inside)
-            found = [unit for _, each in inside for unit in each]
-        # Lists of modules are not called themselves.
-        if count < least or module is part or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-            return count, found
-        return 0, [*found, module]
-
-    yield from walk(part)[1]
 
 
 def fully_shard_of_torch(name: str) -> Callable[..., Any]:

@@ -8,10 +8,9 @@ import pytest
 import torch
 from sharding_worker import CASES, work
 from tiny_models import faster_rcnn, save_teacher
-from torch import multiprocessing, nn
+from torch import multiprocessing
 
 from mmkd.distillers import Teacher
-from mmkd.distillers.teacher_sharding import units
 from mmkd.errors import ConfigError
 
 
@@ -61,13 +60,6 @@ def test_large_modules_are_units_of_their_own(reports):
     assert {'backbone', 'neck'} < set(found)
     assert any(name.startswith('backbone.layer4.') for name in found)
     assert not any(name.startswith(('roi_head', 'rpn_head')) for name in found)
-
-
-def test_units_leave_attention_whole_and_lists_alone():
-    attention = nn.MultiheadAttention(8, 2)
-    part = nn.Sequential(nn.ModuleList([attention, nn.Linear(8, 8)]), nn.Linear(2, 2))
-    assert list(units(part, least=64)) == [attention, part[0][1]]
-    assert list(units(part, least=1000)) == []
 
 
 @pytest.mark.parametrize(
