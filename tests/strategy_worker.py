@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from mmengine.registry import init_default_scope
+from mmengine.runner import FlexibleRunner
 from tiny_models import ROI_LOSSES, faster_rcnn, feature_loss
 from tiny_training import training_config
 from tiny_transformers import transformer
@@ -39,6 +40,11 @@ CASES = {
         dict(loss_kd_cls=dict(QUERIES, align=dict(type='HungarianQueryAlignment'))),
     ),
 }
+ARGUMENTS = (
+    *('model', 'work_dir', 'experiment_name', 'train_dataloader', 'optim_wrapper', 'train_cfg'),
+    *('strategy', 'default_hooks', 'resume', 'launcher', 'visualizer', 'default_scope', 'randomness'),
+    *('env_cfg', 'log_level'),
+)
 ITERS = {'two-stage': (2, 3), 'transformer': (2,)}
 
 
@@ -61,9 +67,8 @@ def config(case: str, folder: str, name: str, iters: int):
     cfg.runner_type, cfg.launcher = 'FlexibleRunner', 'pytorch'
     cfg.experiment_name = cfg.visualizer.name = f'{name}{case}{iters}'
     cfg.train_dataloader.batch_size = 1
+    cfg.env_cfg = dict(dist_cfg=dict(backend='gloo'))
     cfg.optim_wrapper.clip_grad = dict(max_norm=0.5)
-    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
-        cfg[key] = None
     return cfg
 
 
@@ -72,7 +77,7 @@ def work(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ['LOCAL_RANK'] = str(rank)
     sys.path.insert(0, str(TOOLS))
-    from _cli import build_runner, fit_to_cpu
+    from _cli import fit_to_cpu
 
     dist.init_process_group(
         'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world
@@ -86,7 +91,8 @@ def work(rank: int, world: int, folder: str) -> None:
                 cfg = config(case, folder, name, iters)
                 cfg.strategy, cfg.resume = dict(type=kind), iters == 3
                 fit_to_cpu(cfg)
-                runner = build_runner(cfg)
+                # Without its argument cfg, which mmengine would format again and again.
+                runner = FlexibleRunner(**{key: cfg.get(key) for key in ARGUMENTS})
                 runner.train()
             model = runner.model
             report[f'{name} {case}'] = dict(
