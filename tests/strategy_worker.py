@@ -25,9 +25,7 @@ STAGE = dict(
     teacher='backbone.layer2',
     align=dict(type='FeatureAlignment', same_channels=False),
 )
-QUERIES = dict(
-    student='bbox_head', teacher='bbox_head', type='KLDivergence', activation='sigmoid'
-)
+QUERIES = dict(student='bbox_head', teacher='bbox_head', type='KLDivergence', activation='sigmoid')
 CASES = {
     # A connector, and what lies inside of a module that FSDP wraps.
     'two-stage': (
@@ -42,7 +40,15 @@ CASES = {
 }
 ARGUMENTS = (
     *('model', 'work_dir', 'experiment_name', 'train_dataloader', 'optim_wrapper', 'train_cfg'),
-    *('strategy', 'default_hooks', 'resume', 'launcher', 'visualizer', 'default_scope', 'randomness'),
+    *(
+        'strategy',
+        'default_hooks',
+        'resume',
+        'launcher',
+        'visualizer',
+        'default_scope',
+        'randomness',
+    ),
     *('env_cfg', 'log_level'),
 )
 ITERS = {'two-stage': (2, 3), 'transformer': (2,)}
