@@ -86,7 +86,9 @@ class DistillationHook(Hook):
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         model = _distiller(runner)
-        if model is not None:
+        # Where gradients of several batches are added up, weights change after the last of them.
+        changed = getattr(runner.optim_wrapper, 'should_update', lambda: True)
+        if model is not None and changed():
             model.teachers.update_averages(model.student)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

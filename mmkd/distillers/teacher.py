@@ -188,8 +188,8 @@ class AveragedTeacher(Teacher):
     """The exponential moving average of the student itself ("mean teacher").
 
     Tarvainen, Valpola: Mean Teachers are Better Role Models, NeurIPS 2017 (arXiv 1703.01780): the
-    average is more accurate than the student of the moment. It is updated after each iteration, and
-    saved and resumed with the training (:class:`mmkd.hooks.DistillationHook`).
+    average is more accurate than the student of the moment. It is updated after each step of the
+    optimizer, and saved and resumed with the training (:class:`mmkd.hooks.DistillationHook`).
 
     Args:
         student: The student.
