@@ -11,12 +11,13 @@ import copy
 import sys
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / 'tools')]
 
-from benchmark import build, check_options, noise  # noqa: E402
+from benchmark import build, check_options  # noqa: E402
 
 from _cli import load_config, make_parser, run_tool  # noqa: E402
 
@@ -42,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--warmup', type=int, default=3, help='rounds before them (default: 3)')
     parser.add_argument('--threads', type=int, help="of torch on the CPU (default: torch's)")
     parser.add_argument('--variants', nargs='+', choices=list(VARIANTS), help='beside plain')
-    parser.set_defaults(data=False, amp=False, json=None, random_teacher=True)
+    parser.set_defaults(data=False, amp=False, json=None, random_teacher=True, cached=False)
     return parser.parse_args()
 
 
@@ -72,11 +73,13 @@ def main(args: argparse.Namespace) -> None:
         own = copy.deepcopy(cfg)
         own.model.teacher.update(VARIANTS[name])
         torch.manual_seed(0)  # the same random teacher each time
-        distiller = build(own, args).to(device).train()
+        with TemporaryDirectory() as folder:
+            distiller, (batch,) = build(own, args, folder)
+        distiller = distiller.to(device).train()
         record = distiller._recorders_of(tuple(distiller.entries))
         (passes[name],) = record.passes
         if name == 'plain':
-            data = distiller.data_preprocessor(noise(cfg, args, distiller), True)
+            data = distiller.data_preprocessor(batch, True)
             student, preprocessor = record.student, distiller.data_preprocessor
             with torch.no_grad(), student:
                 distiller.student(**data, mode='loss')

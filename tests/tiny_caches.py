@@ -9,7 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.registry import DefaultScope
-from tiny_models import CLASSES, batch, save_teacher
+from tiny_models import CLASSES, save_teacher
 from torch import Tensor, nn
 
 from mmkd.cache.files import CacheWriter

@@ -29,7 +29,6 @@ neck = {
 recipes = {
     'baseline': dict(config='configs/demo/dino_r18-narrow.py'),
     'hungarian': dict(config=distilled),
-    'hungarian-cached': dict(config=distilled, cached=True),
     'shared-queries': dict(config=distilled, options=shared),
     'inherit': dict(config=distilled, options={**inherit, **no_logits}),
     'inherit-shared-neck': dict(config=distilled, options={**inherit, **shared, **neck}),

@@ -85,6 +85,8 @@ class Alignment:
     needs_class_map = False
     #: Whether both models are evaluated on queries that the teacher chose, in a pass of their own.
     joint = False
+    #: Whether the teacher's own layers lie between student and loss, and much is held for the way back.
+    is_deep = False
     #: The activation that the paired scores are meant for, where they are class scores.
     activation: str | None = None
     #: What :attr:`Pair.target` is, where the labels are known: the ``class`` of each row, as an index
@@ -127,6 +129,17 @@ class Alignment:
         Raises:
             ConfigError: With what does not fit and how to mend it.
         """
+
+    def teacher_on(self, student: Any, step: Step) -> list[Tensor]:
+        """What the teacher's own layers make of the student's output, where they are asked to.
+
+        Their share of a step is the teacher's, not the loss's (:mod:`mmkd.evaluation.training_cost`).
+
+        Args:
+            student: Output of the student's recorded module, connector applied.
+            step: Everything else.
+        """
+        return []
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
         """Pair the recorded outputs.

@@ -95,6 +95,10 @@ class DenseAlignment(Alignment):
         return self.normalizer is None  # else the same number divides on all, as mmdet's avg_factor
 
     @property
+    def is_deep(self) -> bool:
+        return self.crossed is not None
+
+    @property
     def rows_are_fixed(self) -> bool:
         return self.num_priors is None and self.crossed is None
 
@@ -195,6 +199,12 @@ class DenseAlignment(Alignment):
                 output,
             )  # with the maps, so that none takes the place of a freed one
         return (step.memo[key][1], 'student', step.teacher), theirs
+
+    def teacher_on(self, student: Any, step: Step) -> list[Tensor]:
+        if self.crossed is None:
+            return []
+        ours, _ = self.sides(student, step.teacher_record[HEAD], step)
+        return [level for _, level in self.maps(*ours)]
 
     def maps(
         self, value: Any, owner: str, model: nn.Module, part: int | None = None
@@ -470,4 +480,6 @@ def _like(ours: Tensor, theirs: Tensor) -> Tensor:
         torch.std_mean(side.float(), axes, correction=0 if single else 1, keepdim=True)
         for side in (ours, theirs)
     )
-    return (ours.float() - mean) / (std + 1e-6) * wanted_std + wanted_mean
+    # In one go: what autograd keeps between steps would be as large as the maps.
+    scale = wanted_std / (std + 1e-6)
+    return torch.addcmul(wanted_mean - mean * scale, ours.float(), scale)

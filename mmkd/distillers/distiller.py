@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,6 +86,10 @@ class Distiller(BaseModel):
             self.entries = {
                 name: LossEntry(name, config) for name, config in (losses or {}).items() if config
             }
+        deep = Counter(it.student for it in self.entries.values() if it.backpropagates_early)
+        for entry in self.entries.values():
+            # What several make of the same maps is computed once, and its way back is one, at the end.
+            entry.backpropagates_early &= deep[entry.student] == 1
         self.inherited_modules, self._heir_of = _modules_to_inherit(init_student)
         readers = {t: f'losses.{name}' for name, it in self.entries.items() for t in it.aligns}
         #: Names of the teachers that losses compare with.
@@ -144,11 +149,15 @@ class Distiller(BaseModel):
             return self._task_losses(inputs, data_samples) | self._idle_connectors(active)
         self.prepare()
         record = self._recorders_of(active)
+        given = (inputs, data_samples, self.data_preprocessor, record.student)
         try:
+            # Teachers first where they can be: then their activations are gone when the student's come.
+            for run_teacher in record.before_student:
+                run_teacher(*given)
             with record.student:
                 losses = self._task_losses(inputs, data_samples, record)
-            for run_teacher in record.passes:
-                run_teacher(inputs, data_samples, self.data_preprocessor, record.student)
+            for run_teacher in record.after_student:
+                run_teacher(*given)
             for name in active:
                 if name in losses:
                     raise ConfigError(f"losses.{name}: the student has a loss '{name}' of its own")

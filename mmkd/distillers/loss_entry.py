@@ -16,6 +16,7 @@ from ..errors import ConfigError, PathError, UserError, near
 from ..families import Family
 from ..losses.reduction import shares_of_ranks
 from ..recorder import Source
+from .early_backward import backpropagate_early, can_backpropagate_early
 from .schedule import Schedule
 
 # What a teacher is called that `model.teacher` declares.
@@ -88,6 +89,8 @@ class LossEntry:
                 align.bind(self.student, self.teacher)
                 align.wants_target = bool(self.needs_target)
                 self.aligns[teacher] = align
+            #: Whether the way back to the student's output is taken as soon as the loss is there.
+            self.backpropagates_early = self.align.is_deep
             if len(self.shares) > 1 and own.get('teacher_connector'):
                 raise ConfigError(
                     'teacher_connector belongs to one teacher; teacher_name gives several'
@@ -161,29 +164,36 @@ class LossEntry:
         """
         with self.blame():
             student = next(iter(steps.values())).student_record[self.student]
-            if 'student' in self.connectors:
-                student = self.connectors['student'](student)
-            pairs_of = {}
-            for name, align in self.aligns.items():
-                teacher = steps[name].teacher_record[self.teacher]
-                if 'teacher' in self.connectors:
-                    teacher = self.connectors['teacher'](teacher)
-                pairs_of[name] = align(student, teacher, steps[name])
-            pairs = next(iter(pairs_of.values()))
-            if len(pairs_of) > 1:
-                maps = [step.class_map for step in steps.values()]
-                require_same_classes([each for each in maps if each is not None])
-                pairs = mean_over_teachers(
-                    list(pairs_of.values()), list(self.shares.values()), self.align.activation
+            if self.backpropagates_early and can_backpropagate_early():
+                weights = [w for c in self.connectors.values() for w in c.parameters()]
+                return backpropagate_early(
+                    lambda own: self._loss(own, steps, factor), student, weights
                 )
-            values = [
-                self.loss(pair.student, pair.teacher, pair.weight, **self._target(pair))
-                * pair.scale
-                for pair in pairs
-            ]
-            if self.align.reduces_over_ranks and get_world_size() > 1:
-                values = torch.stack(values) * shares_of_ranks(_totals(pairs))
-            return sum(values) / len(values) * (self.loss_weight * factor)
+            return self._loss(student, steps, factor)
+
+    def _loss(self, student: Any, steps: Mapping[str, Step], factor: float) -> Tensor:
+        if 'student' in self.connectors:
+            student = self.connectors['student'](student)
+        pairs_of = {}
+        for name, align in self.aligns.items():
+            teacher = steps[name].teacher_record[self.teacher]
+            if 'teacher' in self.connectors:
+                teacher = self.connectors['teacher'](teacher)
+            pairs_of[name] = align(student, teacher, steps[name])
+        pairs = next(iter(pairs_of.values()))
+        if len(pairs_of) > 1:
+            maps = [step.class_map for step in steps.values()]
+            require_same_classes([each for each in maps if each is not None])
+            pairs = mean_over_teachers(
+                list(pairs_of.values()), list(self.shares.values()), self.align.activation
+            )
+        values = [
+            self.loss(pair.student, pair.teacher, pair.weight, **self._target(pair)) * pair.scale
+            for pair in pairs
+        ]
+        if self.align.reduces_over_ranks and get_world_size() > 1:
+            values = torch.stack(values) * shares_of_ranks(_totals(pairs))
+        return sum(values) / len(values) * (self.loss_weight * factor)
 
     def _target(self, pair: Pair) -> dict[str, Tensor]:
         if not self.needs_target:

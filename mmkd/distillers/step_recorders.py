@@ -41,6 +41,8 @@ class StepRecorders:
             TeacherPass(name, teachers[name], entries, student, class_maps.get(name))
             for name in named
         ]
+        self.before_student = [each for each in self.passes if not each.needs_student]
+        self.after_student = [each for each in self.passes if each.needs_student]
         self._sources = [source for each in self.passes for source in each.of_student]
         self.student = Recorder(student, self._sources, owner='student')
 
@@ -111,7 +113,10 @@ class TeacherPass:
         #: What is recorded of the teacher.
         self.sources = list(dict.fromkeys(s for e in entries for s in e.teacher_sources(name)))
         #: What the student must record in its own pass.
-        self.of_student = family.student_sources(self.parts, student) + [
+        inputs = family.student_sources(self.parts, student)
+        #: Whether it runs on what the student has computed.
+        self.needs_student = bool(inputs) or bool(joint)
+        self.of_student = inputs + [
             source for entry in self.first for source in entry.student_sources(name)
         ]
         own = [source for entry in self.first for source in entry.teacher_sources(name)]

@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
+from mmdet.structures import DetDataSample, SampleList
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from ..alignments import Step
 from ..distillers import Distiller, LossEntry
-from ..distillers.step_recorders import TeacherPass
+from ..distillers.step_recorders import StepRecorders, TeacherPass
 from ..errors import ConfigError
 from ..nested import map_tensors
 from ..random_state import preserve_rng_state
@@ -45,7 +45,8 @@ class TrainingCost:
 
     Attributes:
         student_step_s: Plain training: the student's forward pass, its own losses, backward.
-        teacher_pass_s: The parts of the teacher that the active losses read.
+        teacher_pass_s: The parts of the teacher that the active losses read. Where its head is run on the
+            student's maps (CrossKD), that too, and the way back through it.
         kd_step_s: The distillation step: ``Distiller.loss``, backward.
         losses_s: Of each loss entry: connector, alignment and loss, and the way back to what was
             recorded of the student. What several entries share, as a matching of queries, counts
@@ -231,6 +232,8 @@ class _Passes:
         def run() -> None:
             for each in record.passes:
                 each.run_teacher(**data, preprocessor=preprocessor, student=record.student)
+            for name in self.active:
+                self._run_on_student(distiller.entries[name], record, data['data_samples'])
 
         preprocessor = distiller.data_preprocessor
         try:
@@ -242,6 +245,20 @@ class _Passes:
             return taken
         finally:
             record.clear()
+
+    @torch.enable_grad()
+    def _run_on_student(self, entry: LossEntry, record: StepRecorders, samples: SampleList) -> None:
+        """What a teacher computes of the student's output, forward and back."""
+        student = record.student[entry.student]
+        for name, step in record.steps(entry, samples).items():
+            own = map_tensors(lambda each: each.detach().requires_grad_(), student)
+            ends = list(_differentiable(own))
+            if 'student' in entry.connectors:
+                own = entry.connectors['student'](own)
+            given = entry.aligns[name].teacher_on(own, step)
+            if not given:
+                continue
+            torch.autograd.grad(given, ends, [torch.ones_like(each) for each in given])
 
     def losses(self, data: dict, meter: Meter) -> dict[str, float]:
         """What the meter says of each active entry in a step of its own, which has no other backward."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,13 +56,13 @@ def run_from(head: nn.Module, layer: str, levels: list[Tensor]) -> Any:
     """What a dense head gives with other maps in place of what one of its layers computes.
 
     Neither what comes before that layer nor the other towers of convolutions are computed; predictions
-    of the latter are there, but mean nothing.
+    of the latter are there, but mean nothing: zeros, where maps have a gradient that shows which those are.
 
     Args:
         head: A dense head.
         layer: Path of the layer in the head, with ``*`` where towers have one a level:
             ``cls_convs.2.gn``, ``cls_convs.*.1.bn``.
-        levels: The maps, shape (N, C, H, W) a level.
+        levels: The maps, shape (N, C, H, W) a level; an activation that follows may change them in place.
 
     Returns:
         As the head's.
@@ -69,8 +70,7 @@ def run_from(head: nn.Module, layer: str, levels: list[Tensor]) -> Any:
     Raises:
         PathError: The head has no such layer.
     """
-    # Copies, as an activation may follow that works in place.
-    given = iter([level.clone() for level in levels])
+    given = iter(levels)
     places = layers_at(head, layer)
     replaced = {module: lambda *_, **__: next(given) for module in places}
     skipped = [before for path in places.values() for before in _before(head, path, layer)]
@@ -79,6 +79,9 @@ def run_from(head: nn.Module, layer: str, levels: list[Tensor]) -> Any:
         if name.endswith('_convs') and name != own:
             skipped += _layers(tower)
     replaced.update((module, _pass_on) for module in skipped)
+    if all(level.requires_grad for level in levels) and torch.is_grad_enabled():
+        predictors = [each for each in head.children() if type(each) is nn.Conv2d]
+        replaced.update((each, partial(_predict, each)) for each in predictors)
     before = {module: module.__dict__.get('forward') for module in replaced}
     try:
         for module, forward in replaced.items():
@@ -127,6 +130,24 @@ def _layers(tower: nn.Module) -> Iterator[nn.Module]:
             yield from _layers(module)
     else:
         yield tower
+
+
+def _predict(layer: nn.Conv2d, value: Tensor) -> Tensor:
+    """A prediction from maps with a gradient; zeros from others, which come from no tower."""
+    if value.requires_grad:
+        return nn.Conv2d.forward(layer, value)
+    size = [
+        (length + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+        for length, pad, dilation, kernel, stride in zip(
+            value.shape[2:],
+            layer.padding,
+            layer.dilation,
+            layer.kernel_size,
+            layer.stride,
+            strict=True,
+        )
+    ]
+    return value.new_zeros(len(value), layer.out_channels, *size)
 
 
 def _pass_on(value: Any, *_: Any, **__: Any) -> Any:
