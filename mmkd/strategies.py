@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 
+from .errors import ConfigError
 from .sharding import units_of
 
 WHOLE = dict(
@@ -38,6 +39,9 @@ class StudentFSDPStrategy(FSDPStrategy):
     Args:
         model_wrapper: Arguments of ``MMFullyShardedDataParallel``.
         options: Others of mmengine's FSDPStrategy, but ``state_dict_cfg``.
+
+    Raises:
+        ConfigError: The student has weights that torch cannot shard, as the scales of FCOS, ATSS and GFL.
     """
 
     def __init__(self, *, model_wrapper: dict[str, Any] | None = None, **options: Any) -> None:
@@ -49,6 +53,12 @@ class StudentFSDPStrategy(FSDPStrategy):
         super().__init__(model_wrapper=model_wrapper, state_dict_cfg=whole, **options)
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
+        single = [name for name, each in model.named_parameters() if each.dim() == 0]
+        if single:
+            raise ConfigError(
+                f'{type(self).__name__}: torch does not shard numbers without a dimension, such as '
+                f'{single[0]}; use DDPStrategy or DeepSpeedStrategy for this student'
+            )
         own = dict(type='MMFullyShardedDataParallel')
         if not torch.cuda.is_available():
             own['device_id'] = 'cpu'

@@ -12,6 +12,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.runner import FlexibleRunner
 from strategy_worker import ARGUMENTS, CASES, ITERS, config, work
+from tiny_dense import single_stage
 from tiny_models import save_teacher
 from tiny_training import write_coco
 from torch import distributed, multiprocessing
@@ -102,6 +103,12 @@ def test_an_average_of_a_sharded_student_is_refused(alone):
     average = dict(_delete_=True, ema=dict(type='ExponentialMovingAverage'))
     with pytest.raises(ConfigError, match=r'^teacher\.ema: .* StudentFSDPStrategy .* DDPStrategy'):
         alone(dict(type='StudentFSDPStrategy'), **{'model.teacher': average})
+
+
+def test_a_student_with_weights_that_torch_cannot_shard_is_refused(alone):
+    student = dict(single_stage('GFL'), _delete_=True)
+    with pytest.raises(ConfigError, match=r'bbox_head\.scales\.0\.scale; use DDPStrategy'):
+        alone(dict(type='StudentFSDPStrategy'), **{'model.student': student})
 
 
 def deepspeed_is_there() -> str | None:
