@@ -106,6 +106,8 @@ def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
     from mmkd.datasets.preflight import check_files, replace_data_root
     from mmkd.errors import MissingFileError
 
+    if args.launcher != 'none':
+        _read_launcher(args.launcher)
     path = find_config(args.config)
     try:
         cfg = Config.fromfile(str(path))
@@ -172,11 +174,8 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def _choose_device(args: argparse.Namespace) -> None:
-    launcher = getattr(args, 'launcher', 'none')
-    if launcher in ('none', 'pytorch'):
+    if getattr(args, 'launcher', 'none') in ('none', 'pytorch'):  # the others name it otherwise
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if launcher != 'none':
-        _read_launcher(launcher)
     if args.device == 'cpu' or args.gpus == 0:
         os.environ['CUDA_VISIBLE_DEVICES'] = '-1'
         return
