@@ -14,6 +14,7 @@ from . import (  # noqa: E402
     hooks,
     losses,
     models,
+    strategies,
 )
 from .distillers import Distiller  # noqa: E402
 from .version import __version__  # noqa: E402
@@ -30,4 +31,5 @@ __all__ = [
     'hooks',
     'losses',
     'models',
+    'strategies',
 ]

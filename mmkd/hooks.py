@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from mmdet.registry import HOOKS
+from mmengine._strategy import DeepSpeedStrategy, FSDPStrategy
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from .distillers import Distiller
+from .distillers.distiller import CONNECTORS
+from .errors import ConfigError
 from .random_state import preserve_rng_state
 
 STATE = 'distillation'
@@ -38,6 +42,7 @@ class DistillationHook(Hook):
         if model is None or not model.entries:
             return
         model.attended = True
+        self._check_strategy(runner, model)
         model.prepare()
         for teacher in model.teachers.values():
             teacher.prepare_data(runner.train_dataloader.dataset, model.data_preprocessor)
@@ -55,16 +60,51 @@ class DistillationHook(Hook):
             f'{"" if model.task_losses else ", without labels"}'
         )
 
+    def _check_strategy(self, runner: Runner, model: Distiller) -> None:
+        """Refuse what mmengine's strategies for large models would lose without a word."""
+        strategy = getattr(runner, 'strategy', None)
+        name = type(strategy).__name__
+        if not isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
+            return
+        for teacher in filter(model.teachers.is_average, model.teachers.read):
+            raise ConfigError(
+                f'{model.teachers.key_of(teacher)}.ema: a student that {name} shares out cannot be averaged; '
+                f'use DDPStrategy, or a teacher from a checkpoint'
+            )
+        if isinstance(strategy, FSDPStrategy) and not strategy._is_full_state_dict():
+            raise ConfigError(
+                f'{name} would write a piece of the student for each process; set '
+                f"strategy.type='StudentFSDPStrategy' or strategy.state_dict_cfg='full'"
+            )
+        if isinstance(strategy, DeepSpeedStrategy) and model.connector_state():
+            if getattr(runner, '_resume', False):
+                raise ConfigError(
+                    'DeepSpeedStrategy does not save the connectors of the losses, so that a training with '
+                    'connectors cannot be resumed with it; start anew, or use StudentFSDPStrategy'
+                )
+            runner.logger.warning(
+                'DeepSpeedStrategy does not save the connectors of the losses: this training cannot be '
+                'resumed'
+            )
+
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         model = _distiller(runner)
-        if model is not None:
+        # Where gradients of several batches are added up, weights change after the last of them.
+        changed = getattr(runner.optim_wrapper, 'should_update', lambda: True)
+        if model is not None and changed():
             model.teachers.update_averages(model.student)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = _distiller(runner)
         if model is None:
             return
-        state = dict(connectors=model.connector_state(), averages=model.teachers.average_state())
+        connectors = model.connector_state()
+        if _is_sharded(runner):
+            # What FSDP has gathered, on the rank that writes it; the model's own are shards.
+            weights, prefix = checkpoint['state_dict'], f'{CONNECTORS}.'
+            names = [name for name in weights if name.startswith(prefix)]
+            connectors = {name.removeprefix(prefix): weights.pop(name) for name in names}
+        state = dict(connectors=connectors, averages=model.teachers.average_state())
         state = {key: _on_cpu(value) for key, value in state.items() if value}
         if state:
             checkpoint[STATE] = state
@@ -74,7 +114,12 @@ class DistillationHook(Hook):
         # Only a resumed training goes on with its connectors; load_from takes the student alone.
         if model is not None and getattr(runner, '_resume', False):
             state = checkpoint.get(STATE, {})
-            model.load_connector_state(state.get('connectors', {}))
+            connectors = state.get('connectors', {})
+            if _is_sharded(runner):
+                names = {f'{CONNECTORS}.{name}': value for name, value in connectors.items()}
+                checkpoint['state_dict'].update(names)  # for FSDP to shard
+            else:
+                model.load_connector_state(connectors)
             model.teachers.load_average_state(state.get('averages', {}))
 
 
@@ -96,6 +141,11 @@ def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
         key: _on_cpu(value) if isinstance(value, dict) else value.cpu()
         for key, value in state.items()
     }
+
+
+def _is_sharded(runner: Runner) -> bool:
+    """Whether weights lie in shards, as in mmengine's FSDPStrategy."""
+    return isinstance(runner.model, FullyShardedDataParallel)
 
 
 def _distiller(runner: Runner) -> Distiller | None:

@@ -14,6 +14,8 @@ from .errors import ConfigError, PathError, near
 from .nested import map_tensors, to_float32
 
 CAPTURES = ('output', 'input')
+# What FSDP and activation checkpointing put into the names of modules, after a dot or before one.
+WRAPPERS = re.compile(r'\.?_(fsdp|checkpoint)_wrapped_module\b')
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class Recorder:
         self._wrapped: list[tuple[nn.Module, str, Any]] = []
 
     def _find(self, model: nn.Module, source: Source) -> list[nn.Module]:
-        modules = dict(model.named_modules())
+        # By the names they have where nothing wraps them; what is wrapped comes after its wrapper.
+        modules = {WRAPPERS.sub('', name): each for name, each in model.named_modules()}
         names = [source.module]
         if '*' in source.module:
             pattern = re.compile(re.escape(source.module).replace(r'\*', r'[^.]+'))

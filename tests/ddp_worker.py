@@ -159,3 +159,60 @@ def _three_steps(
         f'{folder}/rank{rank}.pth',
     )
     dist.destroy_process_group()
+
+
+def work_on_a_share(rank: int, world: int, folder: str, checkpoint: str) -> None:
+    """One process: steps on its share of a global batch; with ``world=1`` on all of it.
+
+    mmdet divides the losses of a GFL by the mean of ranks' normalisers, so that plain training does not
+    depend on how many processes share a batch.
+    """
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group(
+            'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world
+        )
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    head = dict(student='bbox_head', teacher='bbox_head')
+    sure = dict(type='DenseClassAlignment')
+    objects = dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')
+    losses = dict(
+        loss_kd_cls=dict(head, type='SoftLabelBCE', align=sure),
+        loss_kd_box=dict(head, type='GIoU', align=dict(type='DenseBoxAlignment', select='labels')),
+        loss_kd_sum=dict(head, type='SoftLabelBCE', align=dict(sure, normalizer=objects)),
+        loss_kd_neck=feature_loss(32, 32),
+    )
+    model = MODELS.build(
+        dict(
+            type='Distiller',
+            student=single_stage('GFL'),
+            teacher=dict(config=dict(model=single_stage('GFL')), checkpoint=checkpoint),
+            losses=losses,
+            classes=CLASSES,
+        )
+    )
+    wrapped = MMDistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    wrapped.train()  # where mmdet's ResNet freezes its BatchNorm, whose statistics a rank has of its own
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
+    seen = []
+    for now in range(3):
+        seen.append(wrapped.train_step(share_of_batch(rank, world, seed=2 * now), optimizer))
+    torch.save(
+        dict(
+            after=model.state_dict() | model.connector_state(),
+            losses=[{name: float(one[name].detach()) for name in one} for one in seen],
+        ),
+        f'{folder}/{world}_rank{rank}.pth',
+    )
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def share_of_batch(rank: int, world: int, seed: int) -> dict:
+    """A rank's images of four, in two halves of which the second shows fewer objects, in the end none."""
+    halves = [batch(seed=seed + half) for half in range(2)]
+    for sample in halves[1]['data_samples']:
+        sample.gt_instances = sample.gt_instances[: 1 if seed < 4 else 0]
+    own = halves if world == 1 else [halves[rank]]
+    return {key: [value for half in own for value in half[key]] for key in own[0]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -105,6 +106,8 @@ def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
     from mmkd.datasets.preflight import check_files, replace_data_root
     from mmkd.errors import MissingFileError
 
+    if args.launcher != 'none':
+        _read_launcher(args.launcher)
     path = find_config(args.config)
     try:
         cfg = Config.fromfile(str(path))
@@ -163,11 +166,16 @@ def build_runner(cfg: Config) -> Runner:
 
     allow_training_checkpoints()
     setup_cache_size_limit_of_dynamo()
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if 'runner_type' not in cfg:
+        return Runner.from_cfg(cfg)
+    # mmengine's FlexibleRunner does not do without, as its Runner does.
+    cfg.setdefault('env_cfg', dict(dist_cfg=dict(backend='nccl')))
+    return RUNNERS.build(cfg)
 
 
 def _choose_device(args: argparse.Namespace) -> None:
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if getattr(args, 'launcher', 'none') in ('none', 'pytorch'):  # the others name it otherwise
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.device == 'cpu' or args.gpus == 0:
         os.environ['CUDA_VISIBLE_DEVICES'] = '-1'
         return
@@ -205,16 +213,73 @@ def _join_cpu_group(cfg: Config) -> None:
     import torch
     from torch import distributed
 
-    if torch.cuda.is_available() or cfg.launcher != 'pytorch':
+    if torch.cuda.is_available():
         return
     if not distributed.is_initialized():
         distributed.init_process_group('gloo')
-    wrapper = dict(
-        type='MMDistributedDataParallel',
-        broadcast_buffers=False,  # this and the next as mmengine's default wrapper
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    fit_to_cpu(cfg)
+
+
+def fit_to_cpu(cfg: Config) -> None:
+    """Let no wrapper of a model be told the CUDA device that mmengine would name."""
+    parallel = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
+    if cfg.get('runner_type') != 'FlexibleRunner':
+        wrapper = dict(
+            parallel, find_unused_parameters=cfg.get('find_unused_parameters', False)
+        )  # as mmengine's default wrapper
+        cfg.model_wrapper_cfg = wrapper | (cfg.get('model_wrapper_cfg') or {})
+        return
+    strategy = cfg.setdefault('strategy', dict(type='DDPStrategy'))
+    if strategy.type == 'DDPStrategy':
+        strategy.model_wrapper = parallel | (strategy.get('model_wrapper') or {})
+
+
+# What launchers tell each process.
+LAUNCHERS = dict(
+    pytorch=dict(rank='RANK', world='WORLD_SIZE', local='LOCAL_RANK'),
+    mpi=dict(
+        rank='OMPI_COMM_WORLD_RANK',
+        world='OMPI_COMM_WORLD_SIZE',
+        local='OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+    slurm=dict(rank='SLURM_PROCID', world='SLURM_NTASKS', local='SLURM_LOCALID'),
+)
+STARTS = dict(
+    pytorch='torchrun --nproc-per-node=PROCESSES tools/train.py CONFIG --launcher pytorch',
+    mpi='mpirun -np PROCESSES -x MASTER_ADDR python tools/train.py CONFIG --launcher mpi',
+    slurm='srun --ntasks=PROCESSES python tools/train.py CONFIG --launcher slurm',
+)
+
+
+def _read_launcher(launcher: str) -> None:
+    """Write what a launcher tells this process into the variables that torch and mmengine read.
+
+    Raises:
+        ConfigError: This process was not started by it.
+    """
+    from mmkd.errors import ConfigError
+
+    names = LAUNCHERS[launcher]
+    absent = [name for name in names.values() if name not in os.environ]
+    if launcher == 'mpi' and 'MASTER_ADDR' not in os.environ:
+        absent.append('MASTER_ADDR (the first machine, 127.0.0.1 if there is one)')
+    if launcher == 'slurm' and not {'MASTER_ADDR', 'SLURM_NODELIST'} & os.environ.keys():
+        absent.append('SLURM_NODELIST')
+    if absent:
+        raise ConfigError(
+            f'--launcher {launcher}: the environment lacks {", ".join(absent)}; start it by '
+            f'`{STARTS[launcher]}`'
+        )
+    if launcher == 'pytorch':
+        return
+    os.environ.update(
+        RANK=os.environ[names['rank']],
+        WORLD_SIZE=os.environ[names['world']],
+        LOCAL_RANK=os.environ[names['local']],
     )
-    wrapper.update(cfg.get('model_wrapper_cfg') or {})
-    cfg.model_wrapper_cfg = dict(
-        wrapper, device_ids=None
-    )  # where mmengine would name a CUDA device
+    os.environ.setdefault('MASTER_PORT', '29500')  # torch's and mmengine's default
+    if 'MASTER_ADDR' not in os.environ:
+        nodes = os.environ['SLURM_NODELIST']
+        command = ['scontrol', 'show', 'hostnames', nodes]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        os.environ['MASTER_ADDR'] = found[0]

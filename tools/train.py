@@ -26,11 +26,15 @@ def parse_args() -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace) -> None:
+    from mmengine.device import get_device
+
     from mmkd.datasets.preflight import check_checkpoint
     from mmkd.errors import ConfigError
 
     cfg = load_config(args, modes=('train', 'val'))
     if args.amp:
+        if get_device() == 'cpu':
+            raise ConfigError('--amp needs a GPU: mmengine has no mixed precision on the CPU')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:

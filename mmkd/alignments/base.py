@@ -92,6 +92,9 @@ class Alignment:
     #: What :attr:`Pair.target` is, where the labels are known: the ``class`` of each row, as an index
     #: into its scores; a ``box``, the values that ``student`` should have; or the ``foreground`` of a map.
     target: str | None = None
+    #: Whether means are over the rows of all ranks: a rank with more of them, or weightier ones, counts more.
+    #: Of this an alignment must give the same number of pairs on every rank. Otherwise ranks count alike.
+    reduces_over_ranks = False
     #: Whether the loss reads it; the loss entry says so.
     wants_target = False
     #: What the loss entry records of either model, once it is bound.

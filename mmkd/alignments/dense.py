@@ -91,6 +91,10 @@ class DenseAlignment(Alignment):
         self.scale = 1.0
 
     @property
+    def reduces_over_ranks(self) -> bool:
+        return self.normalizer is None  # else the same number divides on all, as mmdet's avg_factor
+
+    @property
     def is_deep(self) -> bool:
         return self.crossed is not None
 

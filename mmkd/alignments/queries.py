@@ -57,6 +57,7 @@ class QueryAlignment(Alignment):
     """
 
     needs_class_map = True
+    reduces_over_ranks = True
 
     def __init__(
         self,

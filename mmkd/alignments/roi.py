@@ -31,6 +31,7 @@ class RoIAlignment(Alignment):
     """
 
     needs_class_map = True
+    reduces_over_ranks = True
 
     def __init__(self, select: str = 'all', confidence: bool = False) -> None:
         if select not in SELECTIONS:

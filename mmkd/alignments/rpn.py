@@ -31,6 +31,8 @@ class RPNAlignment(Alignment):
     teacher that sees larger images (``teacher.scale``) are measured in the student's pixels.
     """
 
+    reduces_over_ranks = True
+
     def __init__(self) -> None:
         self.levels: list[tuple[int, int]] = []
         self.cached = False

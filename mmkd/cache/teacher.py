@@ -68,6 +68,7 @@ class CachedTeacher(Teacher):
         self.min_visible, self.photometric = min_visible, photometric
         self.reader = CacheReader(cache)
         said = self.reader.identity['teacher']
+        options.pop('shard', None)  # there are no weights to share out
         for option, value in options.items():
             kept = said['options'].get(option)
             if encode(value) != kept:
@@ -100,6 +101,10 @@ class CachedTeacher(Teacher):
         )
         #: What it says of the present batch, by source.
         self.said: dict[Source, Any] = {}
+
+    @property
+    def may_end_early(self) -> bool:
+        return False  # there is no pass
 
     @property
     def options(self) -> dict[str, Any]:

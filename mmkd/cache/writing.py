@@ -27,7 +27,7 @@ from .selection import NUM_PRIORS, contents_for
 from .views import View, view_key
 
 # Of a teacher's config: what is no option of the teacher, but says where it is or how a cache is read.
-NOT_OPTIONS = ('config', 'checkpoint', 'classes', 'cache', 'min_visible', 'photometric')
+NOT_OPTIONS = ('config', 'checkpoint', 'classes', 'cache', 'min_visible', 'photometric', 'shard')
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .teacher import Teacher
 from .teachers import Teachers
 
 CONNECTORS = 'connectors'
+FSDP_PREFIX = '_fsdp_wrapped_module.'
 OPTIONS = (
     *('student', 'teacher', 'teachers', 'losses', 'task_losses', 'init_student'),
     *('class_map', 'classes'),
@@ -279,6 +280,12 @@ class Distiller(BaseModel):
         # mmengine's get_state_dict runs this hook, but not an overridden state_dict().
         self._register_state_dict_hook(_drop_connectors)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        student = self.__dict__.get('student')
+        if student is not None and name in student._modules:
+            student._modules[name] = value  # wrapped, as FSDP does with the modules in a model
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -355,5 +362,7 @@ def _modules_to_inherit(init_student: dict[str, Any] | None) -> tuple[list[str],
 
 
 def _drop_connectors(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
+    if prefix.endswith(FSDP_PREFIX):
+        return  # FSDP misses what it has gathered; the DistillationHook takes them out after it
     for key in [key for key in state if key.startswith(f'{prefix}{CONNECTORS}.')]:
         del state[key]

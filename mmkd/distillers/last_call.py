@@ -27,13 +27,14 @@ class LastCall:
 
     Args:
         recorder: What is recorded of a pass.
+        may_end: Whether a pass may end early at all.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, may_end: bool = True) -> None:
         self.recorder = recorder
         #: What whole passes called; None as long as there was none.
         self.calls: dict[Source, list[int]] | None = None
-        self._may_end = True
+        self._may_end = may_end
         self._sizes: list[Sequence[int]] = []
         self._passes = 0
 

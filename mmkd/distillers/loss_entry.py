@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmdet.registry import MODELS, TASK_UTILS
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from ..alignments import Alignment, Pair, Step
 from ..alignments.teacher_mean import mean_over_teachers, require_same_classes
 from ..errors import ConfigError, PathError, UserError, near
 from ..families import Family
+from ..losses.reduction import shares_of_ranks
 from ..recorder import Source
 from .early_backward import backpropagate_early, can_backpropagate_early
 from .schedule import Schedule
@@ -188,6 +191,8 @@ class LossEntry:
             self.loss(pair.student, pair.teacher, pair.weight, **self._target(pair)) * pair.scale
             for pair in pairs
         ]
+        if self.align.reduces_over_ranks and get_world_size() > 1:
+            values = torch.stack(values) * shares_of_ranks(_totals(pairs))
         return sum(values) / len(values) * (self.loss_weight * factor)
 
     def _target(self, pair: Pair) -> dict[str, Tensor]:
@@ -202,6 +207,13 @@ class LossEntry:
             f'{type(self.loss).__name__} needs the labelled {self.needs_target} of each row or map, which '
             f'{type(self.align).__name__} does not tell here; use {TARGETS[self.needs_target]}'
         )
+
+
+def _totals(pairs: list[Pair]) -> Tensor:
+    """What the mean over each pair's rows is divided by, their number or the sum of their weights."""
+    like = pairs[0].student
+    weights = [like.new_ones(len(p.student)) if p.weight is None else p.weight for p in pairs]
+    return torch.stack([weight.float().sum() for weight in weights])
 
 
 class _Blame:

@@ -121,7 +121,7 @@ class TeacherPass:
         ]
         own = [source for entry in self.first for source in entry.teacher_sources(name)]
         self.recorder = teacher.recorder(own + family.teacher_sources(self.parts))
-        self._last_call = LastCall(self.recorder)
+        self._last_call = LastCall(self.recorder, teacher.may_end_early)
         #: Recorders of the joint pass, student and teacher, or None where there is none.
         self.joint: tuple[Recorder, Recorder] | None = None
         self._joint_parts: tuple[set[str], set[str]] = (set(), joint)

@@ -27,6 +27,7 @@ from ..random_state import preserve_rng_state
 from ..recorder import Enough, Recorder, Source
 from .normalization import renormalize
 from .resolution import check_scale, resize
+from .teacher_sharding import TeacherSharding
 from .teacher_speed import TeacherSpeed, convert_weights
 
 
@@ -44,6 +45,7 @@ class Teacher:
         name: How messages call its config, ``teacher`` or ``teachers.<name>``.
         scale: How much larger than the student's the images are that it sees.
         amp, channels_last, compile: What makes its pass cheaper (:class:`TeacherSpeed`).
+        shard: Whether the processes of a training share its weights out (:class:`TeacherSharding`).
         options: What the detector's family offers, e.g. ``proposals`` (:mod:`mmkd.families`).
 
     Raises:
@@ -62,11 +64,13 @@ class Teacher:
         amp: str | bool | None = None,
         channels_last: bool = False,
         compile: bool | dict[str, Any] = False,
+        shard: bool = False,
         **options: Any,
     ) -> None:
         cfg = load_config(config, name)
         self.scale = check_scale(scale, name)
         self.speed = TeacherSpeed(name, amp, channels_last, compile)
+        self.sharding = TeacherSharding(name, shard, self.speed)
         self.checkpoint = checkpoint
         where = f"{name}.checkpoint='{checkpoint}'"
         weights = read_checkpoint(checkpoint, where, hint=_how_to_get(config))
@@ -86,6 +90,11 @@ class Teacher:
     def options(self) -> dict[str, Any]:
         """What alignments may ask for, by name: the family's choices, and ``scale``."""
         return dict(self.family.options, scale=self.scale)
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether one process may leave a pass where another goes on."""
+        return not self.sharding.shard
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self
@@ -159,8 +168,7 @@ class Teacher:
             What the family shares, and ``scale``: how much larger the images were than the student's, in
             width and in height.
         """
-        if next(self.detector.parameters()).device != inputs.device:
-            self.detector.to(inputs.device)
+        self.sharding.settle(self.detector, inputs.device)
         own = self.detector.data_preprocessor
         inputs = renormalize(inputs, data_samples, preprocessor, own)
         scale = (1.0, 1.0)
@@ -185,8 +193,8 @@ class AveragedTeacher(Teacher):
     """The exponential moving average of the student itself ("mean teacher").
 
     Tarvainen, Valpola: Mean Teachers are Better Role Models, NeurIPS 2017 (arXiv 1703.01780): the
-    average is more accurate than the student of the moment. It is updated after each iteration, and
-    saved and resumed with the training (:class:`mmkd.hooks.DistillationHook`).
+    average is more accurate than the student of the moment. It is updated after each step of the
+    optimizer, and saved and resumed with the training (:class:`mmkd.hooks.DistillationHook`).
 
     Args:
         student: The student.
@@ -210,6 +218,12 @@ class AveragedTeacher(Teacher):
     ) -> None:
         self.scale = check_scale(scale, name)
         self.speed = TeacherSpeed(name, amp, channels_last, compile)
+        if 'shard' in options:
+            raise ConfigError(
+                f'{name}.shard is for a teacher from a checkpoint: each process averages its own student; '
+                f'leave it out'
+            )
+        self.sharding = TeacherSharding(name, False, self.speed)
         if ((self.speed.compile_options or {}).get('options') or {}).get('freezing'):
             raise ConfigError(
                 f'{name}.compile.options.freezing: the weights of an average do not stay as they are'

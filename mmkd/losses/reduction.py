@@ -1,7 +1,9 @@
-"""From one value an entry to one value a batch."""
+"""From one value an entry to one value a batch, also where ranks share the batch."""
 
 from __future__ import annotations
 
+import torch
+from mmengine.dist import all_reduce
 from torch import Tensor
 
 
@@ -24,3 +26,22 @@ def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
     # Weightless entries may hold anything, infinities included; they must not turn the sum to nan.
     values = values.where(weight > 0, values.new_zeros(()))
     return (values * weight).sum() / total.clamp(min=1e-6)
+
+
+@torch.no_grad()
+def shares_of_ranks(totals: Tensor) -> Tensor:
+    """What this rank's means are multiplied by, so that the mean over ranks is the mean over all entries.
+
+    DDP averages gradients over ranks. A mean over entries that are few on one rank and many on another
+    needs the number of entries (or the sum of weights) of the average rank as its divisor, as mmdet
+    takes for ``avg_factor``. Every rank must call this, also one without any entry.
+
+    Args:
+        totals: Numbers of entries or sums of weights on this rank, shape (means,).
+
+    Returns:
+        ``totals`` over their mean over ranks, shape (means,).
+    """
+    mean = totals.clone()
+    all_reduce(mean, op='mean')
+    return totals / mean.clamp(min=1e-6)

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from ddp_worker import work, work_with_a_cache, work_with_a_dense_head, work_with_queries
+from ddp_worker import (
+    work,
+    work_on_a_share,
+    work_with_a_cache,
+    work_with_a_dense_head,
+    work_with_queries,
+)
 from tiny_caches import both
 from tiny_dense import single_stage
 from tiny_models import ROI_LOSSES, batch, faster_rcnn, feature_loss, save_teacher
@@ -66,3 +72,23 @@ def test_two_processes_agree(tmp_path: Path, work_with, teacher):
     assert all(value > 0 for name, value in first.items() if 'average' not in name)
     assert all(value > 0 for step in later for value in step.values())
     assert one['losses'] != two['losses']
+
+
+def test_two_processes_learn_what_one_learns_from_the_same_batch(tmp_path: Path):
+    """Where rows count by the teacher's confidence or the labels, of which the second rank has fewer, too."""
+    checkpoint = save_teacher(tmp_path / 'teacher.pth', single_stage('GFL'))
+    work_on_a_share(0, 1, str(tmp_path), str(checkpoint))
+    multiprocessing.spawn(work_on_a_share, args=(2, str(tmp_path), str(checkpoint)), nprocs=2)
+    alone, one, two = (
+        torch.load(tmp_path / f'{name}.pth') for name in ('1_rank0', '2_rank0', '2_rank1')
+    )
+    for step, (whole, *halves) in enumerate(
+        zip(alone['losses'], one['losses'], two['losses'], strict=True)
+    ):
+        for name, value in whole.items():
+            mean = sum(half[name] for half in halves) / 2
+            assert mean == pytest.approx(value, rel=1e-4), (step, name)
+            assert name == 'loss_kd_neck' or halves[0][name] != halves[1][name]
+    for name, value in alone['after'].items():
+        torch.testing.assert_close(one['after'][name], value, rtol=1e-3, atol=1e-5, msg=name)
+        assert torch.equal(one['after'][name], two['after'][name]), name

@@ -156,7 +156,7 @@ def test_a_pass_whose_result_is_needed_runs_whole(tmp_path):
             student=Recorder(pair.student, []),
         )
         assert len(pair.passes.joint[1][Source(rois)]) == len(
-            pair.passes._shared['rois']['roi_head.bbox_head']
+            pair.passes.shared['rois']['roi_head.bbox_head']
         )
 
 

@@ -101,7 +101,7 @@ def distil(tmp_path):
 @pytest.mark.parametrize('scale', [2, 1.5, 0.5])
 def test_the_teachers_head_evaluates_the_students_proposals_where_they_lie(distil, scale):
     run = Run(distil(faster_rcnn(), dict(ROI_LOSSES, loss_giou=GIOU), scale))
-    rois = run.teacher_pass._shared['rois']['roi_head.bbox_head']
+    rois = run.teacher_pass.shared['rois']['roi_head.bbox_head']
     assert rois[:, 3].max() <= 128 and len(rois) == 32  # in the student's pixels
     with torch.no_grad():
         features = run.teacher.extract_feat(run.large)
@@ -124,7 +124,7 @@ def test_the_teachers_head_evaluates_the_students_proposals_where_they_lie(disti
 def test_the_teachers_proposals_are_brought_to_the_student(distil):
     losses = dict(loss_kd_cls=ROI_LOSSES['loss_kd_cls'])
     run = Run(distil(faster_rcnn(), losses, 2, proposals='teacher'))
-    rois = run.teacher_pass._shared['rois']['roi_head.bbox_head']
+    rois = run.teacher_pass.shared['rois']['roi_head.bbox_head']
     _, samples, _ = resize(run.inputs, run.samples, 2)
     with torch.no_grad():
         features = run.teacher.extract_feat(run.large)

@@ -47,6 +47,18 @@ def test_asking_for_an_absent_gpu_is_refused(tool, config, capsys):
     assert 'no CUDA device' in capsys.readouterr().err
 
 
+def test_the_runner_with_strategies_is_a_configs_choice(tool, config, tmp_path):
+    options = ('runner_type=FlexibleRunner', 'strategy.type=SingleDeviceStrategy')
+    assert tool('train', config, '--gpus', 0, '--cfg-options', *options) == 0
+    assert weights(tmp_path / 'work_dirs/tiny/iter_2.pth')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without CUDA')
+def test_mixed_precision_without_a_gpu_is_refused(tool, config, capsys):
+    assert tool('train', config, '--amp') == 2
+    assert '--amp needs a GPU' in capsys.readouterr().err
+
+
 def test_options_reach_the_config_that_is_run(tool, config, tmp_path):
     work_dir = tmp_path / 'here'
     options = ('optim_wrapper.optimizer.lr=0.5', 'train_cfg.max_iters=1')

@@ -1,0 +1,48 @@
+"""Which modules of a detector processes can share out among them."""
+
+from __future__ import annotations
+
+from torch import nn
+
+# Parts that detectors call as modules. Heads are called by their methods, and small.
+SHARDED = ('backbone', 'neck', 'encoder', 'decoder')
+# Weights that are gathered together; fewer at a time take less memory, more of them fewer messages.
+UNIT = 1_000_000
+# Modules that read weights of modules inside of them without calling these.
+CLOSED = (nn.MultiheadAttention,)
+
+
+def units_of(detector: nn.Module) -> list[nn.Module]:
+    """The modules of a detector whose weights are gathered together, each after those inside of it."""
+    parts = [getattr(detector, name, None) for name in SHARDED]
+    parts = [
+        part
+        for part in parts
+        if isinstance(part, nn.Module) and any(True for _ in part.parameters())
+    ]
+    return [unit for part in parts for unit in (*units_inside(part), part)]
+
+
+def units_inside(part: nn.Module, least: int = UNIT) -> list[nn.Module]:
+    """Units inside of a part of a detector, innermost first.
+
+    Args:
+        part: Backbone, neck or the like.
+        least: Weights of a unit beside those of units inside of it.
+    """
+
+    def walk(module: nn.Module) -> tuple[int, list[nn.Module]]:
+        """Weights that no unit inside a module has, and these units."""
+        if isinstance(module, CLOSED):
+            count, found = sum(weight.numel() for weight in module.parameters()), []
+        else:
+            inside = [walk(child) for child in module.children()]
+            own = sum(weight.numel() for weight in module.parameters(recurse=False))
+            count = own + sum(each for each, _ in inside)
+            found = [unit for _, each in inside for unit in each]
+        # Lists of modules are not called themselves.
+        if count < least or module is part or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            return count, found
+        return 0, [*found, module]
+
+    return walk(part)[1]
