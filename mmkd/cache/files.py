@@ -113,6 +113,8 @@ class CacheWriter:
             for field, value in fields.items()
         }
         save_file(tensors, part, metadata={_IMAGES: json.dumps(sums)})
+        # It writes for the owner alone, but others may read what they may read of the manifest.
+        part.chmod((self.folder / MANIFEST).stat().st_mode)
         shard = dict(
             file=name,
             bytes=part.stat().st_size,

@@ -70,7 +70,7 @@ class CachedTeacher(Teacher):
         said = self.reader.identity['teacher']
         options.pop('shard', None)  # there are no weights to share out
         for option, value in options.items():
-            kept = said['options'].get(option)
+            kept = said['options'].get(option, TEACHER_OPTIONS.get(option))
             if encode(value) != kept:
                 raise ConfigError(
                     f'{name}.{option}={value!r}, but the cache {cache} was written with {kept!r}; '
@@ -255,5 +255,5 @@ def _of_family(options: dict[str, Any]) -> dict[str, Any]:
     return {key: decode(value) for key, value in options.items() if key not in TEACHER_OPTIONS}
 
 
-# What a Teacher takes beside the options of its family.
-TEACHER_OPTIONS = ('scale', 'amp', 'channels_last', 'compile')
+# What a Teacher takes beside the options of its family, and what it does without.
+TEACHER_OPTIONS = dict(scale=1.0, amp=None, channels_last=False, compile=False)

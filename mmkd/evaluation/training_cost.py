@@ -249,6 +249,8 @@ class _Passes:
     @torch.enable_grad()
     def _run_on_student(self, entry: LossEntry, record: StepRecorders, samples: SampleList) -> None:
         """What a teacher computes of the student's output, forward and back."""
+        if not entry.align.is_deep:
+            return
         student = record.student[entry.student]
         for name, step in record.steps(entry, samples).items():
             own = map_tensors(lambda each: each.detach().requires_grad_(), student)
@@ -256,8 +258,6 @@ class _Passes:
             if 'student' in entry.connectors:
                 own = entry.connectors['student'](own)
             given = entry.aligns[name].teacher_on(own, step)
-            if not given:
-                continue
             torch.autograd.grad(given, ends, [torch.ones_like(each) for each in given])
 
     def losses(self, data: dict, meter: Meter) -> dict[str, float]:

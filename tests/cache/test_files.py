@@ -56,6 +56,7 @@ def test_what_is_read_is_what_was_written_shard_by_shard(tmp_path):
         *(f'0000{number}.safetensors' for number in range(3)),
         MANIFEST,
     ]
+    assert len({(folder / name).stat().st_mode for name in os.listdir(folder)}) == 1
     reader = CacheReader(folder)
     assert len(reader) == 5
     assert list(reader) == NAMES

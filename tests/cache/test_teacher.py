@@ -259,6 +259,8 @@ def test_other_options_are_refused(cache):
             cache, rf'^teacher\.{option}=.*, but the cache .* was written with', **{option: value}
         )
     distiller(faster_rcnn(), dict(cache=str(cache), **OPTIONS), LOSSES)
+    # What was meant anyway may be said.
+    distiller(faster_rcnn(), dict(cache=str(cache), scale=1, compile=False, **OPTIONS), LOSSES)
     for value in (-0.1, 1.1):
         refused(cache, r'teacher\.min_visible=.* lies not in \[0, 1\]', min_visible=value)
 
