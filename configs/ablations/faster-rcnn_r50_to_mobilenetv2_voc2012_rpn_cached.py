@@ -3,7 +3,7 @@
 _base_ = './faster-rcnn_r50_to_mobilenetv2_voc2012_rpn.py'
 
 model = dict(
-    # Of each image the best proposals; the student's RoI head looks at them besides its own 512.
-    teacher=dict(cache='work_dirs/cache/r50_voc2012', proposals='teacher', num_proposals=32),
+    # The best proposals of an image, besides the student's own 512: more cost more than a step may grow.
+    teacher=dict(cache='work_dirs/cache/r50_voc2012', proposals='teacher', num_proposals=16),
     losses=dict(loss_kd_bbox=dict(align=dict(select='teacher'))),
 )

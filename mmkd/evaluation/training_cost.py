@@ -232,8 +232,10 @@ class _Passes:
         def run() -> None:
             for each in record.passes:
                 each.run_teacher(**data, preprocessor=preprocessor, student=record.student)
-            for name in self.active:
-                self._run_on_student(distiller.entries[name], record, data['data_samples'])
+            deep = [e for e in map(distiller.entries.get, self.active) if e.align.is_deep]
+            # Once for each maps of the student, which several losses may read.
+            for entry in {entry.student: entry for entry in deep}.values():
+                self._run_on_student(entry, record, data['data_samples'])
 
         preprocessor = distiller.data_preprocessor
         try:
@@ -249,8 +251,6 @@ class _Passes:
     @torch.enable_grad()
     def _run_on_student(self, entry: LossEntry, record: StepRecorders, samples: SampleList) -> None:
         """What a teacher computes of the student's output, forward and back."""
-        if not entry.align.is_deep:
-            return
         student = record.student[entry.student]
         for name, step in record.steps(entry, samples).items():
             own = map_tensors(lambda each: each.detach().requires_grad_(), student)

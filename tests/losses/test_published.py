@@ -333,6 +333,25 @@ def test_is_finite_in_half_precision_and_for_constants(loss, make, literal):
         assert value.isfinite() and gradient.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ('size', 'constant'),
+    [((2, 3, 4, 5), None), ((1, 3, 1, 1), None), ((2, 3, 4, 5), 'teacher'), ((2, 3, 4, 5), 'both')],
+)
+def test_the_gradient_of_pkd_is_that_of_its_formula(size, constant):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(size, generator=generator) + 5 for _ in range(2))
+    if constant:
+        teacher[:, 1] = 7
+    if constant == 'both':
+        student[:, 1] = 3
+    ours, plain = (student.clone().requires_grad_() for _ in range(2))
+    values = [PKD()(ours, teacher), PKD()(plain, teacher, torch.ones(size[0]))]
+    assert torch.allclose(*values, atol=1e-6)
+    for value in values:
+        (value * 3).backward()
+    assert torch.allclose(ours.grad, plain.grad, atol=1e-5, rtol=1e-3)
+
+
 def test_magnitudes_of_channels_do_not_matter_to_pkd():
     scale = torch.tensor([0.1, 5.0, 100.0])[:, None, None]
     student, teacher = maps(1.0), maps(2.0)
