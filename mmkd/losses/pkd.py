@@ -41,10 +41,10 @@ class PKD(nn.Module):
 class _Distance(torch.autograd.Function):
     r"""The same without weights, from sums over each channel alone.
 
-    With :math:`n` values in a channel, :math:`f = 1 / \sigma`, and :math:`a, b, c` the sums of :math:`\hat
-    s^2, \hat t^2, \hat s \hat t`, the loss is :math:`\sum (a + b - 2 c) / 2 m` over channels, and its
-    gradient :math:`((s - \mu_s) (f_s^2 - (a - c) f_s / (n - 1) \sigma_s) - (t - \mu_t) f_s f_t) / m`: linear in both
-    maps, so that nothing else as large as they are is kept.
+    With :math:`n` values in a channel, :math:`f = 1 / \sigma`, and :math:`a, b, c` the sums of
+    :math:`\hat s^2, \hat t^2, \hat s \hat t`, the loss is :math:`\sum (a + b - 2 c) / 2 m` over channels. Its
+    gradient, :math:`(s - \mu_s) (f_s^2 - (a - c) f_s / (n - 1) \sigma_s) - (t - \mu_t) f_s f_t` over
+    :math:`m`, is linear in both maps, so that nothing else as large as they are is kept.
     """
 
     @staticmethod
