@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -276,6 +276,13 @@ class Recorder:
 
     def __contains__(self, source: Source) -> bool:
         return bool(self._calls.get(source))
+
+    def replace(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Put ``function`` of each captured tensor in its place, such as a part of it."""
+        self._calls = {
+            source: [map_tensors(function, each) for each in calls]
+            for source, calls in self._calls.items()
+        }
 
     def clear(self) -> None:
         """Drop everything captured."""

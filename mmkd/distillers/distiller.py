@@ -152,12 +152,13 @@ class Distiller(BaseModel):
         given = (inputs, data_samples, self.data_preprocessor, record.student)
         try:
             # Teachers first where they can be: then their activations are gone when the student's come.
-            for run_teacher in record.before_student:
-                run_teacher(*given)
-            with record.student:
+            for teacher in record.before_student:
+                teacher.run_teacher(*given)
+            with record.student, record.alongside():
                 losses = self._task_losses(inputs, data_samples, record)
-            for run_teacher in record.after_student:
-                run_teacher(*given)
+            for teacher in record.after_student:
+                teacher.run_teacher(*given)
+            record.follow()
             for name in active:
                 if name in losses:
                     raise ConfigError(f"losses.{name}: the student has a loss '{name}' of its own")

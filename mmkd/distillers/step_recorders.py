@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from mmdet.structures import SampleList
@@ -41,10 +42,21 @@ class StepRecorders:
             TeacherPass(name, teachers[name], entries, student, class_maps.get(name))
             for name in named
         ]
+        #: Those that run before the student, and those that look at what it computed.
         self.before_student = [each for each in self.passes if not each.needs_student]
         self.after_student = [each for each in self.passes if each.needs_student]
         self._sources = [source for each in self.passes for source in each.of_student]
         self.student = Recorder(student, self._sources, owner='student')
+
+    def alongside(self) -> AbstractContextManager[None]:
+        """The block the student's own pass runs in; it computes there for a joint pass what it can."""
+        joint = [each for each in self.before_student if each.joint is not None]
+        return joint[0].alongside(self.student) if len(joint) == 1 else nullcontext()
+
+    def follow(self) -> None:
+        """Run the student on what teachers chose, as far as its own pass did not."""
+        for each in self.passes:
+            each.follow(self.student)
 
     def steps(self, entry: LossEntry, data_samples: SampleList) -> dict[str, Step]:
         """What a loss reads, by teacher."""
@@ -113,14 +125,14 @@ class TeacherPass:
         #: What is recorded of the teacher.
         self.sources = list(dict.fromkeys(s for e in entries for s in e.teacher_sources(name)))
         #: What the student must record in its own pass.
-        inputs = family.student_sources(self.parts, student)
+        inputs, ends = family.student_sources(self.parts, student), family.joint_sources(self.parts)
         #: Whether it runs on what the student has computed.
-        self.needs_student = bool(inputs) or bool(joint)
-        self.of_student = inputs + [
+        self.needs_student = bool(inputs)
+        self.of_student = [*inputs, *ends] + [
             source for entry in self.first for source in entry.student_sources(name)
         ]
         own = [source for entry in self.first for source in entry.teacher_sources(name)]
-        self.recorder = teacher.recorder(own + family.teacher_sources(self.parts))
+        self.recorder = teacher.recorder(own + ends)
         self._last_call = LastCall(self.recorder, teacher.may_end_early)
         #: Recorders of the joint pass, student and teacher, or None where there is none.
         self.joint: tuple[Recorder, Recorder] | None = None
@@ -145,26 +157,6 @@ class TeacherPass:
         self.shared: dict[str, Any] = {}
         self._memo: dict[Any, Any] = {}
 
-    def __call__(
-        self,
-        inputs: Tensor,
-        data_samples: SampleList,
-        preprocessor: BaseDataPreprocessor,
-        student: Recorder,
-    ) -> None:
-        """Run the teacher as far as it is read, then both models where they share its choice.
-
-        Args:
-            inputs: Images as the student's preprocessor made them, shape (N, 3, H, W).
-            data_samples: Their meta information.
-            preprocessor: The student's.
-            student: What the student recorded on the same images.
-        """
-        self.run_teacher(inputs, data_samples, preprocessor, student)
-        if self.joint is not None:
-            with self.joint[0]:
-                self.teacher.family.follow(self.model, student, self.shared, self._joint_parts[0])
-
     def run_teacher(
         self,
         inputs: Tensor,
@@ -172,7 +164,14 @@ class TeacherPass:
         preprocessor: BaseDataPreprocessor,
         student: Recorder,
     ) -> None:
-        """The teacher's share of :meth:`__call__`."""
+        """Run the teacher as far as it is read, what it chooses for both models included.
+
+        Args:
+            inputs: Images as the student's preprocessor made them, shape (N, 3, H, W).
+            data_samples: Their meta information.
+            preprocessor: The student's.
+            student: What the student recorded on the same images, if :attr:`needs_student`.
+        """
         self._last_call.expect(inputs.shape)
         with self.recorder:
             self.shared = self.teacher(inputs, data_samples, preprocessor, self.parts, student)
@@ -180,6 +179,19 @@ class TeacherPass:
         if self.joint is not None:
             with self.joint[1]:
                 self.teacher.follow(self.recorder, self.shared, self._joint_parts[1])
+
+    def alongside(self, student: Recorder) -> AbstractContextManager[None]:
+        """See :meth:`Family.alongside`; once the teacher has run."""
+        joint, parts = self.joint[0], self._joint_parts[0]
+        return self.teacher.family.alongside(self.model, joint, student, self.shared, parts)
+
+    def follow(self, student: Recorder) -> None:
+        """Run the student on what the teacher chose, unless it has."""
+        joint = None if self.joint is None else self.joint[0]
+        if joint is None or all(source in joint for source in joint.sources):
+            return
+        with joint:
+            self.teacher.family.follow(self.model, student, self.shared, self._joint_parts[0])
 
     def record_of(self, source: Source) -> Recorder:
         """Where a source of the teacher was recorded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from mmdet.structures import SampleList
@@ -19,8 +20,8 @@ class Family:
     subclass adds the heads of its kind, without label assignment, post-processing or task losses.
 
     Some parts can only be compared on inputs that one of the two models chose: proposals, decoder
-    queries. Parts for which the teacher chooses are computed in a joint pass, after both models' own
-    (:meth:`joint_parts`, :meth:`follow`).
+    queries. Parts for which the teacher chooses (:meth:`joint_parts`) are computed in a joint pass, after
+    both models' own (:meth:`follow`), or within the student's own (:meth:`alongside`).
 
     Args:
         detector: The detector to run.
@@ -88,11 +89,11 @@ class Family:
         return getattr(head, 'num_classes', None)
 
     def student_sources(self, parts: set[str], student: nn.Module) -> list[Source]:
-        """What the student must record so that ``parts`` can run."""
+        """What the student must record so that the teacher's own pass can run."""
         return []
 
-    def teacher_sources(self, parts: set[str]) -> list[Source]:
-        """What the teacher must record in its own pass so that the joint pass can run."""
+    def joint_sources(self, parts: set[str]) -> list[Source]:
+        """What either model must record in its own pass so that the joint pass can run."""
         return []
 
     def joint_parts(self, parts: set[str]) -> set[str]:
@@ -134,3 +135,25 @@ class Family:
             shared: What :meth:`run` gave, and ``scale``, as there.
             parts: Those of its parts that are read.
         """
+
+    def alongside(
+        self,
+        model: nn.Module,
+        joint: Recorder,
+        own: Recorder,
+        shared: dict[str, Any],
+        parts: set[str],
+    ) -> AbstractContextManager[None]:
+        """Have the student compute the joint parts in its own pass, which runs inside the block.
+
+        This saves what a second pass costs whatever its size. Where one pass cannot serve both, as here,
+        nothing is recorded, and :meth:`follow` comes after.
+
+        Args:
+            model: The student.
+            joint: Where the joint parts are recorded.
+            own: What records the rest of the student's pass; it must see what it would see alone.
+            shared: What :meth:`run` gave.
+            parts: Those of the student's parts that are read.
+        """
+        return nullcontext()

@@ -77,9 +77,11 @@ class Transformer(Family):
         return 'joint' if part in ('decoder', 'head') else part
 
     def student_sources(self, parts: set[str], student: nn.Module) -> list[Source]:
-        return [TRANSFORMER_INPUTS] if 'joint' in parts else []
+        # The student goes first: it draws its random numbers (dropout, denoising) before queries are
+        # drawn, and so the same ones as without a teacher.
+        return self.joint_sources(parts)
 
-    def teacher_sources(self, parts: set[str]) -> list[Source]:
+    def joint_sources(self, parts: set[str]) -> list[Source]:
         return [TRANSFORMER_INPUTS] if 'joint' in parts else []
 
     def joint_parts(self, parts: set[str]) -> set[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from mmdet.models.roi_heads import CascadeRoIHead
+import torch
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox2roi
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ConfigError
+from ..nested import map_tensors
 from ..recorder import Recorder, Source
 from .base import Family
 
@@ -38,7 +42,8 @@ class TwoStage(Family):
     - a single box head teaches the first stage of a cascade.
 
     With ``proposals='teacher'`` both evaluate the proposals of the teacher's RPN, in whatever stages are
-    named, for which the student's RoI head runs once more.
+    named. The student's RoI head looks at them together with its own where one call can serve both, and
+    else runs once more.
 
     Args:
         detector: A ``TwoStageDetector``.
@@ -123,12 +128,11 @@ class TwoStage(Family):
         return getattr(head, 'num_classes', None)
 
     def student_sources(self, parts: set[str], student: nn.Module) -> list[Source]:
-        stages = _stages(parts)
-        if stages and self.proposals == 'teacher':
-            return [FEATURES]
-        return [_rois((stage or 0) if is_cascade(student) else None) for stage in stages]
+        if self.proposals == 'teacher':
+            return []
+        return [_rois((stage or 0) if is_cascade(student) else None) for stage in _stages(parts)]
 
-    def teacher_sources(self, parts: set[str]) -> list[Source]:
+    def joint_sources(self, parts: set[str]) -> list[Source]:
         return [FEATURES] if self.joint_parts(parts) else []
 
     def joint_parts(self, parts: set[str]) -> set[str]:
@@ -174,11 +178,40 @@ class TwoStage(Family):
     def follow(
         self, model: nn.Module, recorded: Recorder, shared: dict[str, Any], parts: set[str]
     ) -> None:
-        rois = next(iter(shared['rois'].values()))  # the same for every head, see run()
+        rois = _shared_rois(shared)
         if model is self.detector:
             rois = _scaled(rois, shared['scale'])
         for stage in _stages(parts):
             _evaluate(model, recorded[FEATURES], rois, stage)
+
+    @contextmanager
+    def alongside(
+        self,
+        model: nn.Module,
+        joint: Recorder,
+        own: Recorder,
+        shared: dict[str, Any],
+        parts: set[str],
+    ) -> Iterator[None]:
+        if not _one_call_serves(model, joint, own):
+            yield
+            return
+        head, alone = model.roi_head, model.roi_head._bbox_forward
+
+        def together(x: Any, rois: Tensor) -> dict[str, Any]:
+            if all(source in joint for source in joint.sources):
+                return alone(x, rois)
+            count = len(rois)
+            with joint:
+                found = alone(x, torch.cat([rois, _shared_rois(shared).to(rois)]))
+            joint.replace(lambda each: each[count:])
+            return map_tensors(lambda each: each[:count], found)
+
+        head.__dict__['_bbox_forward'] = together
+        try:
+            yield
+        finally:
+            del head.__dict__['_bbox_forward']
 
 
 def has_box_head(model: nn.Module) -> bool:
@@ -242,8 +275,25 @@ def _scaled(rois: Tensor, scale: tuple[float, float]) -> Tensor:
     return rois if scale == (1.0, 1.0) else rois * rois.new_tensor([1.0, *scale, *scale])
 
 
+def _shared_rois(shared: dict[str, Any]) -> Tensor:
+    return next(iter(shared['rois'].values()))  # the same for every head, see run()
+
+
 def _evaluate(model: nn.Module, features: Any, rois: Tensor, stage: int | None) -> None:
     model.roi_head._bbox_forward(*(() if stage is None else (stage,)), features, rois)
+
+
+def _one_call_serves(model: nn.Module, joint: Recorder, own: Recorder) -> bool:
+    """Whether a student's box head can look at two sets of proposals in one call."""
+    head = getattr(model, 'roi_head', None)
+    if getattr(type(head), '_bbox_forward', None) is not StandardRoIHead._bbox_forward:
+        return False  # which ends in tensors with a row for each proposal, as recorded modules must
+    if any(s.method or not s.module.startswith(f'{BOX_HEAD}.') for s in joint.sources):
+        return False
+    if any(source.module.startswith('roi_head') for source in own.sources):
+        return False
+    # Statistics of a batch would be those of both sets.
+    return not any(isinstance(each, _BatchNorm) and each.training for each in head.modules())
 
 
 def _needs_boxes_only(head: nn.Module) -> bool:

@@ -179,7 +179,8 @@ def test_the_table_compares_seed_by_seed(run, study, tmp_path, capsys, monkeypat
 
 def test_mistakes_are_one_line(run, study, capsys):
     assert run('nothing') == 2
-    assert 'no study nothing; there are detr' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert 'no study nothing; there are ' in error and ' detr,' in error
     assert run(study, '--recipes', 'kq', '--table') == 2
     assert "has no recipe 'kq'; near: kd" in capsys.readouterr().err
     study.write_text('seeds = (0,)\nrecipes = dict(a=1)\n')

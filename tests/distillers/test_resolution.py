@@ -52,9 +52,10 @@ class Run:
         with self.record.student:
             distiller.student(**data, mode='loss')
         (self.teacher_pass,) = self.record.passes
-        self.teacher_pass(
+        self.teacher_pass.run_teacher(
             self.inputs, self.samples, distiller.data_preprocessor, self.record.student
         )
+        self.record.follow()
         scale = distiller.teacher.scale
         self.large = F.interpolate(
             self.inputs,

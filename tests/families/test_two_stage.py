@@ -140,9 +140,117 @@ def test_the_teachers_proposals_suit_any_two_heads(distil, ours, theirs):
         detector(ours), detector(theirs), losses_of((ours, theirs)), proposals='teacher'
     )
     student, teacher, losses = watch(distiller.train(), [rois_of(ours)], [rois_of(theirs)])
-    first, second = student[rois_of(ours)]  # in its own pass and in the joint one
-    assert torch.equal(second, teacher[rois_of(theirs)]) and not torch.equal(first, second)
+    seen, shared = student[rois_of(ours)], teacher[rois_of(theirs)]
+    if ours is None:  # together with its own, in one call
+        first, second = seen.split([len(seen) - len(shared), len(shared)])
+    else:
+        first, second = seen  # in its own pass and in the joint one
+    assert torch.equal(second, shared) and len(first) == 32 and not torch.equal(first, second)
     assert all(losses[name].isfinite() and losses[name] > 0 for name in distiller.entries)
+
+
+def step_and_gradients(distiller, **options):
+    """Losses, and gradients by parameter, of a step without its random choices."""
+    torch.manual_seed(0)  # of what mmdet samples
+    distiller.zero_grad()
+    losses = step(distiller, **options)
+    distiller.parse_losses(losses)[0].backward()
+    return losses, {name: each.grad for name, each in distiller.named_parameters()}
+
+
+def calls_of_box_head(distiller, **options):
+    rois = rois_of(None)
+    with Recorder(distiller.student, [rois]) as recorder:
+        found = step_and_gradients(distiller, **options)
+    rois = recorder[rois]
+    return len(rois) if isinstance(rois, list) else 1, *found
+
+
+@pytest.mark.parametrize('config', [faster_rcnn(), mask_rcnn()], ids=['boxes', 'masks'])
+def test_one_call_of_the_students_head_gives_what_two_give(distil, config, monkeypatch):
+    """Nothing changes for the student's own losses, and nothing for the distillation."""
+    masks = config.type == 'MaskRCNN'
+    losses = losses_of((None, None))
+    losses['loss_embedding'] = dict(
+        type='MSE',
+        student=dict(module=f'{HEAD}.shared_fcs.0', copy=True),
+        teacher=dict(module=f'{HEAD}.shared_fcs.0', copy=True),
+        align=dict(type='FeatureAlignment'),
+    )
+    distiller = distil(config, faster_rcnn(), losses, proposals='teacher', num_proposals=5)
+    distiller.train()
+    calls, values, gradients = calls_of_box_head(distiller, masks=masks)
+    assert '_bbox_forward' not in vars(distiller.roi_head)
+    monkeypatch.setattr('mmkd.families.two_stage._one_call_serves', lambda *_: False)
+    twice, wanted, wanted_gradients = calls_of_box_head(distiller, masks=masks)
+    assert twice == calls + 1
+    assert values.keys() == wanted.keys() >= set(losses)
+    for name, value in values.items():
+        for one, other in zip(
+            *(v if isinstance(v, list) else [v] for v in (value, wanted[name])), strict=True
+        ):
+            assert one.item() == pytest.approx(other.item(), rel=1e-4, abs=1e-6), name
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, wanted_gradients[name], rtol=1e-3, atol=1e-6), name
+
+
+def test_statistics_of_a_batch_remain_those_of_the_students_own_proposals(distil):
+    config, head = faster_rcnn(), faster_rcnn()['roi_head']['bbox_head']
+    kept = {key: head[key] for key in ('num_classes', 'bbox_coder', 'loss_cls', 'loss_bbox')}
+    config['roi_head']['bbox_head'] = dict(
+        type='Shared4Conv1FCBBoxHead',
+        in_channels=16,
+        conv_out_channels=8,
+        fc_out_channels=32,
+        norm_cfg=dict(type='BN'),
+        **kept,
+    )
+    distiller = distil(config, faster_rcnn(), losses_of((None, None)), proposals='teacher')
+    plain = copy.deepcopy(distiller.student).train()
+    calls, losses, _ = calls_of_box_head(distiller.train())
+    assert calls == 2
+    torch.manual_seed(0)
+    for name, value in step(plain).items():
+        if isinstance(value, list):
+            assert all(map(torch.equal, value, losses[name])), name
+        else:
+            assert torch.equal(value, losses[name]), name
+
+
+def test_another_teacher_still_sees_the_students_own_proposals_alone(tmp_path):
+    """One teacher's proposals are not put before the other, which evaluates the student's."""
+    checkpoint = save_teacher(tmp_path / 'teacher.pth', faster_rcnn())
+    config = dict(config=dict(model=faster_rcnn()), checkpoint=str(checkpoint))
+    both = losses_of((None, None))
+    entries = {
+        **both,
+        **{f'{n}_own': dict(e, teacher_name='own') for n, e in both.items()},
+    }
+    distiller = MODELS.build(
+        dict(
+            type='Distiller',
+            student=faster_rcnn(),
+            teacher=dict(config, proposals='teacher', num_proposals=5),
+            teachers=dict(own=config),
+            losses=entries,
+            classes=CLASSES,
+        )
+    )
+    distiller.init_weights()
+    calls, losses, _ = calls_of_box_head(distiller.train())
+    assert calls == 2
+    passes = {each.name: each for each in distiller._recorders_of(tuple(entries)).passes}
+    seen = {}
+    for name, each in passes.items():
+        inner = each.run_teacher
+
+        def watched(*args, inner=inner, name=name, each=each):
+            inner(*args)
+            seen[name] = len(each.shared['rois'][HEAD])
+
+        each.run_teacher = watched
+    step(distiller)
+    assert seen == dict(teacher=10, own=32)
 
 
 @pytest.mark.parametrize('proposals', ['student', 'teacher'])
