@@ -7,6 +7,7 @@ from .dense import (
     DenseCenternessAlignment,
     DenseClassAlignment,
     DenseDistributionAlignment,
+    DenseObjectnessAlignment,
 )
 from .encoder_memory import EncoderMemoryAlignment, QueryWeightedFeatureAlignment
 from .features import FeatureAlignment, ForegroundFeatureAlignment
@@ -26,6 +27,7 @@ __all__ = [
     'DenseCenternessAlignment',
     'DenseClassAlignment',
     'DenseDistributionAlignment',
+    'DenseObjectnessAlignment',
     'EncoderMemoryAlignment',
     'FeatureAlignment',
     'ForegroundFeatureAlignment',

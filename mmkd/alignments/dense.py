@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmdet.models.dense_heads import YOLOXHead
 from mmdet.registry import TASK_UTILS
+from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -30,6 +31,8 @@ HEAD = Source('bbox_head')
 # mmdet hands its classification loss the labels of the priors second, level by level.
 LABELS = Source('bbox_head.loss_cls', capture='input', index=1)
 SELECTIONS = ('all', 'labels', 'valuable')
+CONFIDENCE = 'confidence'
+TINY = 1e-6  # of a probability whose logarithm is taken
 
 
 class DenseAlignment(Alignment):
@@ -52,8 +55,10 @@ class DenseAlignment(Alignment):
             that the student's own prediction is left to the labels. The maps are brought to the
             teacher's mean and deviation in each channel first, as in the code published with it.
         normalizer: What the sum over priors is divided by, in place of their number or the sum of
-            their weights: a number, or what the student records, e.g. the number of objects its own
-            loss divides by, ``dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')``.
+            their weights: a number; or what the student records, e.g. the number of objects its own
+            loss divides by, ``dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')``;
+            or ``confidence``, the teacher's summed over all priors (as of ``confidence``, and at least 1),
+            which says how much it sees without labels.
     """
 
     needs_class_map = True
@@ -84,9 +89,11 @@ class DenseAlignment(Alignment):
         self.confidence = confidence
         self.num_priors = num_priors
         self.crossed = None if crossed is None else Source(crossed, copy=True)
-        if isinstance(normalizer, (str, dict)):
+        if isinstance(normalizer, dict) or (
+            isinstance(normalizer, str) and normalizer != CONFIDENCE
+        ):
             normalizer = Source.parse(normalizer)
-        self.normalizer: float | Source | None = normalizer
+        self.normalizer: float | str | Source | None = normalizer
         self.levels: list[tuple[int, int]] = []
         self.scale = 1.0
 
@@ -336,6 +343,8 @@ class DenseAlignment(Alignment):
         return torch.cat([mask.permute(0, 2, 3, 1).flatten() for mask in masks]).float()
 
     def _normalizer(self, step: Step) -> Tensor | float:
+        if self.normalizer == CONFIDENCE:
+            return reduce_mean(self._confidence(step).sum()).clamp(min=1.0)
         if not isinstance(self.normalizer, Source):
             return self.normalizer
         if self.normalizer not in step.student_record:
@@ -403,6 +412,59 @@ class DenseCenternessAlignment(DenseAlignment):
             for value, owner, model in self.sides(student, teacher, step)
         )
         return [self.pair(ours, theirs, step)]
+
+
+@TASK_UTILS.register_module()
+class DenseObjectnessAlignment(DenseAlignment):
+    """Pairs the objectness of two YOLOX heads, one row of one number a prior, before a sigmoid.
+
+    A YOLOX head scores a class as if there were an object, so that class scores alone leave a student
+    without labels ignorant of where to look. A teacher of more classes calls all of them objects: of its
+    objectness the student is taught the share that its own classes have, the score of the teacher's
+    likeliest shared class over that of its likeliest of all.
+
+    Args:
+        confidence: As :class:`DenseAlignment`; by default not, since the background must be learnt too.
+        others: As there.
+    """
+
+    part = 2
+    activation = 'sigmoid'
+    known_everywhere = True
+
+    def __init__(self, confidence: bool = False, **others: Any) -> None:
+        super().__init__(confidence=confidence, **others)
+
+    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+        super().check(student, teacher, options)
+        for owner, model in (('student', student), ('teacher', teacher)):
+            if not isinstance(model.bbox_head, YOLOXHead):
+                raise ConfigError(
+                    f'{type(self).__name__}: the {owner}, a {type(model).__name__}, has no score of '
+                    f'objectness'
+                )
+
+    def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        if step.class_map.excludes:
+            raise ConfigError(
+                f'{type(self).__name__}: the teacher cannot say where objects of class_map.exclude are; '
+                f'leave objectness to the labels'
+            )
+        ours, theirs = (
+            self.rows(value, owner, model, width=1)
+            for value, owner, model in self.sides(student, teacher, step)
+        )
+        if step.class_map.left_over:
+            share = self._share(step)[:, None]
+            theirs = (theirs.sigmoid() * share).clamp(TINY, 1 - TINY).logit()
+        return [self.pair(ours, theirs, step)]
+
+    def _share(self, step: Step) -> Tensor:
+        """Which share of an object is one of the student's classes, shape (priors,)."""
+        width = step.teacher.bbox_head.cls_out_channels
+        scores = self.rows(step.teacher_record[HEAD], 'teacher', step.teacher, width, part=0)
+        known = step.class_map.teacher_logits(scores, softmax=False)
+        return known.sigmoid().amax(-1) / scores.sigmoid().amax(-1)
 
 
 @TASK_UTILS.register_module()

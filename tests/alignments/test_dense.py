@@ -182,6 +182,70 @@ def test_centredness_is_a_score_a_place():
         pair_up(make(seeded('GFL', 1), seeded('ATSS', 2)), 'DenseCenternessAlignment')
 
 
+def yolox_step(classes=CLASSES, **options):
+    """Heads of YOLOX with random outputs: classes, boxes and objectness."""
+    student = MODELS.build(single_stage('YOLOX', classes=len(classes)))
+    teacher = MODELS.build(single_stage('YOLOX'))
+    sizes, random = SIZES[:3], torch.Generator().manual_seed(5)
+    step = make(student, teacher, classes, **options)
+    for record, model in ((step.student_record, student), (step.teacher_record, teacher)):
+        record[HEAD] = tuple(
+            [torch.randn(2, width, *size, generator=random) * 3 for size in sizes]
+            for width in (model.bbox_head.num_classes, 4, 1)
+        )
+    return step
+
+
+def rows_of(levels):
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in levels])
+
+
+def test_objectness_is_a_score_a_place():
+    step = yolox_step()
+    pair = pair_up(step, 'DenseObjectnessAlignment')
+    assert torch.equal(pair.teacher, rows_of(step.teacher_record[HEAD][2]))
+    assert torch.equal(pair.student, rows_of(step.student_record[HEAD][2]))
+    assert pair.weight is None
+    with pytest.raises(ConfigError, match='the student, a ATSS, has no score of objectness'):
+        pair_up(make(seeded('ATSS', 1), seeded('ATSS', 2)), 'DenseObjectnessAlignment')
+
+
+def test_objectness_of_classes_the_student_lacks_is_not_taught():
+    """An object that is surely no cat is none to a student of cats; a cat is one as sure as before."""
+    step = yolox_step(('cat',))
+    classes, _, there = step.teacher_record[HEAD]
+    classes[0][:, :, 0, 0] = torch.tensor([-9.0, 4.0, -9.0])
+    classes[0][:, :, 0, 1] = torch.tensor([4.0, -9.0, 3.0])
+    there[0][:, :, 0, :2] = 2.0
+    pair = pair_up(step, 'DenseObjectnessAlignment')
+    assert pair.teacher[0].item() < -8 and pair.teacher[1].item() == pytest.approx(2.0, abs=1e-4)
+    scores = rows_of(classes).sigmoid()
+    wanted = rows_of(there).sigmoid()[:, 0] * scores[:, 0] / scores.amax(-1)
+    assert torch.allclose(pair.teacher.sigmoid()[:, 0], wanted, atol=1e-5)
+    assert pair.teacher.isfinite().all()
+    blind = yolox_step(('cat', 'bird'), exclude=['bird'])
+    with pytest.raises(ConfigError, match='cannot say where objects of class_map.exclude are'):
+        pair_up(blind, 'DenseObjectnessAlignment')
+
+
+def test_the_teachers_confidence_can_be_the_normalizer():
+    """Divided by what it sees, a batch counts the same with any number of empty places."""
+    step = yolox_step()
+    classes, _, there = step.teacher_record[HEAD]
+    seen = (rows_of(classes).sigmoid().amax(-1) * rows_of(there)[:, 0].sigmoid()).sum()
+    for kind in ('DenseClassAlignment', 'DenseObjectnessAlignment'):
+        pair = pair_up(step, kind, normalizer='confidence')
+        rows = (pair.student - pair.teacher).square().mean(-1)
+        weight = torch.ones(len(rows)) if pair.weight is None else pair.weight
+        value = MSE()(pair.student, pair.teacher, pair.weight) * pair.scale
+        assert value.item() == pytest.approx(((rows * weight).sum() / seen).item(), rel=1e-4)
+    blank = yolox_step()
+    for level in blank.teacher_record[HEAD][2]:
+        level.fill_(-40.0)  # nothing is to be seen
+    pair = pair_up(blank, 'DenseObjectnessAlignment', normalizer='confidence')
+    assert pair.scale == len(pair.student)
+
+
 def test_scores_of_sigmoid_heads_may_be_taken_for_a_softmax():
     model = MODELS.build(single_stage('GFL'))
     for given, activation in ((None, 'sigmoid'), ('softmax', 'softmax')):
