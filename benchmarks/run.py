@@ -1,7 +1,8 @@
 """Train what a study asks for and is not trained yet, then compare: with error bars.
 
 A study is a config file in benchmarks/studies/: one teacher, a baseline, recipes and seeds. Each
-finished run is one line of benchmarks/results.jsonl; table and plot are made from those lines.
+finished run is one line of benchmarks/results.jsonl; table and plot are made from those lines. Weights that
+a study starts from lie in ./weights, or where the environment variable MMKD_WEIGHTS says.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / 'tools'), str(HERE)]
 
+from held_out import hold_out  # noqa: E402
 from steps import Steps, measure_step  # noqa: E402
 
 from _cli import run_tool  # noqa: E402
@@ -122,9 +126,16 @@ class Study:
         prepare_drawn_scenes(folder, DrawnScenesSettings(**drawn))
         return f'{folder}/'
 
+    @property
+    def given(self) -> Path | None:
+        """The checkpoint of a teacher that is not trained here."""
+        checkpoint = self.settings.teacher.get('checkpoint')
+        return None if checkpoint is None else Path(checkpoint)
+
     def teacher(self) -> Run:
         settings = self.settings.teacher
-        return self._run(TEACHER, settings.get('seed', 0), settings, {})
+        known = [settings.sha256] if self.given else []
+        return self._run(TEACHER, settings.get('seed', 0), settings, {}, *known)
 
     def runs(self, recipes: list[str] | None, seeds: list[int] | None) -> list[Run]:
         """The runs asked for, seed by seed, so that an interrupted study can be compared too.
@@ -139,9 +150,10 @@ class Study:
             if name not in known:
                 raise ConfigError(f"{self.file} has no recipe '{name}'{near(name, known)}")
         teacher = self.teacher()
+        own_config = str(teacher.folder / 'config.py')
         taught = {
-            'model.teacher.checkpoint': str(last_checkpoint(teacher)),
-            'model.teacher.config': str(teacher.folder / 'config.py'),
+            'model.teacher.checkpoint': str(self.given or last_checkpoint(teacher)),
+            'model.teacher.config': self.settings.teacher.get('whole', own_config),
         }
         return [
             self._run(name, seed, known[name], taught, teacher.digest)
@@ -173,21 +185,27 @@ class Study:
         ):
             if teacher and 'checkpoint' in teacher and 'config' in teacher:
                 del teacher['checkpoint'], teacher['config']  # its digest says what it is
-        content = [essence(whole, PLACES, cfg.get('data_root')), *digests * distils]
+        content = essence(essence(whole, PLACES, cfg.get('data_root')), (), f'{weights_folder()}/')
+        content = [content, *digests * (distils or recipe == TEACHER)]
         content += ['cached'] if settings.get('cached') else []
-        content = json.dumps(content, sort_keys=True)
+        held_out = self.settings.get('held_out')
+        content += [f'{held_out} held out'] if held_out else []
         drawn = json.dumps((self.settings.get('drawn_scenes') or {}), sort_keys=True)
-        digest = hashlib.sha256((content + drawn).encode()).hexdigest()[:12]
+        digest = _digest(json.dumps(content, sort_keys=True) + drawn)
         data = self.folder / 'data' if 'drawn_scenes' in self.settings else None
         data = f'{data}/' if data else self.settings.get('data_root')
         if data:
             replace_data_root(cfg, data)
         if distils:
             cfg.merge_from_dict(taught)
+        if held_out and Path(cfg.get('data_root') or '').is_dir():
+            hold_out(cfg, held_out, self.folder / 'held_out')
         folder = self.folder / f'{recipe}_seed{seed}_{digest}'
         cfg.work_dir = str(folder)
         if settings.get('cached'):
-            cfg.merge_from_dict({'model.teacher.cache': str(folder / 'cache')})
+            content[0].pop('randomness')  # seeds share what the teacher said
+            name = f'cache_{recipe}_{_digest(json.dumps(content, sort_keys=True) + drawn)}'
+            cfg.merge_from_dict({'model.teacher.cache': str(self.folder / name)})
         return Run(recipe, seed, cfg, folder, digest)
 
 
@@ -208,8 +226,12 @@ def benchmark(args: argparse.Namespace) -> None:
         needed = args.step_cost or any(
             results.of(r) is None and r.config.model.type == 'Distiller' for r in runs
         )
-        lost = needed and not last_checkpoint(teacher).is_file()
-        problems = train([teacher], results, 1, args.device, again=lost)
+        if study.given:
+            wanted = needed or results.of(teacher) is None
+            problems = test_given(study, teacher, results, args.device) if wanted else []
+        else:
+            lost = needed and not last_checkpoint(teacher).is_file()
+            problems = train([teacher], results, 1, args.device, again=lost)
         if problems:
             raise UserError(problems[0])
         if args.step_cost:
@@ -272,7 +294,8 @@ def train_one(
     options = [str(run.folder / 'config.py'), '--work-dir', str(run.folder)]
     options += ['--device', device] if device else []
     tools = [['train.py', *options, *['--resume'] * resumed]]
-    if (run.config.model.get('teacher') or {}).get('cache'):
+    cache = (run.config.model.get('teacher') or {}).get('cache')
+    if cache:
         tools.insert(0, ['cache_teacher.py', *options, '--yes'])  # at once if it is there
     print(f'{run.recipe}, seed {run.seed}: {"goes on" if resumed else "starts"}', flush=True)
     clock = run.folder / 'seconds.json'
@@ -284,9 +307,11 @@ def train_one(
         with open(log, 'a', encoding='utf-8') as out:
             for tool, *given in tools:
                 command = [sys.executable, str(HERE.parent / 'tools' / tool), *given]
-                process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
-                processes.append(process)
-                code = process.wait()
+                # Runs that share a cache must not write it at the same time.
+                with _writing[cache] if tool == 'cache_teacher.py' else nullcontext():
+                    process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+                    processes.append(process)
+                    code = process.wait()
                 if code:
                     break
     finally:
@@ -298,6 +323,83 @@ def train_one(
     line = results.add(run, final_metrics(run.folder), seconds)
     print(f'{run.recipe}, seed {run.seed}: mAP {100 * line["mAP"]:.1f}', flush=True)
     return None
+
+
+# A lock for each cache.
+_writing: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+def test_given(study: Study, run: Run, results: Results, device: str | None) -> list[str]:
+    """Evaluate a teacher that is not trained here, where that is not done; what went wrong, if anything.
+
+    Raises:
+        UserError: Its checkpoint is not there, or is another than the study's.
+    """
+    from mmkd.errors import CheckpointError, MissingFileError
+
+    settings, checkpoint = study.settings.teacher, study.given
+    if not checkpoint.is_file():
+        raise MissingFileError(
+            f'{study.file}: there is no {checkpoint}; set MMKD_WEIGHTS to the folder that holds it'
+        )
+    if hashlib.sha256(checkpoint.read_bytes()).hexdigest() != settings.sha256:
+        raise CheckpointError(f'{checkpoint} is not the one of {study.file} (teacher.sha256)')
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.config.dump(str(run.folder / 'config.py'))
+    if results.of(run) is not None:
+        return []
+    if settings.get('whole'):
+        checkpoint = cut(settings.whole, checkpoint, run)
+    command = [sys.executable, str(HERE.parent / 'tools' / 'test.py'), run.folder / 'config.py']
+    command += [checkpoint, '--work-dir', run.folder, *['--device', str(device)] * bool(device)]
+    log, start = run.folder / 'console.log', time.monotonic()
+    with open(log, 'w', encoding='utf-8') as out:
+        if subprocess.run(list(map(str, command)), stdout=out, stderr=out).returncode:
+            last = (log.read_text(encoding='utf-8').strip().splitlines() or [''])[-1]
+            return [f'{TEACHER}: {last} ({log})']
+    found = sorted(path for path in run.folder.glob('*/*.json') if path.stem == path.parent.name)
+    scores = json.loads(found[-1].read_text(encoding='utf-8'))
+    scores = {name: round(scores[key], 4) for name, key in METRICS.items()}
+    line = results.add(run, scores, round(time.monotonic() - start, 1))
+    print(f'{TEACHER}: mAP {100 * line["mAP"]:.1f}', flush=True)
+    return []
+
+
+def cut(config: str, checkpoint: Path, run: Run) -> Path:
+    """A checkpoint of what a teacher of many classes says of those of a run, for its evaluation.
+
+    Args:
+        config: The teacher's.
+        checkpoint: Its weights.
+        run: Whose model is the same detector for fewer classes.
+    """
+    import torch
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    from mmkd.alignments import ClassMap
+    from mmkd.distillers import Teacher
+    from mmkd.distillers.inheritance import inherit
+    from mmkd.distillers.teacher import config_classes
+
+    init_default_scope('mmdet')
+    teacher, classes = Teacher(config, str(checkpoint)), config_classes(run.config)
+    model = MODELS.build(run.config.model)
+    parts = [name for name, part in model.named_children() if list(part.parameters())]
+    inherit(model, teacher.detector, parts, ClassMap(classes, teacher.classes))
+    path = run.folder / 'teacher.pth'
+    meta = dict(dataset_meta=dict(classes=tuple(classes)))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
+    return path
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def weights_folder() -> str:
+    """Where weights lie that studies start from, as configs have it."""
+    return os.environ.get('MMKD_WEIGHTS', 'weights').rstrip('/')
 
 
 def final_metrics(folder: Path) -> dict[str, float]:

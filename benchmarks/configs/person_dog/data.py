@@ -1,0 +1,41 @@
+# Photographs of Pascal VOC 2012 (see ../voc/data.py) on which there is a person or a dog, at 320 px, for a
+# detector of these two classes; and the schedule of its trainings. Plain MMDetection.
+_base_ = '../voc/data.py'
+
+metainfo = dict(classes=('person', 'dog'))
+size = (320, 320)  # the pictures' own; YOLOX-nano was tested at 416
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=size, keep_ratio=True),
+    dict(
+        type='RandomFlip', prob=0.5
+    ),  # of YOLOX's augmentations this one alone: trainings are short
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=size, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(dataset=dict(metainfo=metainfo, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(metainfo=metainfo, pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(metainfo=metainfo, pipeline=test_pipeline))
+
+train_cfg = dict(max_epochs=8, val_interval=8)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=8, convert_to_iter_based=True),
+]
+optim_wrapper = dict(
+    _delete_=True,
+    type='OptimWrapper',
+    # RTMDet's 0.004 for 256 images, by the square root of the batch size: 8 images
+    optimizer=dict(type='AdamW', lr=0.0007, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),  # YOLOX, RTMDet
+)
+default_hooks = dict(checkpoint=dict(interval=8))

@@ -1,0 +1,49 @@
+# Which losses and weights for benchmarks/studies/voc.py: on a fifth of its training images, held out, with
+# half its epochs. Single trainings; nothing of this is a result. Run with
+# `--results benchmarks/tuning.jsonl`, where the trainings are written down.
+_base_ = '../voc.py'
+
+held_out = 0.2
+seeds = (7,)
+options = {
+    'train_cfg.max_epochs': 2,
+    'train_cfg.val_interval': 2,
+    'default_hooks.checkpoint.interval': 2,
+    'param_scheduler.1.end': 2,
+}
+distilled = 'benchmarks/configs/voc/distilled.py'
+levels = 5
+
+
+def maps(type, weight):
+    return {
+        'model.losses.loss_kd_neck': dict(
+            type=type,
+            student='neck',
+            teacher='neck',
+            connector=dict(type='ConvConnector', in_channels=[64] * levels, out_channels=128),
+            loss_weight=weight * levels,
+        )
+    }
+
+
+objectness = {
+    'model.losses.loss_kd_rpn': dict(
+        type='SoftLabelBCE',
+        beta=0.0,
+        student='rpn_head.rpn_cls',
+        teacher='rpn_head.rpn_cls',
+        align=dict(type='RPNClassAlignment'),
+    )
+}
+weights = {
+    'model.losses.loss_kd_cls.loss_weight': 3.0,
+    'model.losses.loss_kd_bbox.loss_weight': 3.0,
+}
+only_maps = {'model.losses.loss_kd_cls': None, 'model.losses.loss_kd_bbox': None}
+recipes = {
+    'pkd': dict(config=distilled, options={**only_maps, **maps('PKD', 6.0)}, cached=True),
+    'kl-mse-3': dict(config=distilled, options=weights, cached=True),
+    'kl-mse-rpn': dict(config=distilled, options=objectness, cached=True),
+    'cwd': dict(config=distilled, options={**only_maps, **maps('CWD', 10.0)}, cached=True),
+}

@@ -1,0 +1,15 @@
+# Photographs of animals and persons from Pascal VOC 2012: a Faster R-CNN with MobileNetV2 and a pyramid of 64
+# channels learns from one with 128 that was trained longer and on larger images.
+teacher = dict(
+    config='benchmarks/configs/voc/teacher.py',
+    checkpoint='{{$MMKD_WEIGHTS:weights}}/faster-rcnn_mobilenetv2-fpn128_voc2012-animals.pth',
+    sha256='2e17a9574c9c01e50eba5e747c5f861b28e314b27f6ed8fd85f2ece2b3d9e05f',
+)
+seeds = (0, 1, 2)
+
+distilled = 'benchmarks/configs/voc/distilled.py'
+recipes = {
+    'baseline': dict(config='benchmarks/configs/voc/student.py'),
+    # The report's.
+    'kl-mse': dict(config=distilled, cached=True),
+}
