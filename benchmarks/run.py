@@ -351,7 +351,13 @@ def test_given(study: Study, run: Run, results: Results, device: str | None) -> 
     if settings.get('whole'):
         checkpoint = cut(settings.whole, checkpoint, run)
     command = [sys.executable, str(HERE.parent / 'tools' / 'test.py'), run.folder / 'config.py']
-    command += [checkpoint, '--work-dir', run.folder, *['--device', str(device)] * bool(device)]
+    command += [
+        checkpoint,
+        '--f1',
+        '--work-dir',
+        run.folder,
+        *['--device', str(device)] * bool(device),
+    ]
     log, start = run.folder / 'console.log', time.monotonic()
     with open(log, 'w', encoding='utf-8') as out:
         if subprocess.run(list(map(str, command)), stdout=out, stderr=out).returncode:
