@@ -34,7 +34,7 @@ from _cli import run_tool  # noqa: E402
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-PAGE = HERE.parent / 'docs' / 'benchmarks.md'
+PAGE = HERE.parent / 'docs' / 'results.md'
 TEACHER, BASELINE = 'teacher', 'baseline'
 METRICS = {'mAP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'F1': 'coco/bbox_F1'}
 # What a config says about this machine, or about where a run lies, is no part of the experiment.

@@ -202,7 +202,7 @@ def test_the_page_shows_what_the_results_give(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(SCRIPT.parents[1] / 'tools'))
     monkeypatch.chdir(SCRIPT.parents[1])
     module = runpy.run_path(str(SCRIPT), run_name='run')
-    page = (SCRIPT.parents[1] / 'docs/benchmarks.md').read_text()
+    page = (SCRIPT.parents[1] / 'docs/results.md').read_text()
     for path in (SCRIPT.parent / 'studies').glob('*.py'):
         study = module['Study'](path, Path('work_dirs/benchmarks'))
         table = module['compare'](
