@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from scipy import stats
-from tiny_models import ROI_LOSSES, faster_rcnn
+from tiny_models import CLASSES, ROI_LOSSES, faster_rcnn, save_teacher
 from tiny_training import training_config, write_coco
 
 SCRIPT = Path(__file__).parents[2] / 'benchmarks' / 'run.py'
@@ -218,3 +220,108 @@ def test_the_page_shows_what_the_results_give(monkeypatch, tmp_path):
         copy.write_text(page)
         module['publish'](path.stem, table, copy)
         assert copy.read_text() == page
+
+
+# ------------------------------------------------- given teachers, held-out images, shared caches
+
+
+@pytest.fixture
+def given(study, tmp_path):
+    """The same study with a teacher of more classes that is not trained, and images held out."""
+    whole = faster_rcnn(classes=4)
+    path = save_teacher(tmp_path / 'given.pth', whole, classes=('bird', *CLASSES))
+    Config(dict(model=whole)).dump(str(tmp_path / 'whole.py'))
+    text = study.read_text().replace(
+        f"teacher = dict(config='{tmp_path}/plain.py', seed=5)",
+        f"teacher = dict(config='{tmp_path}/plain.py', whole='{tmp_path}/whole.py', "
+        f"checkpoint='{path}', sha256='{sha256(path.read_bytes()).hexdigest()}')\nheld_out = 0.5",
+    )
+    text = text.replace("kd=dict(config='", "kd=dict(cached=True, config='")
+    own = {
+        'model.teacher.proposals': 'teacher',
+        'model.teacher.num_proposals': 8,
+        'model.losses.loss_kd_bbox.align.select': 'teacher',
+    }
+    study.write_text(text.replace("options={'model", f"options={{**{own}, 'model"))
+    return study
+
+
+def test_a_given_teacher_is_evaluated_and_teaches(run, given, tmp_path):
+    results = tmp_path / 'results.jsonl'
+    common = (given, '--results', results, '--device', 'cpu', '--seeds', 0, '--recipes', 'kd')
+    assert run(*common) == 0
+    assert [line['recipe'] for line in lines(results)] == ['teacher', 'kd']
+    folders = {
+        path.name.split('_')[0]: path for path in (tmp_path / 'work_dirs/benchmarks/tiny').iterdir()
+    }
+    # What was evaluated says of the student's classes what the whole teacher says of them.
+    weights = torch.load(folders['teacher'] / 'teacher.pth')['state_dict']
+    whole = torch.load(tmp_path / 'given.pth')['state_dict']
+    name = 'roi_head.bbox_head.fc_cls.bias'
+    assert torch.equal(weights[name], whole[name][1:])
+    used = Config.fromfile(folders['kd'] / 'config.py')
+    assert used.model.teacher.checkpoint == str(tmp_path / 'given.pth')
+    assert used.model.teacher.config == f'{tmp_path}/whole.py'
+    assert Path(used.model.teacher.cache, 'cache.json').is_file()
+    # Trained on other images than validated on, and on none but the training images.
+    files = used.train_dataloader.dataset.ann_file, used.val_dataloader.dataset.ann_file
+    parts = [
+        {each['id'] for each in json.loads(Path(file).read_text())['images']} for file in files
+    ]
+    source = Config.fromfile(tmp_path / 'plain.py').train_dataloader.dataset
+    every = json.loads((Path(source.data_root) / source.ann_file).read_text())['images']
+    assert parts[0] and parts[1] and not parts[0] & parts[1]
+    assert parts[0] | parts[1] == {each['id'] for each in every}
+    assert used.val_evaluator.ann_file == files[1]
+    # Nothing is done twice.
+    before = lines(results)
+    assert run(*common) == 0
+    assert lines(results) == before
+
+
+def test_seeds_share_a_cache_and_experiments_do_not(given, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(SCRIPT.parents[1] / 'tools'))
+    module = runpy.run_path(str(SCRIPT), run_name='run')
+
+    def caches():
+        runs = module['Study'](given, tmp_path / 'runs').runs(['kd'], [0, 1])
+        return [each.config.model.teacher.cache for each in runs], [each.digest for each in runs]
+
+    (first, second), digests = caches()
+    assert first == second and digests[0] != digests[1]
+    given.write_text(
+        given.read_text().replace(
+            "'model.teacher.num_proposals': 8", "'model.teacher.num_proposals': 9"
+        )
+    )
+    assert caches()[0][0] != first
+
+
+def test_another_teacher_than_the_studys_is_refused(run, given, tmp_path, capsys):
+    common = (given, '--results', tmp_path / 'results.jsonl', '--seeds', 0)
+    path = tmp_path / 'given.pth'
+    path.write_bytes(path.read_bytes() + b'.')
+    assert run(*common) == 2
+    assert f'{path} is not the one of {given} (teacher.sha256)' in capsys.readouterr().err
+    path.unlink()
+    assert run(*common) == 2
+    assert f'there is no {path}; set MMKD_WEIGHTS' in capsys.readouterr().err
+    assert not (tmp_path / 'results.jsonl').exists()
+
+
+def test_weights_lie_where_the_environment_says(study, monkeypatch, tmp_path):
+    """Where they lie is no part of the experiment; which they are, is."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parents[1] / 'tools'))
+    module = runpy.run_path(str(SCRIPT), run_name='run')
+    plain = tmp_path / 'plain.py'
+    text = plain.read_text()
+
+    def digest(folder, name='a.pth'):
+        monkeypatch.setenv('MMKD_WEIGHTS', folder)
+        init = (
+            f"model['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint='{folder}/{name}')"
+        )
+        plain.write_text(f'{text}\n{init}\n')
+        return module['Study'](study, tmp_path / 'runs').teacher().digest
+
+    assert digest('weights') == digest('/elsewhere/weights') != digest('weights', 'b.pth')
