@@ -36,14 +36,19 @@ objectness = {
         align=dict(type='RPNClassAlignment'),
     )
 }
-weights = {
-    'model.losses.loss_kd_cls.loss_weight': 3.0,
-    'model.losses.loss_kd_bbox.loss_weight': 3.0,
-}
+
+
+def weights(cls, bbox):
+    return {
+        'model.losses.loss_kd_cls.loss_weight': cls,
+        'model.losses.loss_kd_bbox.loss_weight': bbox,
+    }
+
+
 only_maps = {'model.losses.loss_kd_cls': None, 'model.losses.loss_kd_bbox': None}
 recipes = {
-    'pkd': dict(config=distilled, options={**only_maps, **maps('PKD', 6.0)}, cached=True),
-    'kl-mse-3': dict(config=distilled, options=weights, cached=True),
-    'kl-mse-rpn': dict(config=distilled, options=objectness, cached=True),
-    'cwd': dict(config=distilled, options={**only_maps, **maps('CWD', 10.0)}, cached=True),
+    'kl-mse': dict(config=distilled, cached=True),
+    'kl-mse-0.3': dict(config=distilled, options=weights(0.3, 0.3), cached=True),
+    'pkd-1': dict(config=distilled, options={**only_maps, **maps('PKD', 1.0)}, cached=True),
+    'kl-rpn': dict(config=distilled, options={**weights(0.5, 0.0), **objectness}, cached=True),
 }
