@@ -74,7 +74,7 @@ test_cfg = dict(type='TestLoop')
 param_scheduler = [
     # Shorter than mmdet's 500 steps, as the training is.
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=100),
-    # Decay at 2/3 and 11/12 of the training, as mmdet's 1x schedule.
+    # One cosine over the whole training in place of mmdet's steps at 2/3 and 11/12 of twelve epochs.
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=4, convert_to_iter_based=True),
 ]
 optim_wrapper = dict(

@@ -46,9 +46,14 @@ def weights(cls, bbox):
 
 
 only_maps = {'model.losses.loss_kd_cls': None, 'model.losses.loss_kd_bbox': None}
+backbone = {'model.init_student': dict(from_teacher=['backbone'])}
 recipes = {
     'kl-mse': dict(config=distilled, cached=True),
     'kl-mse-0.3': dict(config=distilled, options=weights(0.3, 0.3), cached=True),
     'pkd-1': dict(config=distilled, options={**only_maps, **maps('PKD', 1.0)}, cached=True),
     'kl-rpn': dict(config=distilled, options={**weights(0.5, 0.0), **objectness}, cached=True),
+    'inherit': dict(config=distilled, options={**backbone, **only_maps}),
+    'inherit-kl-mse-0.3': dict(
+        config=distilled, options={**backbone, **weights(0.3, 0.3)}, cached=True
+    ),
 }
