@@ -2,7 +2,7 @@
 # detector of these two classes; and the schedule of its trainings. Plain MMDetection.
 _base_ = '../voc/data.py'
 
-metainfo = dict(classes=('person', 'dog'))
+metainfo = dict(classes=('dog', 'person'))  # in the order of the annotations
 size = (320, 320)  # the pictures' own; YOLOX-nano was tested at 416
 train_pipeline = [
     dict(type='LoadImageFromFile'),
