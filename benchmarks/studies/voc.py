@@ -8,8 +8,13 @@ teacher = dict(
 seeds = (0, 1, 2)
 
 distilled = 'benchmarks/configs/voc/distilled.py'
+# The teacher's backbone is the student's, trained further.
+backbone = {'model.init_student': dict(from_teacher=['backbone'])}
+no_losses = {'model.losses.loss_kd_cls': None, 'model.losses.loss_kd_bbox': None}
 recipes = {
     'baseline': dict(config='benchmarks/configs/voc/student.py'),
-    # The report's.
+    # The report's losses.
     'kl-mse': dict(config=distilled, cached=True),
+    'inherit': dict(config=distilled, options={**backbone, **no_losses}),
+    'inherit-kl-mse': dict(config=distilled, options=backbone, cached=True),
 }
