@@ -447,7 +447,9 @@ def find_study(name: str) -> Path:
 
 
 class Results:
-    """The finished runs of a study, a line each in a file that all studies share.
+    """The finished runs, a line each in a file that all studies share.
+
+    What another study has run with the same config, teacher and seed is not run again.
 
     Args:
         path: The file; it need not exist.
@@ -457,16 +459,20 @@ class Results:
     def __init__(self, path: Path, study: str) -> None:
         self.path, self.study = path, study
         self._lock = threading.Lock()
-        self.lines = []
-        if path.is_file():
-            lines = (json.loads(text) for text in path.read_text(encoding='utf-8').splitlines())
-            self.lines = [line for line in lines if line['study'] == study]
+        text = path.read_text(encoding='utf-8') if path.is_file() else ''
+        self._every = [json.loads(line) for line in text.splitlines()]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Those of the study itself."""
+        return [line for line in self._every if line['study'] == self.study]
 
     def of(self, run: Run) -> dict[str, Any] | None:
         """The line of a run, or None while there is none."""
-        key = (run.recipe, run.seed, run.digest)
-        found = [line for line in self.lines if _key(line) == key]
-        return found[-1] if found else None
+        key = run.digest, run.seed
+        found = [each for each in self._every if (each['config_hash'], each['seed']) == key]
+        own = [line for line in found if line['study'] == self.study]
+        return (own or found or [None])[-1]
 
     def add(self, run: Run, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
         line = dict(
@@ -483,12 +489,8 @@ class Results:
         with self._lock:
             with open(self.path, 'a', encoding='utf-8') as file:
                 file.write(json.dumps(line) + '\n')
-            self.lines.append(line)
+            self._every.append(line)
         return line
-
-
-def _key(line: dict[str, Any]) -> tuple[str, int, str]:
-    return line['recipe'], line['seed'], line['config_hash']
 
 
 def _commit() -> str:
@@ -535,9 +537,9 @@ def _cores() -> int:
 
 def present(study: Study, results: Results) -> dict[str, dict[int, dict[str, Any]]]:
     """Lines by recipe and seed, of runs as the study declares them now; others are out of date."""
-    seeds = sorted({line['seed'] for line in results.lines})
+    seeds = sorted({*study.settings.seeds, *(line['seed'] for line in results.lines)})
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for run in study.runs(None, seeds or None):
+    for run in study.runs(None, seeds):
         line = results.of(run)
         if line is not None:
             found.setdefault(run.recipe, {})[run.seed] = line
@@ -556,7 +558,6 @@ def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
     for run in study.runs(None, [study.settings.seeds[0]]) if steps and steps.lines else ():
         costs[run.recipe] = steps.of(run.digest)
     teacher = results.of(study.teacher())
-    base = {seed: line['mAP'] for seed, line in found.get(BASELINE, {}).items()}
     rows = [
         '| recipe | seeds | mAP | AP50 | F1 | mAP over baseline | p | gap closed |',
         '|---|---:|---:|---:|---:|---:|---:|---:|',
@@ -569,7 +570,9 @@ def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
         for name in METRICS:
             mean, half = interval([100 * line[name] for line in lines.values()])
             cells.append(with_error(mean, half))
-        cells += _difference(lines, base, teacher) if recipe != BASELINE else ['', '', '']
+        other = study.settings.recipes[recipe].get('against', BASELINE)
+        base = {seed: line['mAP'] for seed, line in found.get(other, {}).items()}
+        cells += _difference(lines, base, teacher) if recipe != other else ['', '', '']
         if costs:
             line = costs.get(recipe)
             cells.append(f'{line["kd_step_s"] / line["student_step_s"]:.2f}' if line else '')

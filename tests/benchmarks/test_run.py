@@ -179,6 +179,38 @@ def test_the_table_compares_seed_by_seed(run, study, tmp_path, capsys, monkeypat
     assert cells[7] == f'{100 * 11 / (50 - 12):.0f} %'
 
 
+def test_other_conditions_have_baselines_of_their_own(run, study, tmp_path, capsys, monkeypatch):
+    """And what another study has run of the same config and seed is not run again."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parents[1] / 'tools'))
+    module = runpy.run_path(str(SCRIPT), run_name='run')
+    text = study.read_text()
+    short = "options={'train_cfg.max_iters': 1}, against='baseline-short'"
+    added = f"""    **{{
+        'baseline-short': dict(config='{tmp_path}/plain.py', {short}),
+        'kd-short': dict(config='{tmp_path}/distilled.py', {short}),
+    }},
+"""
+    other = tmp_path / 'other.py'
+    other.write_text(text.rstrip().removesuffix(')') + added + ')\n')
+    given = {'baseline': 0.10, 'kd': 0.22, 'baseline-short': 0.02, 'kd-short': 0.05, 'teacher': 0.5}
+    written = []
+    for name, path in (('tiny', study), ('other', other)):
+        loaded = module['Study'](path, Path('work_dirs/benchmarks'))
+        for one in [loaded.teacher(), *loaded.runs(None, None)]:
+            if name == 'tiny' or 'short' in one.recipe:
+                scores = dict.fromkeys(('mAP', 'AP50', 'F1'), given[one.recipe])
+                line = dict(study=name, recipe=one.recipe, seed=one.seed, config_hash=one.digest)
+                written.append(line | scores)
+    results = tmp_path / 'results.jsonl'
+    results.write_text('\n'.join(map(json.dumps, written)) + '\n')
+    assert run(other, '--results', results) == 0  # trains nothing
+    assert len(lines(results)) == len(written)
+    rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith('| ')]
+    cells = {row.split('|')[1].strip(): [c.strip() for c in row.split('|')[2:]] for row in rows}
+    assert cells['kd'][4].startswith('+12.0') and cells['kd-short'][4].startswith('+3.0')
+    assert cells['baseline'][4] == cells['baseline-short'][4] == ''
+
+
 def test_mistakes_are_one_line(run, study, capsys):
     assert run('nothing') == 2
     error = capsys.readouterr().err
