@@ -1,6 +1,13 @@
-# Whether the settings of benchmarks/studies/person_dog.py hold, on a fifth of its training images, held out.
-# Single trainings; nothing of this is a result.
+# The student's learning rate, for benchmarks/studies/person_dog.py, on a fifth of its training images, held out,
+# with labels alone; then whether the losses' weights hold. Single trainings; nothing of this is a result.
 _base_ = '../person_dog.py'
 
 held_out = 0.2
 seeds = (7,)
+rate = 'optim_wrapper.optimizer.lr'
+labels = 'benchmarks/configs/person_dog/labels.py'
+recipes = {
+    'baseline': dict(config=labels, options={rate: 0.0007}),
+    'baseline-lr2': dict(config=labels, options={rate: 0.002}),
+    'baseline-lr5': dict(config=labels, options={rate: 0.005}),
+}
