@@ -1,5 +1,6 @@
-# The student's learning rate, for benchmarks/studies/person_dog.py, on a fifth of its training images, held out,
-# with labels alone; then whether the losses' weights hold. Single trainings; nothing of this is a result.
+# The student's learning rate, for benchmarks/studies/person_dog.py, on a fifth of its training images,
+# held out, with labels alone; then whether the losses' weights hold. Single trainings; nothing of this is
+# a result.
 _base_ = '../person_dog.py'
 
 held_out = 0.2
