@@ -6,9 +6,13 @@ _base_ = '../person_dog.py'
 held_out = 0.2
 seeds = (7,)
 rate = 'optim_wrapper.optimizer.lr'
+distilled = 'benchmarks/configs/person_dog/distilled.py'
 labels = 'benchmarks/configs/person_dog/labels.py'
 recipes = {
     'baseline': dict(config=labels, options={rate: 0.0007}),
     'baseline-lr2': dict(config=labels, options={rate: 0.002}),
     'baseline-lr5': dict(config=labels, options={rate: 0.005}),
+    'baseline-lr10': dict(config=labels, options={rate: 0.01}),
+    'distilled-lr5': dict(config=distilled, options={rate: 0.005}),
+    'unlabelled-lr5': dict(config=distilled, options={rate: 0.005, 'model.task_losses': False}),
 }
