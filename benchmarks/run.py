@@ -537,7 +537,8 @@ def _cores() -> int:
 
 def present(study: Study, results: Results) -> dict[str, dict[int, dict[str, Any]]]:
     """Lines by recipe and seed, of runs as the study declares them now; others are out of date."""
-    seeds = sorted({*study.settings.seeds, *(line['seed'] for line in results.lines)})
+    trained = {line['seed'] for line in results.lines if line['recipe'] != TEACHER}
+    seeds = sorted({*study.settings.seeds, *trained})
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for run in study.runs(None, seeds):
         line = results.of(run)

@@ -133,8 +133,24 @@ def test_the_ablation_inherits(tmp_path):
     assert losses.loss_kd_bbox is None
 
 
+def anchor(title):
+    """As GitHub makes it of a heading."""
+    return re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-')
+
+
 def test_links_and_code_paths_exist():
-    for target in re.findall(r'\]\((?!http)([^)]+)\)', README):
-        assert (ROOT / target).exists(), target
+    pages = [
+        ROOT / 'README.md',
+        ROOT / 'benchmarks/README.md',
+        *sorted((ROOT / 'docs').glob('*.md')),
+    ]
+    for page in pages:
+        for target in re.findall(r'\]\((?!http)([^)]+)\)', page.read_text()):
+            path, _, section = target.partition('#')
+            path = page.parent / path if path else page
+            assert path.exists(), (page.name, target)
+            if section:
+                titles = re.findall(r'^#+ (.*)$', path.read_text(), re.M)
+                assert section in [anchor(title) for title in titles], (page.name, target)
     for target in re.findall(r'`((?:mmkd|tools|configs|tests)/[\w/.\-]*)`', README):
         assert (ROOT / target).exists() or '_NAME' in target, target
