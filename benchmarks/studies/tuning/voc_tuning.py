@@ -48,7 +48,10 @@ def weights(cls, bbox):
 
 only_maps = {'model.losses.loss_kd_cls': None, 'model.losses.loss_kd_bbox': None}
 backbone = {'model.init_student': dict(from_teacher=['backbone'])}
+plain, rate = 'benchmarks/configs/voc/student.py', 'optim_wrapper.optimizer.lr'
 recipes = {
+    'baseline-lr20': dict(config=plain, options={rate: 0.02}),
+    'baseline-lr30': dict(config=plain, options={rate: 0.03}),
     'kl-mse': dict(config=distilled, options=weights(1.0, 1.0), cached=True),
     'kl-mse-0.3': dict(config=distilled, cached=True),
     'pkd-1': dict(config=distilled, options={**only_maps, **maps('PKD', 1.0)}, cached=True),
