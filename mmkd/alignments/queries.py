@@ -27,6 +27,9 @@ BOX_FORMATS = ('cxcywh', 'xyxy')
 NO_OBJECT_WEIGHT = 0.1
 # Threads that solve assignments, of which a step has one a layer and image.
 SOLVERS = 4
+# With fewer costs than these in a step, starting the threads takes longer than they save: about 10 ms on two
+# cores that torch keeps busy.
+WORTH_THREADS = 500_000
 
 
 class QueryAlignment(Alignment):
@@ -330,10 +333,14 @@ def assign(cost: np.ndarray) -> np.ndarray:
     """
     if not np.isfinite(cost).all():
         raise ValueError('a cost is not finite')
-    # scipy (from 1.12 on) lets other threads run while it solves.
-    with ThreadPoolExecutor(SOLVERS) as pool:
-        solved = pool.map(linear_sum_assignment, cost.reshape(-1, *cost.shape[-2:]))
-        return np.stack([columns for _, columns in solved]).reshape(cost.shape[:-1])
+    each = cost.reshape(-1, *cost.shape[-2:])
+    if cost.size < WORTH_THREADS:
+        solved = list(map(linear_sum_assignment, each))
+    else:
+        # scipy (from 1.12 on) lets other threads run while it solves.
+        with ThreadPoolExecutor(SOLVERS) as pool:
+            solved = list(pool.map(linear_sum_assignment, each))
+    return np.stack([columns for _, columns in solved]).reshape(cost.shape[:-1])
 
 
 def _not_finite(candidates: Candidates) -> ConfigError:

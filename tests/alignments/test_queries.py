@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from tiny_transformers import transformer
 
-from mmkd.alignments import ClassMap, Step
+from mmkd.alignments import ClassMap, Step, queries
 from mmkd.alignments.queries import HEAD, layer_map, scores_for_sigmoid
 from mmkd.distillers import LossEntry
 from mmkd.errors import ConfigError
@@ -354,3 +355,12 @@ def test_what_a_loss_needs_is_asked_for(models):
     )
     with pytest.raises(ConfigError, match="set activation='sigmoid'"):
         sigmoid.check(models(), models('DINO'), {})
+
+
+@pytest.mark.parametrize('shape', [(2, 3, 7, 9), (1, 1, 5, 5)])
+def test_threads_solve_what_one_solves(shape, monkeypatch):
+    cost = np.random.default_rng(0).random(shape)
+    alone = queries.assign(cost)
+    monkeypatch.setattr(queries, 'WORTH_THREADS', 0)
+    assert np.array_equal(queries.assign(cost), alone) and alone.shape == shape[:-1]
+    assert all(len(set(row)) == shape[-2] for row in alone.reshape(-1, shape[-2]))
