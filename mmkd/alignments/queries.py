@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -26,10 +27,7 @@ BOX_FORMATS = ('cxcywh', 'xyxy')
 # no-object terms are down-weighted by a factor of 10.
 NO_OBJECT_WEIGHT = 0.1
 # Threads that solve assignments, of which a step has one a layer and image.
-SOLVERS = 4
-# With fewer costs than these in a step, starting the threads takes longer than they save: about 10 ms on two
-# cores that torch keeps busy.
-WORTH_THREADS = 500_000
+SOLVERS = min(4, os.cpu_count() or 1)
 
 
 class QueryAlignment(Alignment):
@@ -333,13 +331,14 @@ def assign(cost: np.ndarray) -> np.ndarray:
     """
     if not np.isfinite(cost).all():
         raise ValueError('a cost is not finite')
-    each = cost.reshape(-1, *cost.shape[-2:])
-    if cost.size < WORTH_THREADS:
-        solved = list(map(linear_sum_assignment, each))
-    else:
-        # scipy (from 1.12 on) lets other threads run while it solves.
-        with ThreadPoolExecutor(SOLVERS) as pool:
-            solved = list(pool.map(linear_sum_assignment, each))
+    each = cost.reshape(-1, *cost.shape[-2:]).astype(np.float64)  # as scipy solves it
+    if cost.shape[-2] == cost.shape[-1]:
+        # Each column is taken by some row, so that what it costs every row decides nothing. Without that
+        # scipy needs half the time where the predictions of all queries are alike.
+        each -= each.min(axis=-2, keepdims=True)
+    # scipy (from 1.12 on) lets other threads run while it solves.
+    with ThreadPoolExecutor(SOLVERS) as pool:
+        solved = list(pool.map(linear_sum_assignment, each))
     return np.stack([columns for _, columns in solved]).reshape(cost.shape[:-1])
 
 
