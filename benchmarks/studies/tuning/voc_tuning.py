@@ -58,4 +58,10 @@ recipes = {
     'kl-rpn': dict(config=distilled, options={**weights(0.5, 0.0), **objectness}, cached=True),
     'inherit': dict(config=distilled, options={**backbone, **only_maps}),
     'inherit-kl-mse-0.3': dict(config=distilled, options=backbone, cached=True),
+    'inherit-kl-mse-1': dict(
+        config=distilled, options={**backbone, **weights(1.0, 1.0)}, cached=True
+    ),
+    # With the maps of the live teacher: a cache brings them over to flipped images only roughly.
+    'inherit-kl-mse-pkd-1': dict(config=distilled, options={**backbone, **maps('PKD', 1.0)}),
+    'inherit-kl-mse-cwd-10': dict(config=distilled, options={**backbone, **maps('CWD', 10.0)}),
 }
