@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmdet.registry import TASK_UTILS
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -282,16 +282,14 @@ class HungarianQueryAlignment(QueryAlignment):
 
     def costs(self, candidates: Candidates) -> Tensor:
         """The cost of each pair, shape (layers, N, teacher queries, student queries)."""
-        # Layer by layer: GIoU needs more than ten times the memory of what it gives.
+        # Layer by layer: GIoU needs several times the memory of what it gives.
         return torch.stack([self.cost(*layer) for layer in zip(*candidates, strict=True)])
 
     def cost(
         self, p: Tensor, q: Tensor, their_boxes: Tensor, boxes: Tensor, counts: Tensor
     ) -> Tensor:
         """The same of one layer, or of one image of it; arguments as in :class:`Candidates`."""
-        overlaps = bbox_overlaps(
-            bbox_cxcywh_to_xyxy(their_boxes), bbox_cxcywh_to_xyxy(boxes), mode='giou'
-        )
+        overlaps = generalized_iou(bbox_cxcywh_to_xyxy(their_boxes), bbox_cxcywh_to_xyxy(boxes))
         cost_class, cost_l1, cost_giou = self.cost_weights
         cost = (
             cost_giou * (1 - overlaps)
@@ -315,6 +313,35 @@ class Candidates(NamedTuple):
     their_boxes: Tensor
     boxes: Tensor
     counts: Tensor
+
+
+def generalized_iou(boxes: Tensor, others: Tensor, eps: float = 1e-6) -> Tensor:
+    """Generalised intersection over union of all pairs (arXiv 1902.09630, alg. 1).
+
+    The values of mmdet's ``bbox_overlaps``, in half its time, which was most of what costs took: there x
+    and y of a pair lie side by side, which keeps processors from working on several pairs at once.
+
+    Args:
+        boxes, others: x1, y1, x2, y2, shape (…, M, 4) and (…, N, 4).
+        eps: Smallest area a division sees; mmdet's.
+
+    Returns:
+        Shape (…, M, N).
+    """
+    x1, y1, x2, y2 = boxes[..., :, None, :].unbind(-1)
+    u1, v1, u2, v2 = others[..., None, :, :].unbind(-1)
+
+    def shared_and_hull(low: Tensor, high: Tensor, low2: Tensor, high2: Tensor) -> list[Tensor]:
+        shared = torch.minimum(high, high2).sub_(torch.maximum(low, low2)).clamp_(min=0)
+        return [shared, torch.maximum(high, high2).sub_(torch.minimum(low, low2))]
+
+    (overlap, hull), (height, hull_height) = (
+        shared_and_hull(x1, x2, u1, u2),
+        shared_and_hull(y1, y2, v1, v2),
+    )
+    overlap, hull = overlap.mul_(height), hull.mul_(hull_height).clamp_(min=eps)
+    union = ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1)).sub_(overlap).clamp_(min=eps)
+    return overlap.div_(union).sub_((hull - union).div_(hull))
 
 
 def assign(cost: np.ndarray) -> np.ndarray:
