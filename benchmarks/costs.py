@@ -19,7 +19,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / 'tools'), str(HERE)]
 
-from run import _commit, _device, _versions, publish  # noqa: E402
+from comparing import publish  # noqa: E402
+from results import commit, device_name, versions  # noqa: E402
 
 from _cli import run_tool  # noqa: E402
 
@@ -76,7 +77,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def costs(args: argparse.Namespace) -> None:
-    scene = dict(size=args.size, batch_size=args.batch_size, amp=args.amp, device=_device())
+    scene = dict(size=args.size, batch_size=args.batch_size, amp=args.amp, device=device_name())
     chosen = [PAIRS[index] for index in args.pairs] if args.pairs else PAIRS
     for _ in range(0 if args.table else args.repeats):
         # Each pair in turn, so that a slow quarter of an hour does not fall on one of them.
@@ -111,7 +112,7 @@ def measure(
             raise UserError(f'{config.name}: {last}')
         numbers = json.loads(out.read_text())
     del numbers['arguments']
-    line = dict(pair=title, cached=cached, **scene, git_commit=_commit(), versions=_versions())
+    line = dict(pair=title, cached=cached, **scene, git_commit=commit(), versions=versions())
     with open(args.results, 'a', encoding='utf-8') as file:
         file.write(json.dumps(line | dict(numbers=rounded(numbers))) + '\n')
     ratio = numbers['step_ratio' if cached else 'overhead_ratio']
