@@ -10,17 +10,6 @@ seeds = (0, 1, 2)
 distilled = 'benchmarks/configs/voc/distilled.py'
 # The teacher's backbone is the student's, trained further.
 backbone = {'model.init_student': dict(from_teacher=['backbone'])}
-# The pyramids' maps; with the live teacher, as a cache brings maps over to flipped images only roughly.
-levels = 5
-maps = {
-    'model.losses.loss_kd_neck': dict(
-        type='PKD',
-        student='neck',
-        teacher='neck',
-        connector=dict(type='ConvConnector', in_channels=[64] * levels, out_channels=128),
-        loss_weight=1.0 * levels,  # of 1 and 6, PKD's for Faster R-CNN, the better (tuning.jsonl)
-    )
-}
 no_losses = {'model.losses.loss_kd_cls': None, 'model.losses.loss_kd_bbox': None}
 recipes = {
     'baseline': dict(config='benchmarks/configs/voc/student.py'),
@@ -28,5 +17,4 @@ recipes = {
     'kl-mse': dict(config=distilled, cached=True),
     'inherit': dict(config=distilled, options={**backbone, **no_losses}),
     'inherit-kl-mse': dict(config=distilled, options=backbone, cached=True),
-    'inherit-kl-mse-pkd': dict(config=distilled, options={**backbone, **maps}),
 }
