@@ -96,8 +96,11 @@ class Teachers(Mapping[str, Teacher]):
                 config.setdefault('classes', classes)
                 self._loaded[name] = self._build(name, AveragedTeacher, student=student, **config)
             else:
-                kind = CachedTeacher if self.is_cached(name) else Teacher
-                self._loaded[name] = self._build(name, kind, **config)
+                cached = self.is_cached(name)
+                config = config if cached else self._asked_itself(name)
+                self._loaded[name] = self._build(
+                    name, CachedTeacher if cached else Teacher, **config
+                )
             self._restore(name)
         return self._loaded[name]
 
@@ -109,9 +112,7 @@ class Teachers(Mapping[str, Teacher]):
         """
         if not self.is_cached(name):
             return self[name]
-        config = {
-            key: value for key, value in self.configs[name].items() if key not in CACHE_OPTIONS
-        }
+        config = self._asked_itself(name)
         absent = [key for key in ('config', 'checkpoint') if key not in config]
         if absent:
             raise ConfigError(
@@ -119,6 +120,13 @@ class Teachers(Mapping[str, Teacher]):
                 f'{" and .".join(absent)} beside cache'
             )
         return self._build(name, Teacher, **config)
+
+    def _asked_itself(self, name: str) -> dict[str, Any]:
+        """The config of a teacher without what concerns its cache."""
+        config = self.configs[name]
+        # Without a cache its options are left to be refused; `cache=None` is how a command line drops one.
+        dropped = CACHE_OPTIONS if CACHE in config else ()
+        return {key: value for key, value in config.items() if key not in dropped}
 
     def _build(self, name: str, kind: type[Teacher], **config: Any) -> Teacher:
         try:

@@ -128,7 +128,7 @@ def measure(
     device = next(distiller.parameters()).device
     seconds, peak_bytes = partial(_seconds, device), partial(_peak_bytes, device)
     rounds, training = [], distiller.training
-    with _buffers_kept(distiller), preserve_rng_state():
+    with buffers_kept(distiller), preserve_rng_state():
         distiller.train()
         try:
             for index, raw in zip(range(warmup + iterations), cycle(batches)):  # noqa: B905
@@ -315,7 +315,7 @@ def _differentiable(value: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
+def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Put back what training steps without an optimizer change: BatchNorm statistics."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:

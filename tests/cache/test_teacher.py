@@ -371,6 +371,20 @@ def test_testing_needs_no_cache(tmp_path):
     assert model.teacher is None
 
 
+def test_a_cache_set_to_none_is_the_teacher_itself(teacher):
+    """As a config's cache is dropped on the command line; what only a cache has goes with it."""
+    dropped = dict(teacher, cache=None, min_visible=0.5, photometric=True)
+    found = []
+    for config in (dropped, teacher):
+        torch.manual_seed(0)  # of the student
+        model = MODELS.build(dict(model_of(config), classes=CLASSES))
+        found.append(losses_of(model, RAW))
+        assert not isinstance(model.teacher, CachedTeacher)
+    assert found[0] == found[1]
+    with pytest.raises(ConfigError, match='min_visible'):
+        losses_of(MODELS.build(dict(model_of(dict(teacher, min_visible=0.5)))), RAW)
+
+
 def test_what_a_student_starts_with_is_in_no_cache(cache, teacher, tmp_path):
     more = dict(init_student=dict(from_teacher=['backbone']))
     model = distiller(faster_rcnn(), dict(teacher, cache=str(cache)), LOSSES, **more)

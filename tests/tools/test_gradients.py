@@ -1,0 +1,109 @@
+"""tools/gradients.py."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from tiny_models import CLASSES, ROI_LOSSES, faster_rcnn, save_teacher
+from tiny_training import training_config, write_coco
+
+QUICK = ('--device', 'cpu', '--batches', 1, '--json', 'found.json')
+TASK = 'task losses'
+
+
+@pytest.fixture
+def config(tmp_path):
+    data = write_coco(tmp_path / 'data')
+    losses = copy.deepcopy(ROI_LOSSES)
+    losses['loss_kd_bbox']['schedule'] = dict(begin=3)
+    teacher = faster_rcnn(channels=24)
+    path = save_teacher(tmp_path / 'teacher.pth', teacher)
+    teacher = dict(config=dict(model=teacher), checkpoint=str(path), classes=CLASSES)
+    model = dict(type='Distiller', student=faster_rcnn(), teacher=teacher, losses=losses)
+    cfg = training_config(model, data, tmp_path / 'unused')
+    cfg.pop('work_dir')
+    path = tmp_path / 'distil.py'
+    cfg.dump(str(path))
+    return path
+
+
+def found(tmp_path):
+    return json.loads((tmp_path / 'found.json').read_text())
+
+
+def test_shows_each_loss_whatever_its_schedule(tool, config, tmp_path, capsys):
+    assert tool('gradients', config, *QUICK) == 0
+    output = capsys.readouterr().out.splitlines()
+    table = {line[: line.index('  ')]: line.split() for line in output[-3:]}
+    numbers = found(tmp_path)
+    assert list(table) == list(numbers) and list(table)[0] == TASK
+    assert set(table) == {TASK, *ROI_LOSSES}
+    assert output[-4].split() == [
+        *('value', 'backbone', 'neck', 'rpn_head', 'roi_head', 'ratio', 'cosine')
+    ]
+    for name, row in table.items():
+        assert float(row[-2]) == pytest.approx(numbers[name]['ratio'], abs=1e-3)
+    assert not (tmp_path / 'work_dirs').exists()
+
+
+def test_the_same_seed_gives_the_same_numbers(tool, config, tmp_path):
+    results = []
+    for seed in (0, 0, 1):
+        assert tool('gradients', config, *QUICK, '--seed', seed) == 0
+        results.append(found(tmp_path))
+    assert results[0] == results[1] != results[2]
+
+
+def test_a_checkpoint_takes_the_place_of_the_first_weights(tool, config, tmp_path):
+    student = MODELS.build(faster_rcnn())
+    torch.manual_seed(0)
+    student.init_weights()
+    for name, value in student.named_parameters():
+        if 'rpn_cls.bias' in name:
+            torch.nn.init.constant_(value, 9.0)  # all is an object
+    torch.save(student.state_dict(), tmp_path / 'student.pth')
+    assert tool('gradients', config, *QUICK) == 0
+    before = found(tmp_path)[TASK]['value']
+    assert tool('gradients', config, *QUICK, '--checkpoint', 'student.pth') == 0
+    assert found(tmp_path)[TASK]['value'] > before + 3
+
+
+def test_a_cache_need_not_be_written(tool, config, tmp_path):
+    options = ('model.teacher.proposals=teacher', 'model.teacher.num_proposals=8')
+    options += ('model.teacher.cache=nowhere', 'model.teacher.min_visible=0.5')
+    assert tool('gradients', config, *QUICK, '--cfg-options', *options) == 0
+    assert found(tmp_path)['loss_kd_cls']['ratio'] > 0
+
+
+REFUSED = {
+    'batches': (('--batches', 0), '--batches 0 is below 1'),
+    'batch size': (('--batch-size', 0), '--batch-size 0 is below 1'),
+    'launcher': (('--launcher', 'pytorch'), 'leave out --launcher'),
+    'json': (('--json', 'no/where.json'), 'no such folder'),
+    'checkpoint': (('--checkpoint', 'nowhere.pth'), '--checkpoint nowhere.pth does not exist'),
+    'another model': (('--checkpoint', 'teacher.pth'), 'does not belong to this FasterRCNN'),
+    'data': (('--cfg-options', 'train_dataloader.dataset.data_root=no'), 'no'),
+    'teacher': (('--cfg-options', 'model.teacher.checkpoint=no.pth'), 'no such file: no.pth'),
+    'no losses': (
+        ('--cfg-options', 'model.losses.loss_kd_cls=None', 'model.losses.loss_kd_bbox=None'),
+        'no distillation loss is active',
+    ),
+}
+
+
+@pytest.mark.parametrize(('options', 'message'), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_measured_is_refused_in_one_line(tool, config, capsys, options, message):
+    assert tool('gradients', config, '--device', 'cpu', *options) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0], lines
+
+
+def test_a_plain_config_is_refused(tool, tmp_path, capsys):
+    data = write_coco(tmp_path / 'data')
+    training_config(faster_rcnn(), data, tmp_path).dump(str(tmp_path / 'plain.py'))
+    assert tool('gradients', 'plain.py', '--device', 'cpu') == 2
+    assert 'plain.py distils nothing' in capsys.readouterr().err
