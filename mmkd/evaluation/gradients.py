@@ -94,7 +94,9 @@ def _of_step(
     task = _flat(gradients[TASK], shared) if TASK in gradients else None
     return {
         name: LossGradient(
-            float(loss.detach()), _norms(gradients[name], weights), *_against(gradients[name], shared, task)
+            float(loss.detach()),
+            _norms(gradients[name], weights),
+            *_against(gradients[name], shared, task),
         )
         for name, loss in losses.items()
     }
