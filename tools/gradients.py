@@ -115,14 +115,14 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, list[dict]]
 
 def table(found: dict[str, LossGradient]) -> str:
     """The numbers to read."""
-    modules = list(next(iter(found.values())).norms)
-    width = max(map(len, found)) + 2
-    lines = [f'{"":<{width}}{"value":>10}' + ''.join(f'{name:>12}' for name in modules)]
-    lines[0] += f'{"ratio":>9}{"cosine":>9}'
+    modules = {name: max(12, len(name) + 2) for name in next(iter(found.values())).norms}
+    first = max(map(len, found)) + 2
+    names = ''.join(f'{name:>{width}}' for name, width in modules.items())
+    lines = [f'{"":<{first}}{"value":>10}{names}{"ratio":>9}{"cosine":>9}']
     for name, gradient in found.items():
-        norms = ''.join(f'{gradient.norms[module]:>12.4g}' for module in modules)
-        lines.append(f'{name:<{width}}{gradient.value:>10.4g}{norms}')
-        lines[-1] += f'{gradient.ratio:>9.3f}{gradient.cosine:>9.2f}'
+        norms = ''.join(f'{gradient.norms[it]:>{width}.4g}' for it, width in modules.items())
+        numbers = f'{gradient.value:>10.4g}{norms}{gradient.ratio:>9.3f}{gradient.cosine:>9.2f}'
+        lines.append(f'{name:<{first}}{numbers}')
     return '\n'.join(lines)
 
 

@@ -8,7 +8,9 @@ import math
 import pytest
 import torch
 from mmdet.registry import MODELS
+from tiny_dense import single_stage
 from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, feature_loss, save_teacher
+from tiny_transformers import transformer
 
 from mmkd.errors import ConfigError
 from mmkd.evaluation.gradients import TASK, measure_gradients
@@ -74,6 +76,52 @@ def test_norms_are_those_of_backward(make, name):
         assert norm == pytest.approx(expected, rel=1e-4), module
     assert found[TASK].norms['rpn_head'] > 0
     assert found['loss_kd_neck'].norms['roi_head'] == found['loss_kd_cls'].norms['rpn_head'] == 0
+
+
+HEADS = {
+    'DETR': (
+        transformer,
+        dict(
+            loss_kd_cls=dict(
+                type='KLDivergence',
+                student='bbox_head.fc_cls',
+                teacher='bbox_head.fc_cls',
+                align=dict(type='HungarianQueryAlignment'),
+            )
+        ),
+        {'backbone', 'neck', 'encoder', 'decoder', 'bbox_head', 'query_embedding'},
+    ),
+    'GFL': (
+        single_stage,
+        dict(
+            loss_kd_cls=dict(
+                type='SoftLabelBCE',
+                student='bbox_head.gfl_cls',
+                teacher='bbox_head.gfl_cls',
+                align=dict(type='DenseClassAlignment'),
+            )
+        ),
+        {'backbone', 'neck', 'bbox_head'},
+    ),
+}
+
+
+@pytest.mark.parametrize(('make_model', 'losses', 'modules'), HEADS.values(), ids=HEADS)
+def test_other_detectors(tmp_path, make_model, losses, modules, request):
+    model = make_model(request.node.callspec.id)
+    path = save_teacher(tmp_path / 'teacher.pth', model)
+
+    def make():
+        torch.manual_seed(0)
+        teacher = dict(config=dict(model=copy.deepcopy(model)), checkpoint=str(path))
+        config = dict(type='Distiller', student=copy.deepcopy(model), teacher=teacher)
+        return MODELS.build(dict(config, losses=copy.deepcopy(losses), classes=CLASSES))
+
+    found = measured(make())['loss_kd_cls']
+    assert set(found.norms) == modules
+    expected = by_backward(make(), lambda name: name == 'loss_kd_cls')
+    whole = norm_of(expected.values())
+    assert math.hypot(*found.norms.values()) == pytest.approx(whole, rel=1e-4) and whole > 0
 
 
 def test_ratio_and_cosine_are_of_the_weights_all_losses_reach(make):
