@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,8 @@ def gradients(args: argparse.Namespace) -> None:
     print(table(found))
     if args.json:
         numbers = {name: dataclasses.asdict(gradient) for name, gradient in found.items()}
+        for each in numbers.values():  # JSON has no NaN
+            each.update({key: None for key in ('ratio', 'cosine') if math.isnan(each[key])})
         Path(args.json).write_text(json.dumps(numbers, indent=2) + '\n', encoding='utf-8')
 
 

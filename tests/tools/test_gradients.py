@@ -72,6 +72,13 @@ def test_a_checkpoint_takes_the_place_of_the_first_weights(tool, config, tmp_pat
     assert found(tmp_path)[TASK]['value'] > before + 3
 
 
+def test_without_task_losses_there_is_no_ratio(tool, config, tmp_path):
+    options = ('model.task_losses=False', 'model.teacher.proposals=teacher')
+    assert tool('gradients', config, *QUICK, '--cfg-options', *options) == 0
+    assert set(found(tmp_path)) == set(ROI_LOSSES)
+    assert all(it['ratio'] is None is it['cosine'] for it in found(tmp_path).values())
+
+
 def test_a_cache_need_not_be_written(tool, config, tmp_path):
     options = ('model.teacher.proposals=teacher', 'model.teacher.num_proposals=8')
     options += ('model.teacher.cache=nowhere', 'model.teacher.min_visible=0.5')
