@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
-        '--checkpoint', help="weights of the student, in place of the training's first"
+        '--checkpoint',
+        help="weights of the student, in place of the training's first; connectors too if it was "
+        'distilled with these losses',
     )
     parser.add_argument('--batches', type=int, default=3, help='to take the mean of (default: 3)')
     parser.add_argument('--batch-size', type=int, help="images a step (default: the config's)")
@@ -95,6 +97,7 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, list[dict]]
 
     from mmkd.checkpoints import load_weights, read_checkpoint
     from mmkd.errors import ConfigError
+    from mmkd.hooks import STATE
 
     if (cfg.get('model') or {}).get('type') != 'Distiller':
         raise ConfigError(f'{args.config} distils nothing: its model.type is not Distiller')
@@ -110,6 +113,12 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, list[dict]]
         where = f'--checkpoint {args.checkpoint}'
         content = read_checkpoint(args.checkpoint, where, 'give the file of a trained student')
         load_weights(distiller.student, content, where)
+        connectors = content.get(STATE, {}).get('connectors', {})
+        if connectors:
+            try:
+                distiller.load_connector_state(connectors)
+            except ConfigError:
+                print(f'{where} was trained with other losses: connectors are as at a start')
     distiller.prepare()
     for teacher in distiller.teachers.values():
         teacher.prepare_data(loader.dataset)

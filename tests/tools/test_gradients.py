@@ -8,8 +8,9 @@ import json
 import pytest
 import torch
 from mmdet.registry import MODELS
-from tiny_models import CLASSES, ROI_LOSSES, faster_rcnn, save_teacher
-from tiny_training import training_config, write_coco
+from mmengine.config import Config
+from tiny_models import CLASSES, ROI_LOSSES, faster_rcnn, feature_loss, save_teacher
+from tiny_training import train, training_config, write_coco
 
 QUICK = ('--device', 'cpu', '--batches', 1, '--json', 'found.json')
 TASK = 'task losses'
@@ -70,6 +71,29 @@ def test_a_checkpoint_takes_the_place_of_the_first_weights(tool, config, tmp_pat
     before = found(tmp_path)[TASK]['value']
     assert tool('gradients', config, *QUICK, '--checkpoint', 'student.pth') == 0
     assert found(tmp_path)[TASK]['value'] > before + 3
+
+
+def test_connectors_come_from_a_checkpoint_of_the_same_losses(tool, config, tmp_path, capsys):
+    cfg = Config.fromfile(config)
+    cfg.model.losses = dict(loss_kd_neck=feature_loss())
+    cfg.dump(str(tmp_path / 'maps.py'))
+    cfg.work_dir = str(tmp_path / 'work')
+    train(cfg)
+    file = 'work/iter_4.pth'
+    saved = torch.load(file, weights_only=False)
+    connectors = saved['distillation']['connectors']
+    values = []
+    for factor in (1.0, 0.0):
+        for name, value in connectors.items():
+            connectors[name] = factor * value
+        torch.save(saved, file)
+        assert tool('gradients', 'maps.py', *QUICK, '--checkpoint', file) == 0
+        values.append(found(tmp_path)['loss_kd_neck'])
+    # Maps of zeros send nothing back.
+    assert values[0]['norms']['neck'] > 0 == values[1]['norms']['neck']
+    assert 'other losses' not in capsys.readouterr().out
+    assert tool('gradients', config, *QUICK, '--checkpoint', file) == 0
+    assert 'was trained with other losses' in capsys.readouterr().out
 
 
 def test_without_task_losses_there_is_no_ratio(tool, config, tmp_path):
