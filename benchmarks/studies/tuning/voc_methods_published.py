@@ -1,0 +1,22 @@
+# Whether CWD in benchmarks/studies/voc_methods.py wants more than a hundredth of its published weight: one
+# whole training with the published one. Run with `--seeds 0 --results benchmarks/tuning.jsonl`.
+_base_ = '../voc_methods.py'
+
+weight = 10.0 * 5  # configs/methods/cwd; five levels
+recipes = {
+    'cwd-published': dict(
+        config='benchmarks/configs/voc/distilled.py',
+        options={
+            'model.losses.loss_kd_cls': None,
+            'model.losses.loss_kd_bbox': None,
+            'model.losses.loss_kd_neck': dict(
+                type='CWD',
+                student='neck',
+                teacher='neck',
+                connector=dict(type='ConvConnector', in_channels=[64] * 5, out_channels=128),
+                loss_weight=weight,
+            ),
+        },
+        cached=True,
+    )
+}
