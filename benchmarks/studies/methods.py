@@ -1,8 +1,9 @@
 # One Faster R-CNN pair distilled by one published method after the other on drawn pictures: what changes
 # is `losses` alone. The pair is the demo's.
-# Weights are the published ones of Faster R-CNN (configs/methods/ says where they stand) and were not
-# tuned for this pair. Where a method adds up squares over a map instead of taking their mean, its
-# weight is multiplied by how many fewer values a map has here.
+# Weights are the published ones of Faster R-CNN (configs/methods/ says where they stand; CWD's in mmrazor
+# 1.0's cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py) and were not tuned for this pair. Where a method adds up
+# squares over a map instead of taking their mean, its weight is multiplied by how many fewer values a map
+# has here.
 drawn_scenes = dict(train=800, val=200, seed=0)
 
 teacher = dict(config='configs/demo/faster-rcnn_r18_fpn.py', seed=0)

@@ -1,9 +1,10 @@
 # The photographs, teacher and student of voc.py, distilled by published methods on the pyramids' maps: what
 # changes is `losses` alone.
-# The weights are the published ones of Faster R-CNN (configs/methods/ says where they stand), per value of a
-# map as in methods.py, times one factor a method: what makes its gradient at backbone and neck at the first
-# step about 0.3 of that of the labels, as the report's losses have it, whose weights were tuned
-# (tuning/voc_tuning.py). tools/gradients.py shows it.
+# The weights are the published ones of Faster R-CNN (configs/methods/ says where they stand; CWD's in
+# mmrazor 1.0's cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py), per value of a map as in methods.py, times one
+# factor a method: what makes its gradient at backbone and neck at the first step about 0.3 of that of the
+# labels, as the report's losses have it, whose weights were tuned (tuning/voc_tuning.py).
+# tools/gradients.py shows it.
 _base_ = './voc.py'
 
 distilled = 'benchmarks/configs/voc/distilled.py'

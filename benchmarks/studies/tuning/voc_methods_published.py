@@ -2,7 +2,8 @@
 # whole training with the published one. Run with `--seeds 0 --results benchmarks/tuning.jsonl`.
 _base_ = '../voc_methods.py'
 
-weight = 10.0 * 5  # configs/methods/cwd; five levels
+# mmrazor 1.0, cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py: 10 a level; five levels
+weight = 10.0 * 5
 recipes = {
     'cwd-published': dict(
         config='benchmarks/configs/voc/distilled.py',
