@@ -31,7 +31,7 @@ def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
 
     Where steps were measured, what one costs in steps of the student too.
     """
-    from mmkd.reporting.tables import interval, with_error
+    from mmkd.analysis.tables import interval, with_error
 
     found = present(study, results)
     costs = {}
@@ -78,7 +78,7 @@ def _difference(
 ) -> list[str]:
     from scipy import stats
 
-    from mmkd.reporting.tables import interval, with_error
+    from mmkd.analysis.tables import interval, with_error
 
     seeds = sorted(lines.keys() & base.keys())
     if not seeds:
@@ -116,7 +116,7 @@ def plot(study: Study, results: Results, path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    from mmkd.reporting.tables import interval
+    from mmkd.analysis.tables import interval
 
     found = present(study, results)
     figure, axes = pyplot.subplots(figsize=(1.5 + 1.1 * len(found), 3.6), layout='constrained')

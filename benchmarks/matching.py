@@ -81,7 +81,7 @@ def measure(args: argparse.Namespace, queries: int, device: torch.device) -> dic
     import numpy as np
     import torch
 
-    from mmkd.evaluation.training_cost import _seconds
+    from mmkd.analysis.training_cost import _seconds
 
     alignment, step = problem(args, queries, device)
     ways: dict[str, Callable] = dict(together=together, one_by_one=one_by_one)

@@ -91,7 +91,7 @@ def versions() -> dict[str, str]:
 def device_name() -> str:
     import torch
 
-    from mmkd.evaluation.complexity import processor_name
+    from mmkd.analysis.complexity import processor_name
 
     name = processor_name()
     return name if torch.cuda.is_available() else f'{name}, {cores()} cores'

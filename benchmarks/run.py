@@ -237,12 +237,12 @@ def cut(config: str, checkpoint: Path, run: Run) -> Path:
     from mmengine.registry import init_default_scope
 
     from mmkd.alignments import ClassMap
-    from mmkd.distillers import Teacher
     from mmkd.distillers.inheritance import inherit
-    from mmkd.distillers.teacher import config_classes
+    from mmkd.teachers import LiveTeacher
+    from mmkd.teachers.config import config_classes
 
     init_default_scope('mmdet')
-    teacher, classes = Teacher(config, str(checkpoint)), config_classes(run.config)
+    teacher, classes = LiveTeacher(config, str(checkpoint)), config_classes(run.config)
     model = MODELS.build(run.config.model)
     parts = [name for name, part in model.named_children() if list(part.parameters())]
     inherit(model, teacher.detector, parts, ClassMap(classes, teacher.classes))
@@ -254,8 +254,8 @@ def cut(config: str, checkpoint: Path, run: Run) -> Path:
 
 def final_metrics(folder: Path) -> dict[str, float]:
     """What the last validation of a finished training gave."""
+    from mmkd.analysis.work_dir import read_scalars
     from mmkd.errors import UserError
-    from mmkd.reporting.work_dir import read_scalars
 
     found = [line for line in read_scalars(folder) if METRICS['mAP'] in line]
     if not found:

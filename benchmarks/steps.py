@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from mmkd.evaluation.training_cost import TrainingCost
+    from mmkd.analysis.training_cost import TrainingCost
 
 
 class Steps:
@@ -65,7 +65,7 @@ def measure_step(cfg: Config, iterations: int = 20) -> TrainingCost:
     from mmengine.registry import init_default_scope
     from mmengine.runner import Runner
 
-    from mmkd.evaluation.training_cost import measure
+    from mmkd.analysis.training_cost import measure
 
     init_default_scope('mmdet')
     torch.manual_seed(0)

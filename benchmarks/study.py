@@ -67,10 +67,10 @@ class Study:
         drawn = self.settings.get('drawn_scenes')
         if drawn is None:
             return self.settings.get('data_root')
-        from mmkd.datasets import DrawnScenesSettings, prepare_drawn_scenes
+        from _synthetic_scenes import SceneSettings, prepare_scenes
 
         folder = self.folder / 'data'
-        prepare_drawn_scenes(folder, DrawnScenesSettings(**drawn))
+        prepare_scenes(folder, SceneSettings(**drawn))
         return f'{folder}/'
 
     @property
@@ -90,12 +90,12 @@ class Study:
         Raises:
             ConfigError: The study has no such recipe.
         """
-        from mmkd.errors import ConfigError, near
+        from mmkd.errors import ConfigError, did_you_mean
 
         known = self.settings.recipes
         for name in recipes or ():
             if name not in known:
-                raise ConfigError(f"{self.file} has no recipe '{name}'{near(name, known)}")
+                raise ConfigError(f"{self.file} has no recipe '{name}'{did_you_mean(name, known)}")
         teacher = self.teacher()
         own_config = str(teacher.folder / 'config.py')
         taught = {
@@ -113,8 +113,8 @@ class Study:
     ) -> Run:
         from mmengine.config import Config
 
+        from mmkd.analysis.work_dir import essence
         from mmkd.datasets.preflight import replace_data_root
-        from mmkd.reporting.work_dir import essence
 
         root = HERE.parent
         cfg = Config.fromfile(str(root / settings.config))

@@ -22,7 +22,7 @@ from benchmark import build, check_options  # noqa: E402
 from _cli import load_config, make_parser, run_tool  # noqa: E402
 
 if TYPE_CHECKING:
-    from mmkd.distillers.step_recorders import TeacherPass
+    from mmkd.distillers.step import TeacherPass
 
 VARIANTS: dict[str, dict[str, Any]] = {
     'plain': {},
@@ -54,8 +54,8 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
+    from mmkd.analysis.training_cost import _peak_bytes, _seconds
     from mmkd.errors import ConfigError
-    from mmkd.evaluation.training_cost import _peak_bytes, _seconds
 
     check_options(args)
     cfg = load_config(args, modes=())

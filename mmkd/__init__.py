@@ -10,11 +10,12 @@ from . import (  # noqa: E402
     converters,
     datasets,
     distillers,
-    evaluation,
+    f1_metric,
     hooks,
     losses,
     models,
-    strategies,
+    sharding,
+    teachers,
 )
 from .distillers import Distiller  # noqa: E402
 from .version import __version__  # noqa: E402
@@ -27,9 +28,10 @@ __all__ = [
     'converters',
     'datasets',
     'distillers',
-    'evaluation',
+    'f1_metric',
     'hooks',
     'losses',
     'models',
-    'strategies',
+    'sharding',
+    'teachers',
 ]

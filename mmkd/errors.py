@@ -34,7 +34,7 @@ class CheckpointError(UserError, RuntimeError):
     """A checkpoint that is unsafe to read or belongs to another model."""
 
 
-def near(name: str, names: Iterable[str], count: int = 3) -> str:
+def did_you_mean(name: str, names: Iterable[str], count: int = 3) -> str:
     """A hint at names close to a wrong one, as a clause to append to a message (may be empty)."""
     names = list(names)
     found = difflib.get_close_matches(name, names, n=count, cutoff=0.5)

@@ -41,7 +41,7 @@ class DistillationHook(Hook):
         model = _distiller(runner)
         if model is None or not model.entries:
             return
-        model.attended = True
+        model.has_hook = True
         self._check_strategy(runner, model)
         model.prepare()
         for teacher in model.teachers.values():

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from .errors import ConfigError, PathError, near
+from .errors import ConfigError, PathError, did_you_mean
 from .nested import map_tensors, to_float32
 
 CAPTURES = ('output', 'input')
@@ -137,14 +137,16 @@ class Recorder:
             pattern = re.compile(re.escape(source.module).replace(r'\*', r'[^.]+'))
             names = [name for name in modules if pattern.fullmatch(name)]
         if not names or names[0] not in modules:
-            hint = near(source.module, modules)
+            hint = did_you_mean(source.module, modules)
             raise PathError(
                 f"the {self.owner} ({type(model).__name__}) has no module '{source.module}'{hint}"
             )
         for name in names if source.method else ():
             module = modules[name]
             if not callable(getattr(module, source.method, None)):
-                hint = near(source.method, (n for n in dir(module) if not n.startswith('_')))
+                hint = did_you_mean(
+                    source.method, (n for n in dir(module) if not n.startswith('_'))
+                )
                 raise PathError(
                     f"{self.owner} module '{name}' ({type(module).__name__}) has no method "
                     f"'{source.method}'{hint}"

@@ -119,7 +119,7 @@ def test_the_ten_line_config_is_ten_lines_and_trains(tmp_path):
     cfg = Config.fromfile(path)
     teacher = cfg.model.teacher
     assert teacher.checkpoint.startswith('https://')
-    from mmkd.distillers.teacher import load_config
+    from mmkd.teachers.config import load_config
 
     model = load_config(teacher.config).model
     # The address is the one that mmdet's own index gives for this config.

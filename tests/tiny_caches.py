@@ -14,8 +14,9 @@ from tiny_models import CLASSES, save_teacher
 from torch import Tensor, nn
 
 from mmkd.cache.files import CacheWriter
-from mmkd.cache.writing import Keeper, identity_of
+from mmkd.cache.writing import identity_of
 from mmkd.distillers import Distiller
+from mmkd.distillers.teacher_outputs import TeacherOutputs
 
 
 def distiller(
@@ -41,10 +42,10 @@ def distiller(
 
 def write(live: Distiller, teacher: dict, folder: Path, raw: dict, **options) -> Path:
     """Write a cache of one batch, each image on its own."""
-    keeper = Keeper(live, 'teacher', **options)
+    keeper = TeacherOutputs(live, 'teacher', **options)
     kept = {}
     for one in single(raw):
-        kept.update(keeper.keep(one))
+        kept.update(keeper.of_batch(one))
     writer = CacheWriter(folder, identity_of(keeper, teacher, list(kept)))
     for name, fields in kept.items():
         writer.add(name, fields)

@@ -64,7 +64,7 @@ def benchmark(args: argparse.Namespace) -> None:
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
-    from mmkd.evaluation.training_cost import measure
+    from mmkd.analysis.training_cost import measure
 
     check_options(args)
     cfg = load_config(args, modes=())
@@ -129,8 +129,8 @@ def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller
 
     from mmkd.datasets.class_subset import check_classes
     from mmkd.datasets.preflight import check_files
-    from mmkd.distillers.teacher import config_classes
     from mmkd.errors import ConfigError
+    from mmkd.teachers.config import config_classes
 
     if (cfg.get('model') or {}).get('type') != 'Distiller':
         raise ConfigError(f'{args.config} distils nothing: its model.type is not Distiller')
@@ -176,18 +176,19 @@ def prepared(distiller: Distiller) -> Distiller:
 def cache(distiller: Distiller, teachers: dict, batches: list[dict], folder: str) -> None:
     """Write what the teachers say of the images of batches, and let their configs name it."""
     from mmkd.cache.files import CacheWriter
-    from mmkd.cache.writing import Keeper, identity_of
+    from mmkd.cache.writing import identity_of
+    from mmkd.distillers.teacher_outputs import TeacherOutputs
 
     for name in distiller.teachers.read:
         teacher = teachers[name]
         if 'ema' in teacher:
             continue
-        keeper = Keeper(distiller, name)
+        outputs = TeacherOutputs(distiller, name)
         kept = {}
         for batch in batches:
             for inputs, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
-                kept.update(keeper.keep(dict(inputs=[inputs], data_samples=[sample])))
-        writer = CacheWriter(f'{folder}/{name}', identity_of(keeper, teacher, list(kept)))
+                kept.update(outputs.of_batch(dict(inputs=[inputs], data_samples=[sample])))
+        writer = CacheWriter(f'{folder}/{name}', identity_of(outputs, teacher, list(kept)))
         for image, fields in kept.items():
             writer.add(image, fields)
         writer.finish()
@@ -227,7 +228,7 @@ def save_random_weights(config: str | dict, path: str) -> None:
     import torch
     from mmdet.registry import MODELS
 
-    from mmkd.distillers.teacher import load_config as load_teacher_config
+    from mmkd.teachers.config import load_config as load_teacher_config
 
     model = load_teacher_config(config).model
     forget_downloads(model)
@@ -238,8 +239,8 @@ def save_random_weights(config: str | dict, path: str) -> None:
 
 def noise(cfg: Config, args: argparse.Namespace, distiller: Distiller) -> dict:
     """A batch of random images with boxes of the student's classes."""
+    from mmkd.analysis.training_cost import random_batch
     from mmkd.errors import ConfigError
-    from mmkd.evaluation.training_cost import random_batch
     from mmkd.families import family_of
 
     if getattr(distiller.student, 'with_mask', False):
@@ -254,14 +255,14 @@ def training_data(cfg: Config, args: argparse.Namespace, distiller: Distiller) -
     """Batches of the config's training data, one a round if there are as many."""
     from mmengine.runner import Runner
 
-    from mmkd.cache.pipeline import follow_views
+    from mmkd.cache.pipeline import record_views
 
     loader = dict(cfg.train_dataloader, num_workers=0, persistent_workers=False)
     loader['batch_size'] = args.batch_size or loader['batch_size']
     rounds = args.warmup + args.iterations
     loader = Runner.build_dataloader(loader, seed=0)
     if args.cached:
-        follow_views(loader.dataset, 'teacher', photometric=True)
+        record_views(loader.dataset, 'teacher', photometric=True)
     for teacher in distiller.teachers.values():
         teacher.prepare_data(loader.dataset)
     return list(itertools.islice(loader, rounds))

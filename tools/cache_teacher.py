@@ -21,7 +21,7 @@ from _cli import load_config, make_parser, run_tool
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from mmkd.cache.writing import Keeper
+    from mmkd.distillers.teacher_outputs import TeacherOutputs
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,7 +76,7 @@ def cache_teacher(args: argparse.Namespace) -> None:
         print(f'{folder}: {verify(folder)} images, as they were written')
         return
     check_data_and_weights(cfg, args, name)
-    keeper = build(cfg, args, name)
+    outputs = build(cfg, args, name)
     dataset = dataset_as_tested(cfg)
 
     def views(view: list[dict]) -> Any:
@@ -85,11 +85,11 @@ def cache_teacher(args: argparse.Namespace) -> None:
             return DATASETS.build(config)
 
     if args.check:
-        check(keeper, dict(config, cache=folder), args.check, views, name)
+        check(outputs, dict(config, cache=folder), args.check, views, name)
         return
     options = {key: value for key, value in config.items() if key != 'cache'}
     written = write_cache(
-        keeper,
+        outputs,
         options,
         views([]),
         folder,
@@ -124,7 +124,7 @@ def key_of(name: str) -> str:
 
 def chosen_teacher(cfg: Config, args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The teacher to write down, and its config."""
-    from mmkd.errors import ConfigError, near
+    from mmkd.errors import ConfigError, did_you_mean
 
     model = cfg.get('model') or {}
     if model.get('type') != 'Distiller':
@@ -134,7 +134,7 @@ def chosen_teacher(cfg: Config, args: argparse.Namespace) -> tuple[str, dict[str
     cached = [name for name, each in teachers.items() if each.get('cache')]
     if args.teacher and args.teacher not in teachers:
         raise ConfigError(
-            f'--teacher {args.teacher}: no such teacher{near(args.teacher, teachers)}'
+            f'--teacher {args.teacher}: no such teacher{did_you_mean(args.teacher, teachers)}'
         )
     if not args.teacher and len(cached) > 1:
         raise ConfigError(
@@ -166,15 +166,15 @@ def check_data_and_weights(cfg: Config, args: argparse.Namespace, name: str) -> 
     check_files(Config(only), ('train',), config_path=args.config)
 
 
-def build(cfg: Config, args: argparse.Namespace, name: str) -> Keeper:
+def build(cfg: Config, args: argparse.Namespace, name: str) -> TeacherOutputs:
     """The teacher, live, beside a student of random weights that tells which outputs are read."""
     from mmdet.registry import MODELS
     from mmengine.device import get_device
 
     from mmkd.cache.selection import NUM_PRIORS
-    from mmkd.cache.writing import Keeper
-    from mmkd.distillers.teacher import config_classes
-    from mmkd.distillers.teachers import CACHE_OPTIONS
+    from mmkd.distillers.teacher_outputs import TeacherOutputs
+    from mmkd.teachers.config import config_classes
+    from mmkd.teachers.declared import CACHE_OPTIONS
 
     model = cfg.model
     model.classes = model.get('classes') or config_classes(cfg)
@@ -186,7 +186,7 @@ def build(cfg: Config, args: argparse.Namespace, name: str) -> Keeper:
     for teacher in [model.get('teacher'), *(model.get('teachers') or {}).values()]:
         for key in CACHE_OPTIONS:
             (teacher or {}).pop(key, None)
-    return Keeper(MODELS.build(model).to(get_device()), name, args.num_priors or NUM_PRIORS)
+    return TeacherOutputs(MODELS.build(model).to(get_device()), name, args.num_priors or NUM_PRIORS)
 
 
 def reads(entry: dict[str, Any], name: str) -> bool:
@@ -216,13 +216,15 @@ def show_progress(batches: Any) -> Any:
     return track(batches, 'asking the teacher', disable=not sys.stdout.isatty())
 
 
-def check(keeper: Keeper, config: dict[str, Any], images: int, views: Any, name: str) -> None:
+def check(
+    outputs: TeacherOutputs, config: dict[str, Any], images: int, views: Any, name: str
+) -> None:
     """Print how well a cache stands in for its teacher."""
     from torch.utils.data import Subset
 
-    from mmkd.cache import CachedTeacher
-    from mmkd.cache.agreement import compare
+    from mmkd.analysis.cache_agreement import compare
     from mmkd.cache.pipeline import CHECKED_VIEWS
+    from mmkd.teachers import CachedTeacher
 
     teacher = CachedTeacher(name=key_of(name), **config)
     print(f'{"view":<30}{"kept":<12}{"objects":>9}{"found":>9}{"IoU":>8}{"score":>8}{"cosine":>9}')
@@ -231,7 +233,7 @@ def check(keeper: Keeper, config: dict[str, Any], images: int, views: Any, name:
         count = min(images, len(dataset))
         # Evenly spread, so that the same ones are taken every time.
         chosen = Subset(dataset, [len(dataset) * i // count for i in range(count)])
-        for row in compare(keeper, teacher, chosen):
+        for row in compare(outputs, teacher, chosen):
             numbers = f'{row.cosine:>43.3f}'
             if row.kind != 'maps':
                 numbers = (

@@ -98,12 +98,12 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def _run_stages(args: argparse.Namespace, work_dir: Path, progress: Progress) -> dict[str, Any]:
-    from mmkd.datasets import prepare_drawn_scenes
-    from mmkd.visualization import draw_curves
+    from _synthetic_scenes import prepare_scenes
+    from mmkd.analysis.curves import draw_curves
 
     settings = _data_settings(args)
     with progress.stage(f'Draw {settings.train + settings.val} pictures') as report:
-        drawn = prepare_drawn_scenes(
+        drawn = prepare_scenes(
             work_dir / 'data', settings, lambda done, total: report(done / total)
         )
         report.finish('' if drawn else 'already there')
@@ -128,11 +128,11 @@ def _run_stages(args: argparse.Namespace, work_dir: Path, progress: Progress) ->
 
 
 def _data_settings(args: argparse.Namespace):
-    from mmkd.datasets import DrawnScenesSettings
+    from _synthetic_scenes import SceneSettings
 
     if args.quick:
-        return DrawnScenesSettings(train=16, val=8, seed=args.seed)
-    return DrawnScenesSettings(seed=args.seed)
+        return SceneSettings(train=16, val=8, seed=args.seed)
+    return SceneSettings(seed=args.seed)
 
 
 def _config(name: str, args: argparse.Namespace, work_dir: Path) -> Config:
@@ -175,7 +175,7 @@ def _lock(file: Any, work_dir: Path) -> None:
 
 def _forget(work_dir: Path) -> None:
     """Remove what an earlier demo left, and nothing else."""
-    from mmkd.datasets.drawn_scenes import SETTINGS_FILE
+    from _synthetic_scenes import SETTINGS_FILE
 
     for name in (TEACHER, STUDENT, DISTILLED):
         if (work_dir / name / STATE_FILE).is_file():
@@ -388,14 +388,14 @@ def _evaluate(
     args: argparse.Namespace, work_dir: Path, checkpoints: dict[str, Path], report: StageReport
 ) -> dict[str, Any]:
     """Accuracy and cost of each checkpoint, as ``metrics.json`` holds them."""
-    from mmkd.evaluation.complexity import (
+    from mmkd.analysis.complexity import (
         build_test_data,
         device_name,
         load_detector,
         measure,
     )
-    from mmkd.evaluation.f1_metric import evaluate
-    from mmkd.reporting.tables import gap_closed
+    from mmkd.analysis.tables import gap_closed
+    from mmkd.f1_metric import evaluate
 
     hashes = {name: _sha256(path) for name, path in checkpoints.items()}
     known = _read_json(work_dir / METRICS_FILE)
@@ -436,8 +436,8 @@ def _evaluate(
 def _draw_comparison(
     args: argparse.Namespace, work_dir: Path, checkpoints: dict[str, Path], metrics: dict[str, Any]
 ) -> None:
-    from mmkd.evaluation.complexity import build_test_data, load_detector
-    from mmkd.visualization import compare
+    from mmkd.analysis.comparison import compare
+    from mmkd.analysis.complexity import build_test_data, load_detector
 
     detectors, thresholds = {}, {}
     for name, checkpoint in checkpoints.items():
@@ -455,7 +455,7 @@ def format_table(metrics: dict[str, Any]) -> str:
     Args:
         metrics: As ``metrics.json`` holds them.
     """
-    from mmkd.reporting.tables import markdown_table
+    from mmkd.analysis.tables import markdown_table
 
     rows = [['', 'parameters', 'GFLOPs', *METRICS, 'ms per image', 'gap closed']]
     for name, values in metrics['models'].items():

@@ -22,8 +22,8 @@ from _cli import load_config, make_parser, run_tool
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from mmkd.analysis.gradients import LossGradient
     from mmkd.distillers import Distiller
-    from mmkd.evaluation.gradients import LossGradient
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,9 +46,9 @@ def gradients(args: argparse.Namespace) -> None:
     from mmengine.registry import init_default_scope
     from mmengine.runner import set_random_seed
 
+    from mmkd.analysis.gradients import measure_gradients
     from mmkd.datasets.class_subset import check_classes
     from mmkd.datasets.preflight import check_files
-    from mmkd.evaluation.gradients import measure_gradients
 
     check_options(args)
     cfg = load_config(args, modes=())

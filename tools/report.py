@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from _cli import run_tool
 
 if TYPE_CHECKING:
-    from mmkd.reporting.rows import Row
+    from mmkd.analysis.rows import Row
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,13 +79,13 @@ def report(args: argparse.Namespace) -> None:
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
+    from mmkd.analysis.complexity import device_name
+    from mmkd.analysis.page import describe, format_csv, format_rows
+    from mmkd.analysis.pairing import assign_roles
+    from mmkd.analysis.rows import add_costs, add_f1, read_rows
     from mmkd.checkpoints import allow_training_checkpoints
     from mmkd.errors import ConfigError
-    from mmkd.evaluation.complexity import device_name
-    from mmkd.reporting.page import describe, format_csv, format_rows
-    from mmkd.reporting.pairing import assign_roles
     from mmkd.reporting.reported import match_reported, reported_table
-    from mmkd.reporting.rows import add_costs, add_f1, read_rows
 
     check_options(args)
     teachers, baselines = _pairs(args.teacher, '--teacher'), _pairs(args.baseline, '--baseline')
@@ -142,8 +142,8 @@ def _pairs(options: list[str], name: str) -> dict[str, str]:
 
 def write(out: Path, text: str, table: str, rows: Sequence[Row]) -> None:
     """Write all three files, or none."""
-    from mmkd.reporting.tables import interval
-    from mmkd.visualization import Point, draw_tradeoff
+    from mmkd.analysis.tables import interval
+    from mmkd.analysis.tradeoff import Point, draw_tradeoff
 
     points = []
     for row in rows:

@@ -39,7 +39,7 @@ def test(args: argparse.Namespace) -> None:
     check_checkpoint(args.checkpoint, 'the checkpoint to test')
     cfg.load_from = args.checkpoint
     if args.f1:
-        from mmkd.evaluation.f1_metric import with_f1
+        from mmkd.f1_metric import with_f1
 
         cfg.test_evaluator = with_f1(cfg.test_evaluator)
     if args.show or args.show_dir:

@@ -134,7 +134,7 @@ class Alignment:
     def teacher_on(self, student: Any, step: Step) -> list[Tensor]:
         """What the teacher's own layers make of the student's output, where they are asked to.
 
-        Their share of a step is the teacher's, not the loss's (:mod:`mmkd.evaluation.training_cost`).
+        Their share of a step is the teacher's, not the loss's (:mod:`mmkd.analysis.training_cost`).
 
         Args:
             student: Output of the student's recorded module, connector applied.

@@ -1,5 +1,1 @@
-"""A teacher's answers, written to disk once and read in place of asking it."""
-
-from .teacher import CachedTeacher
-
-__all__ = ['CachedTeacher']
+"""Outputs of a teacher on disk: files, and the geometry that maps them to other views of an image."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..families import Family
 from ..recorder import Source
-from .views import Passage, View
+from .views import View, ViewTransform
 
 #: Gives what was recorded of a source in a pass.
 Read = Callable[[Source], Any]
@@ -27,7 +27,7 @@ class Batch:
 
     Args:
         fields: Of each image, tensors by name.
-        passage: From the views in which the teacher saw the images to those of the batch.
+        transform: From the views in which the teacher saw the images to those of the batch.
         samples: The batch's meta information.
         padded: Height and width of the batch with padding.
         old: The views in which the teacher saw them.
@@ -37,7 +37,7 @@ class Batch:
     """
 
     fields: Sequence[dict[str, Tensor]]
-    passage: Passage
+    transform: ViewTransform
     samples: SampleList
     padded: tuple[int, int]
     old: Sequence[View]
@@ -46,13 +46,13 @@ class Batch:
     scale: float = 1.0
 
     @property
-    def enlarged_passage(self) -> Passage:
-        """The passage in pixels of the images that the teacher sees."""
+    def enlarged_transform(self) -> ViewTransform:
+        """The transform in pixels of the images that the teacher sees."""
         if self.scale == 1:
-            return self.passage
+            return self.transform
         factors = (self.scale, self.scale)
         new = [View.of(sample).enlarged(factors) for sample in self.samples]
-        return Passage.between([view.enlarged(factors) for view in self.old], new)
+        return ViewTransform.between([view.enlarged(factors) for view in self.old], new)
 
     @property
     def enlarged_padded(self) -> tuple[int, int]:
@@ -122,7 +122,9 @@ class Content:
         absent = [str(source) for source in needed.sources if source not in self.sources]
         return ', '.join(absent) or None
 
-    def keep(self, read: Read, shared: dict[str, Any], image: int, view: View) -> dict[str, Tensor]:
+    def extract(
+        self, read: Read, shared: dict[str, Any], image: int, view: View
+    ) -> dict[str, Tensor]:
         """What is written of an image.
 
         Args:

@@ -37,7 +37,9 @@ class MapContent(Content):
         except ConfigError:
             return False
 
-    def keep(self, read: Read, shared: dict[str, Any], image: int, view: View) -> dict[str, Tensor]:
+    def extract(
+        self, read: Read, shared: dict[str, Any], image: int, view: View
+    ) -> dict[str, Tensor]:
         height, width = shared['padded']
         kept, single = {}, []
         for number, source in enumerate(self.sources):
@@ -85,7 +87,7 @@ class MapContent(Content):
         maps = [
             fields[f'maps.{name}'].to(batch.device, non_blocking=True) for fields in batch.fields
         ]
-        if batch.passage.is_identity and all(list(each.shape[1:]) == size for each in maps):
+        if batch.transform.is_identity and all(list(each.shape[1:]) == size for each in maps):
             return torch.stack(maps).float(), None
         found = [_sample(batch, i, each.float(), size, strides) for i, each in enumerate(maps)]
         levels, masks = (torch.stack(each) for each in zip(*found, strict=True))
@@ -107,14 +109,14 @@ def _sample(
     Returns:
         Shape (C, *size) and (1, *size).
     """
-    passage, grid, inside = batch.passage, [], []
+    transform, grid, inside = batch.transform, [], []
     for axis, length, stride in ((1, size[0], strides[0]), (0, size[1], strides[1])):
         pixels = (torch.arange(length) + 0.5) * stride
-        before = (pixels - passage.offset[image, axis]) / passage.scale[image, axis]
+        before = (pixels - transform.offset[image, axis]) / transform.scale[image, axis]
         # A cell counts as soon as it shows some of the image, and some of what the teacher saw.
         half = stride / 2
-        shown = pixels < passage.size[image, axis] + half
-        start = -half / passage.scale[image, axis].abs()
+        shown = pixels < transform.size[image, axis] + half
+        start = -half / transform.scale[image, axis].abs()
         seen = (before > start) & (before < old.shape[2 - axis] * stride)
         inside.append(shown & seen)
         # From -1 to 1 across the cells of the old map, as grid_sample wants it.

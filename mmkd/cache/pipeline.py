@@ -61,7 +61,7 @@ _WRAPPERS = (
 )
 
 
-def follow_views(dataset: Any, key: str, photometric: bool) -> None:
+def record_views(dataset: Any, key: str, photometric: bool) -> None:
     """Make a data set's samples tell their views, and refuse what changes images in other ways.
 
     Args:

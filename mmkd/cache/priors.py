@@ -16,7 +16,7 @@ from ..families import Family, SingleStage, TwoStage
 from ..families.single_stage import decode_boxes, encode_boxes
 from ..recorder import Source
 from .contents import Batch, Content, Read, Restored, half
-from .views import Passage, View
+from .views import View, ViewTransform
 
 # Class scores first, boxes second, as in the output of a dense head.
 RPN = (Source('rpn_head.rpn_cls'), Source('rpn_head.rpn_reg'))
@@ -64,7 +64,9 @@ class PriorContent(Content):
 
     # ------------------------------------------------------------------ writing
 
-    def keep(self, read: Read, shared: dict[str, Any], image: int, view: View) -> dict[str, Tensor]:
+    def extract(
+        self, read: Read, shared: dict[str, Any], image: int, view: View
+    ) -> dict[str, Tensor]:
         parts = self.parts(read)
         kinds = self.head.prior_generator.num_base_priors
         rows, places = [[] for _ in parts], []
@@ -112,9 +114,9 @@ class PriorContent(Content):
         names = sorted(name for name in batch.fields[0] if name.startswith(f'{self.kind}.part'))
         rows = [batch.concatenate(name) for name in names]
         grid = _Grid(self.head.prior_generator, batch)
-        if not batch.passage.is_identity:
-            passage = batch.enlarged_passage.to(batch.device).rows(image)
-            places, rows[1:], valid = self._bring(places, rows[1:], passage, grid, batch)
+        if not batch.transform.is_identity:
+            transform = batch.enlarged_transform.to(batch.device).rows(image)
+            places, rows[1:], valid = self._in_new_view(places, rows[1:], transform, grid, batch)
         else:
             valid = grid.inside(places)  # the teacher may have seen it with more padding
         index = grid.index(image, places, valid)
@@ -131,15 +133,20 @@ class PriorContent(Content):
         masks = [level > 0.5 for level in known]
         return Restored(values, {}, dict.fromkeys(values, masks))
 
-    def _bring(
-        self, places: Tensor, rows: list[Tensor], passage: Passage, grid: _Grid, batch: Batch
+    def _in_new_view(
+        self,
+        places: Tensor,
+        rows: list[Tensor],
+        transform: ViewTransform,
+        grid: _Grid,
+        batch: Batch,
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Places and box outputs in the new view, and which of them are in it."""
         level, kind = places[:, 0], places[:, 3]
         before = grid.priors(places)
-        center = passage.points(_center(before))
+        center = transform.points(_center(before))
         stride = grid.strides[level]
-        grown = passage.scale.abs().log().mean(-1) + stride.log().mean(-1)
+        grown = transform.scale.abs().log().mean(-1) + stride.log().mean(-1)
         distance = (grid.strides.log().mean(-1) - grown[:, None]).abs()
         far, new_level = distance.min(-1)
         new_stride = grid.strides[new_level]
@@ -152,37 +159,37 @@ class PriorContent(Content):
         after = grid.priors(new)
         if hasattr(self.head, 'integral'):
             boxes = decode_boxes(self.head, before, stride[:, :1], rows[0])
-            moved = self._bring_distributions(
-                rows[0], _center(after) - center, stride, new_stride, passage, _center(after)
+            moved = self._distributions_in_new_view(
+                rows[0], _center(after) - center, stride, new_stride, transform, _center(after)
             )
-            visible = passage.boxes(boxes)[1]
+            visible = transform.boxes(boxes)[1]
         else:
             boxes = decode_boxes(self.head, before, stride[:, :1], rows[0])
-            found, visible = passage.boxes(boxes)
+            found, visible = transform.boxes(boxes)
             middle, size = _center(found), (found[:, 2:] - found[:, :2]).clamp(min=_LEAST)
             found = torch.cat([middle - size / 2, middle + size / 2], -1)
             moved = encode_boxes(self.head, after, new_stride[:, :1], found)
         return new, [moved, *rows[1:]], valid & (visible >= batch.min_visible)
 
-    def _bring_distributions(
+    def _distributions_in_new_view(
         self,
         rows: Tensor,
         shift: Tensor,
         stride: Tensor,
         new_stride: Tensor,
-        passage: Passage,
+        transform: ViewTransform,
         center: Tensor,
     ) -> Tensor:
         bins = self.head.reg_max + 1
         edges = rows.reshape(-1, 4, bins).softmax(-1)  # left, top, right, bottom
-        flipped = passage.scale < 0
+        flipped = transform.scale < 0
         swap = flipped.repeat(1, 2)[..., None]
         edges = torch.where(swap, edges.roll(2, 1), edges)
-        factor = (passage.scale.abs() * stride / new_stride).repeat(1, 2)[..., None]
+        factor = (transform.scale.abs() * stride / new_stride).repeat(1, 2)[..., None]
         shift = shift / new_stride
         shift = torch.cat([shift, -shift], -1)[..., None]
         # Where the view cuts the image off, no edge lies beyond.
-        limit = torch.cat([center - passage.low, passage.high - center], -1)
+        limit = torch.cat([center - transform.low, transform.high - center], -1)
         limit = (limit / new_stride.repeat(1, 2))[..., None]
         at = torch.arange(bins, device=rows.device) * factor + shift
         at = torch.minimum(at, limit).clamp(0, bins - 1)

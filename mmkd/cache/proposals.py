@@ -12,7 +12,7 @@ from ..families import Family
 from ..families.two_stage import BOX_HEAD, TwoStage, box_head_path
 from ..recorder import Source
 from .contents import Batch, Content, Read, Restored, half
-from .views import Passage, View
+from .views import View, ViewTransform
 
 # The smallest box that is encoded: a class's box may shrink to nothing at the edge of the view.
 _LEAST = 1.0  # px
@@ -43,7 +43,9 @@ class ProposalContent(Content):
         """Of the box heads that are read."""
         return list(dict.fromkeys(box_head_path(self.detector, each) for each in self.sources))
 
-    def keep(self, read: Read, shared: dict[str, Any], image: int, view: View) -> dict[str, Tensor]:
+    def extract(
+        self, read: Read, shared: dict[str, Any], image: int, view: View
+    ) -> dict[str, Tensor]:
         rois = shared['rois'][self.paths[0]]  # the same for every head
         own = rois[:, 0] == image
         kept = {'proposals.boxes': rois[own, 1:].float()}
@@ -59,31 +61,31 @@ class ProposalContent(Content):
             source: torch.cat([fields[f'proposals.{source}'] for fields in batch.fields]).float()
             for source in self.sources
         }
-        if not batch.passage.is_identity:
+        if not batch.transform.is_identity:
             # On the host: how many stay decides the shapes, which a GPU would have to be waited for.
-            passage = batch.passage.rows(image)
-            moved, visible = passage.boxes(boxes)
+            transform = batch.transform.rows(image)
+            moved, visible = transform.boxes(boxes)
             stays = visible >= batch.min_visible
             if not stays.any() and len(stays):
                 stays[visible.argmax()] = True  # an RoI head wants something to look at
             for source, value in values.items():
                 if source.module.endswith('.fc_reg'):
-                    value = self._bring_deltas(source, value, boxes, moved, passage)
+                    value = self._deltas_in_new_view(source, value, boxes, moved, transform)
                 values[source] = value[stays]
             boxes, image = moved[stays], image[stays]
         rois = torch.cat([image[:, None].to(boxes), boxes], -1).to(batch.device, non_blocking=True)
         values = {s: value.to(batch.device, non_blocking=True) for s, value in values.items()}
         return Restored(values, dict(rois={path: rois for path in self.paths}), {})
 
-    def _bring_deltas(
-        self, source: Source, deltas: Tensor, old: Tensor, new: Tensor, passage: Passage
+    def _deltas_in_new_view(
+        self, source: Source, deltas: Tensor, old: Tensor, new: Tensor, transform: ViewTransform
     ) -> Tensor:
         coder = self.detector.get_submodule(box_head_path(self.detector, source)).bbox_coder
         width = coder.encode_size
         classes = deltas.shape[1] // width
         each = torch.arange(len(old)).repeat_interleave(classes)
         found = get_box_tensor(coder.decode(old[each], deltas.reshape(-1, width)))
-        found = passage.rows(each).boxes(found)[0]
+        found = transform.rows(each).boxes(found)[0]
         center, size = (found[:, :2] + found[:, 2:]) / 2, found[:, 2:] - found[:, :2]
         size = size.clamp(min=_LEAST)
         found = torch.cat([center - size / 2, center + size / 2], -1)

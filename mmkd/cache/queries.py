@@ -42,7 +42,9 @@ class QueryContent(Content):
         absent = [str(layer) for layer in needed.layers if layer not in self.layers]
         return super().lacks(needed) or (f'decoder layer {", ".join(absent)}' if absent else None)
 
-    def keep(self, read: Read, shared: dict[str, Any], image: int, view: View) -> dict[str, Tensor]:
+    def extract(
+        self, read: Read, shared: dict[str, Any], image: int, view: View
+    ) -> dict[str, Tensor]:
         count = num_queries(self.detector)
         scores, boxes = (value[self.layers, image, -count:] for value in read(HEAD))
         kept = {'queries.scores': half(scores, HEAD), 'queries.boxes': boxes.float()}
@@ -53,12 +55,12 @@ class QueryContent(Content):
 
     def restore(self, batch: Batch) -> Restored:
         scores, boxes = batch.stack('queries.scores'), batch.stack('queries.boxes')
-        if not batch.passage.is_identity:
-            passage = batch.passage.to(batch.device)
+        if not batch.transform.is_identity:
+            transform = batch.transform.to(batch.device)
             old = boxes.new_tensor([view.size for view in batch.old]).repeat(1, 2)
-            new = passage.size.repeat(1, 2)
+            new = transform.size.repeat(1, 2)
             corners = bbox_cxcywh_to_xyxy(boxes) * old[:, None, None]
-            corners, visible = passage.boxes(corners)
+            corners, visible = transform.boxes(corners)
             boxes = bbox_xyxy_to_cxcywh(corners / new[:, None, None])
             gone = (visible < batch.min_visible)[..., None]
             nothing = scores.new_full((scores.shape[-1],), -NO_OBJECT)

@@ -10,7 +10,6 @@ from torch import nn
 
 from ..alignments import ClassMap
 from ..alignments.queries import QueryAlignment
-from ..distillers.loss_entry import LossEntry
 from ..errors import ConfigError
 from ..families import Family
 from ..recorder import Source
@@ -29,7 +28,7 @@ NUM_PRIORS = 256
 
 
 def contents_for(
-    entries: Iterable[LossEntry],
+    entries: Iterable[Any],
     name: str,
     detector: nn.Module,
     family: Family,
@@ -57,7 +56,7 @@ def contents_for(
         if name not in entry.aligns:
             continue
         align = entry.aligns[name]
-        with entry.blame():
+        with entry.prefix_errors():
             for source in entry.teacher_sources(name):
                 kind = _kind_of(source, family)
                 if kind is MapContent and not math.log2(scale).is_integer():

@@ -88,7 +88,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Passage:
+class ViewTransform:
     """Brings places of one view of each image of a batch over to another.
 
     Args:
@@ -108,7 +108,7 @@ class Passage:
     is_identity: bool
 
     @classmethod
-    def between(cls, old: Sequence[View], new: Sequence[View]) -> Passage:
+    def between(cls, old: Sequence[View], new: Sequence[View]) -> ViewTransform:
         """From the views in which a teacher saw images to those that a batch shows."""
         rows = []
         for before, after in zip(old, new, strict=True):
@@ -128,15 +128,15 @@ class Passage:
             *parts, is_identity=bool(still) and bool((low < 0).all() and (high >= far).all())
         )
 
-    def to(self, device: torch.device) -> Passage:
+    def to(self, device: torch.device) -> ViewTransform:
         """The same on another device."""
         parts = (self.scale, self.offset, self.size, self.low, self.high)
-        return Passage(*(part.to(device) for part in parts), is_identity=self.is_identity)
+        return ViewTransform(*(part.to(device) for part in parts), is_identity=self.is_identity)
 
-    def rows(self, image: Tensor) -> Passage:
+    def rows(self, image: Tensor) -> ViewTransform:
         """The same for rows of which each belongs to an image, shape (n,)."""
         parts = (self.scale, self.offset, self.size, self.low, self.high)
-        return Passage(*(part[image] for part in parts), is_identity=self.is_identity)
+        return ViewTransform(*(part[image] for part in parts), is_identity=self.is_identity)
 
     def points(self, points: Tensor) -> Tensor:
         """Points x, y of the old view in the new one, shape (N, …, 2)."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..checkpoints import listing
-from ..errors import CheckpointError, ConfigError, near
+from ..errors import CheckpointError, ConfigError, did_you_mean
 from .format import Format, State
 from .mobilenet_v2 import TORCHVISION_MOBILENET_V2
 from .vision_transformers import DINO, DINOV2, MAE
@@ -33,7 +33,7 @@ def find_format(source: str) -> Format:
     if source not in FORMATS:
         raise ConfigError(
             f'source={source!r} is no format of checkpoints; there are {", ".join(FORMATS)}'
-            f'{near(str(source), FORMATS)}'
+            f'{did_you_mean(str(source), FORMATS)}'
         )
     return FORMATS[source]
 

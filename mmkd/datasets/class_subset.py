@@ -11,7 +11,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
-from ..errors import ConfigError, near
+from ..errors import ConfigError, did_you_mean
 
 # Larger files take many seconds to read, and are read by the data set anyway.
 _LARGEST_FILE = 100e6  # bytes
@@ -117,7 +117,7 @@ def _check(dataset: dict, key: str, classes: tuple[str, ...]) -> None:
     unknown = [name for name in classes if name not in names]
     if unknown:
         raise ConfigError(
-            f'{key}: {where} has no class {", ".join(unknown)}{near(unknown[0], names)}'
+            f'{key}: {where} has no class {", ".join(unknown)}{did_you_mean(unknown[0], names)}'
         )
     ordered = tuple(name for name in names if name in classes)
     if ordered != classes:

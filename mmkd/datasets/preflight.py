@@ -13,8 +13,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..distillers.loss_entry import TEACHER
 from ..errors import ConfigError, MissingFileError
+from ..teachers import TEACHER
 
 # Stands in the folder of every teacher's cache (mmkd.cache.files, which is not needed for more).
 MANIFEST = 'cache.json'

@@ -15,14 +15,13 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ..alignments import ClassMap
-from ..errors import ConfigError, near
+from ..errors import ConfigError, did_you_mean
 from ..families import family_of
 from ..random_state import preserve_rng_state
+from ..teachers import TEACHER, DeclaredTeachers, Teacher
 from .inheritance import depends_on_classes, inherit
-from .loss_entry import TEACHER, LossEntry
-from .step_recorders import PerModel, StepRecorders
-from .teacher import Teacher
-from .teachers import Teachers
+from .loss_entry import LossEntry
+from .step import PerModel, StepRecorders
 
 CONNECTORS = 'connectors'
 FSDP_PREFIX = '_fsdp_wrapped_module.'
@@ -44,9 +43,9 @@ class Distiller(BaseModel):
 
     Args:
         student: Model config of any MMDetection detector.
-        teacher: Arguments of :class:`mmkd.distillers.teacher.Teacher`; or ``dict(ema=…)``, those of
-            :class:`mmkd.distillers.teacher.AveragedTeacher`; or ``dict(cache=…)``, those of
-            :class:`mmkd.cache.CachedTeacher`.
+        teacher: Arguments of :class:`mmkd.teachers.LiveTeacher`; or ``dict(ema=…)``, those of
+            :class:`mmkd.teachers.AveragedTeacher`; or ``dict(cache=…)``, those of
+            :class:`mmkd.teachers.CachedTeacher`.
         teachers: More teachers by name, likewise; losses name theirs by ``teacher_name``. That of
             ``teacher`` is called ``teacher``.
         losses: Distillation losses by name; each is a config as :class:`LossEntry` reads it. With
@@ -79,7 +78,7 @@ class Distiller(BaseModel):
         if unknown:
             wrong = next(iter(unknown))
             raise ConfigError(
-                f'model.{wrong}: a Distiller has no such option{near(wrong, OPTIONS)}'
+                f'model.{wrong}: a Distiller has no such option{did_you_mean(wrong, OPTIONS)}'
             )
         student = MODELS.build(copy.deepcopy(student))  # detectors write into their config
         with preserve_rng_state():  # connectors must not shift the student's random numbers
@@ -90,15 +89,15 @@ class Distiller(BaseModel):
         for entry in self.entries.values():
             # What several make of the same maps is computed once, and its way back is one, at the end.
             entry.backpropagates_early &= deep[entry.student] == 1
-        self.inherited_modules, self._heir_of = _modules_to_inherit(init_student)
+        self.inherited_modules, self._inherits_from = _modules_to_inherit(init_student)
         readers = {t: f'losses.{name}' for name, it in self.entries.items() for t in it.aligns}
         #: Names of the teachers that losses compare with.
         self._compared = list(readers)
         if self.inherited_modules:
-            readers.setdefault(self._heir_of, 'init_student')
+            readers.setdefault(self._inherits_from, 'init_student')
         #: The teachers, by name, as far as they are loaded.
-        self.teachers = Teachers(teacher, teachers, readers)
-        if self.inherited_modules and self.teachers.is_average(self._heir_of):
+        self.teachers = DeclaredTeachers(teacher, teachers, readers)
+        if self.inherited_modules and self.teachers.is_average(self._inherits_from):
             raise ConfigError('init_student: the average of the student has nothing to hand down')
         if not task_losses and not self.entries:
             raise ConfigError('task_losses=False, but no losses: the student would learn nothing')
@@ -114,7 +113,7 @@ class Distiller(BaseModel):
         self.class_maps: dict[str, ClassMap] = {}
         self.classes = classes
         #: Whether a DistillationHook looks after this model.
-        self.attended = False
+        self.has_hook = False
         self._class_map_config = class_map or {}
         self._recorders: dict[tuple[str, ...], StepRecorders] = PerModel()
 
@@ -158,7 +157,7 @@ class Distiller(BaseModel):
                 losses = self._task_losses(inputs, data_samples, record)
             for teacher in record.after_student:
                 teacher.run_teacher(*given)
-            record.follow()
+            record.run_joint_parts()
             for name in active:
                 if name in losses:
                     raise ConfigError(f"losses.{name}: the student has a loss '{name}' of its own")
@@ -195,10 +194,10 @@ class Distiller(BaseModel):
                 self._load_teacher(name)
         if self.inherited_modules:
             modules = self.inherited_modules
-            teacher = self.teachers.with_weights(self._heir_of)
+            teacher = self.teachers.with_weights(self._inherits_from)
             # Encoder and decoder can be inherited for classes the teacher has never heard of.
             named = depends_on_classes(self.student, modules)
-            classes = self._pair_classes(self._heir_of) if named else None
+            classes = self._pair_classes(self._inherits_from) if named else None
             report = inherit(self.student, teacher.detector, modules, classes)
             MMLogger.get_current_instance().info(f'init_student: {report}')
         self.teachers.keep(self._compared)
@@ -214,7 +213,7 @@ class Distiller(BaseModel):
         hub = MessageHub.get_current_instance()
         averages = any(self.teachers.is_average(name) for name in self._compared)
         beside = bool(self.connector_state()) or averages
-        if beside and hub.get_info('loop_stage') == 'train' and not self.attended:
+        if beside and hub.get_info('loop_stage') == 'train' and not self.has_hook:
             what = "student's average" if averages else 'connectors of the losses'
             raise ConfigError(
                 f'checkpoints would lose the {what}; add to the config: '
@@ -356,7 +355,7 @@ def _modules_to_inherit(init_student: dict[str, Any] | None) -> tuple[list[str],
     if config:
         wrong = next(iter(config))
         known = ['from_teacher', 'teacher_name']
-        raise ConfigError(f'init_student.{wrong}: unknown{near(wrong, known)}')
+        raise ConfigError(f'init_student.{wrong}: unknown{did_you_mean(wrong, known)}')
     if isinstance(modules, str):
         raise ConfigError(f"init_student.from_teacher='{modules}' must be a list of module paths")
     return list(modules or []), teacher

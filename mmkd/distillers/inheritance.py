@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..alignments import ClassMap, layer_map
-from ..errors import ConfigError, PathError, near
+from ..errors import ConfigError, PathError, did_you_mean
 from ..families.transformer import is_transformer, queries_from_image
 
 # Stacks of layers, by the module that holds them; heads of Deformable DETR and DINO have a branch a
@@ -86,7 +86,7 @@ def inherit(
             if module not in names:
                 raise PathError(
                     f'init_student.from_teacher: the {owner} ({type(model).__name__}) has no module '
-                    f"'{module}'{near(module, names)}"
+                    f"'{module}'{did_you_mean(module, names)}"
                 )
     ours, theirs = student.state_dict(), teacher.state_dict()
     report = Inherited()

@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from ..alignments import Alignment, Pair, Step
 from ..alignments.teacher_mean import mean_over_teachers, require_same_classes
-from ..errors import ConfigError, PathError, UserError, near
+from ..errors import ConfigError, PathError, UserError, did_you_mean
 from ..families import Family
 from ..losses.reduction import shares_of_ranks
 from ..recorder import Source
+from ..teachers import TEACHER
 from .early_backward import backpropagate_early, can_backpropagate_early
 from .schedule import Schedule
 
-# What a teacher is called that `model.teacher` declares.
-TEACHER = 'teacher'
 OWN_KEYS = (
     *('student', 'teacher', 'teacher_name', 'align', 'connector', 'teacher_connector'),
     *('schedule', 'loss_weight'),
@@ -53,7 +52,7 @@ class LossEntry:
 
     def __init__(self, name: str, config: dict[str, Any]) -> None:
         self.name = name
-        with self.blame():
+        with self.prefix_errors():
             if 'loss' not in name or '.' in name:
                 raise ConfigError(
                     "the name must contain 'loss' and no dot, or mmengine would not add it to the total"
@@ -107,9 +106,9 @@ class LossEntry:
                     f'trainable parts belong into a connector'
                 )
 
-    def blame(self) -> _Blame:
+    def prefix_errors(self) -> _ErrorPrefix:
         """A context in which every UserError names this entry."""
-        return _Blame(self.name)
+        return _ErrorPrefix(self.name)
 
     @property
     def align(self) -> Alignment:
@@ -134,7 +133,7 @@ class LossEntry:
     ) -> None:
         """Refuse a pair of models this entry cannot compare, before the first iteration."""
         align = self.aligns[name]
-        with self.blame():
+        with self.prefix_errors():
             align.check(student, teacher, options)
             activation = getattr(self.loss, 'activation', None)
             if activation and align.activation and activation != align.activation:
@@ -162,7 +161,7 @@ class LossEntry:
             steps: What it reads, by teacher.
             factor: Of its schedule.
         """
-        with self.blame():
+        with self.prefix_errors():
             student = next(iter(steps.values())).student_record[self.student]
             if self.backpropagates_early and can_backpropagate_early():
                 weights = [w for c in self.connectors.values() for w in c.parameters()]
@@ -216,7 +215,7 @@ def _totals(pairs: list[Pair]) -> Tensor:
     return torch.stack([weight.float().sum() for weight in weights])
 
 
-class _Blame:
+class _ErrorPrefix:
     """Prefixes the message of a UserError with the config key it comes from."""
 
     def __init__(self, name: str) -> None:
@@ -263,7 +262,9 @@ def build(registry: Any, config: dict[str, Any], what: str) -> Any:
         raise ConfigError(f'{what}={config!r} is no dict with a type')
     kind = config['type']
     if isinstance(kind, str) and registry.get(kind) is None:
-        raise PathError(f"{what}.type='{kind}' is not registered{near(kind, registry.module_dict)}")
+        raise PathError(
+            f"{what}.type='{kind}' is not registered{did_you_mean(kind, registry.module_dict)}"
+        )
     try:
         return registry.build(dict(config))
     except TypeError as error:

@@ -21,7 +21,7 @@ class Family:
 
     Some parts can only be compared on inputs that one of the two models chose: proposals, decoder
     queries. Parts for which the teacher chooses (:meth:`joint_parts`) are computed in a joint pass, after
-    both models' own (:meth:`follow`), or within the student's own (:meth:`alongside`).
+    both models' own (:meth:`run_joint_parts`), or within the student's own (:meth:`alongside`).
 
     Args:
         detector: The detector to run.
@@ -124,7 +124,7 @@ class Family:
             self.detector.extract_feat(inputs)
         return {}
 
-    def follow(
+    def run_joint_parts(
         self, model: nn.Module, recorded: Recorder, shared: dict[str, Any], parts: set[str]
     ) -> None:
         """Compute the joint parts of either model.
@@ -147,7 +147,7 @@ class Family:
         """Have the student compute the joint parts in its own pass, which runs inside the block.
 
         This saves what a second pass costs whatever its size. Where one pass cannot serve both, as here,
-        nothing is recorded, and :meth:`follow` comes after.
+        nothing is recorded, and :meth:`run_joint_parts` comes after.
 
         Args:
             model: The student.

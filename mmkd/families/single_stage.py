@@ -15,7 +15,7 @@ from mmdet.structures import SampleList
 from mmdet.structures.bbox import distance2bbox, get_box_tensor
 from torch import Tensor, nn
 
-from ..errors import PathError, near
+from ..errors import PathError, did_you_mean
 from ..recorder import Recorder
 from .base import Family
 
@@ -107,7 +107,9 @@ def layers_at(head: nn.Module, layer: str) -> dict[nn.Module, str]:
     pattern = re.compile(re.escape(layer).replace(r'\*', r'[^.]+'))
     found = {module: name for name, module in modules.items() if pattern.fullmatch(name)}
     if not found:
-        raise PathError(f"a {type(head).__name__} has no layer '{layer}'{near(layer, modules)}")
+        raise PathError(
+            f"a {type(head).__name__} has no layer '{layer}'{did_you_mean(layer, modules)}"
+        )
     return found
 
 

@@ -28,7 +28,7 @@ TRANSFORMER_INPUTS = Source('', method='pre_transformer')
 # The more special first. Detectors derived from these are treated like them.
 KINDS = (DINO, DeformableDETR, DABDETR, ConditionalDETR, DETR)
 # Derived from DINO, but what their queries are differs: three groups of them, or words of a text.
-STRANGERS = (DDQDETR, GroundingDINO)
+UNSUPPORTED = (DDQDETR, GroundingDINO)
 
 
 class Transformer(Family):
@@ -70,7 +70,7 @@ class Transformer(Family):
 
     @classmethod
     def covers(cls, detector: nn.Module) -> bool:
-        return isinstance(detector, KINDS) and not isinstance(detector, STRANGERS)
+        return isinstance(detector, KINDS) and not isinstance(detector, UNSUPPORTED)
 
     def joint_part_of(self, source: Source) -> str:
         part = self.part_of(source)
@@ -115,7 +115,7 @@ class Transformer(Family):
                 _predict(model, decoded)
         return dict(queries=self.queries(chosen)) if 'joint' in parts else {}
 
-    def follow(
+    def run_joint_parts(
         self, model: nn.Module, recorded: Recorder, shared: dict[str, Any], parts: set[str]
     ) -> None:
         inputs = dict(recorded[TRANSFORMER_INPUTS][1], **shared['queries'])

@@ -175,7 +175,7 @@ class TwoStage(Family):
             shared[_path(stage)] = rois
         return dict(rois=shared) if shared else {}
 
-    def follow(
+    def run_joint_parts(
         self, model: nn.Module, recorded: Recorder, shared: dict[str, Any], parts: set[str]
     ) -> None:
         rois = _shared_rois(shared)

@@ -17,7 +17,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import ConfigError, near
+from ..errors import ConfigError, did_you_mean
 
 # Dosovitskiy et al. 2021 (arXiv 2010.11929), table 1; tiny and small: Touvron et al. 2021
 # (arXiv 2012.12877), table 1.
@@ -350,11 +350,11 @@ class TransformerLayer(BaseModule):
         normed = self.ln1(tokens)
         if self.window_size:
             windows = to_windows(normed, grid, self.window_size)
-            attended = self.attn(windows, (self.window_size, self.window_size))
-            attended = from_windows(attended, grid, self.window_size)
+            has_hook = self.attn(windows, (self.window_size, self.window_size))
+            has_hook = from_windows(has_hook, grid, self.window_size)
         else:
-            attended = self.attn(normed, grid)
-        tokens = tokens + self.drop_path(attended)
+            has_hook = self.attn(normed, grid)
+        tokens = tokens + self.drop_path(has_hook)
         return self.ffn(self.ln2(tokens), identity=tokens)
 
 
@@ -385,9 +385,9 @@ class Attention(nn.Module):
             self.qkv(tokens).reshape(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         )
         bias = None if self.rel_pos_h is None else self._relative(q, grid)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        attended = attended.transpose(1, 2).reshape(count, length, dims)
-        return self.gamma1(self.proj(attended))
+        has_hook = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        has_hook = has_hook.transpose(1, 2).reshape(count, length, dims)
+        return self.gamma1(self.proj(has_hook))
 
     def _relative(self, q: Tensor, grid: Grid) -> Tensor:
         """What distances between patches add to the attention, shape (N, heads, L, L)."""
@@ -458,7 +458,9 @@ def from_windows(windows: Tensor, grid: Grid, size: int) -> Tensor:
 def _architecture(arch: str | dict[str, int]) -> dict[str, int]:
     if isinstance(arch, str):
         if arch not in ARCHITECTURES:
-            raise ConfigError(f"backbone.arch='{arch}' is unknown{near(arch, ARCHITECTURES)}")
+            raise ConfigError(
+                f"backbone.arch='{arch}' is unknown{did_you_mean(arch, ARCHITECTURES)}"
+            )
         arch = ARCHITECTURES[arch]
     missing = {'embed_dims', 'num_layers', 'num_heads'} - arch.keys()
     if missing:

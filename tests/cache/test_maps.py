@@ -224,7 +224,7 @@ def test_what_is_no_map_is_refused(tmp_path):
     live, _ = both(tmp_path, config, config, dict(loss_kd=loss), RAW)
     content = MapContent(live.teacher.detector, live.teacher.family, [Source('backbone')])
     with pytest.raises(ConfigError, match=r"'backbone' cannot be kept.*shape \(1, 5, 8\), no"):
-        content.keep(
+        content.extract(
             lambda _: torch.zeros(1, 5, 8), dict(padded=(32, 32)), 0, View((1, 1), (0, 0), (32, 32))
         )
 

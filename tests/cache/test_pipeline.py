@@ -19,9 +19,9 @@ from mmkd.cache.pipeline import (
     META_KEYS,
     RECOLOURS,
     dataset_as_tested,
-    follow_views,
     image_names,
     pipeline_of_view,
+    record_views,
     replace_pipeline,
     transforms_of,
 )
@@ -59,13 +59,13 @@ def empty(*transforms: dict):
 def test_samples_tell_their_view(coco):
     dataset = built(coco, RESIZE, FLIP)
     assert 'homography_matrix' not in dataset[0]['data_samples'].metainfo
-    follow_views(dataset, 'teacher', photometric=False)
+    record_views(dataset, 'teacher', photometric=False)
     sample = dataset[0]['data_samples']
     assert {*META_KEYS, 'img_shape', 'flip'} <= {*sample.metainfo}
     assert View.of(sample).scale[0] < 0
     pack = list(transforms_of(dataset))[-1]
     before = pack.meta_keys
-    follow_views(dataset, 'teacher', photometric=False)  # once more, of another teacher
+    record_views(dataset, 'teacher', photometric=False)  # once more, of another teacher
     assert pack.meta_keys == before
 
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_followed_names_itself(name):
             with pytest.raises(
                 ConfigError, match=rf'^teachers\.a\.cache: the training pipeline has {name}, which'
             ):
-                follow_views(empty(RESIZE, nested), 'teachers.a', photometric)
+                record_views(empty(RESIZE, nested), 'teachers.a', photometric)
 
 
 @pytest.mark.parametrize('name', HERE)
@@ -117,8 +117,8 @@ def test_recolouring_is_up_to_the_config(name):
         transform.update(level=2)
     dataset = empty(RESIZE, transform)
     with pytest.raises(ConfigError, match=rf'{name}, which changes.*set teacher\.photometric=True'):
-        follow_views(dataset, 'teacher', photometric=False)
-    follow_views(dataset, 'teacher', photometric=True)
+        record_views(dataset, 'teacher', photometric=False)
+    record_views(dataset, 'teacher', photometric=True)
 
 
 def test_known_names_are_names():
@@ -139,7 +139,7 @@ def test_known_names_are_names():
 )
 def test_what_is_not_known_is_refused(transform):
     with pytest.raises(ConfigError, match='(Unheard|CenterCrop|Rotate)(, which| of the training)'):
-        follow_views(empty(RESIZE, transform), 'teacher', photometric=True)
+        record_views(empty(RESIZE, transform), 'teacher', photometric=True)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_what_is_not_known_is_refused(transform):
 )
 def test_transforms_of_mmcv_do_not_tell_what_they_did(transform):
     with pytest.raises(ConfigError, match=r"mmcv's (RandomFlip|Resize), .*name mmdet's, 'mmdet\."):
-        follow_views(empty(transform), 'teacher', photometric=False)
+        record_views(empty(transform), 'teacher', photometric=False)
 
 
 def test_pipelines_of_published_detectors(coco):
@@ -166,13 +166,13 @@ def test_pipelines_of_published_detectors(coco):
     ):
         pipeline = get_config(name).train_dataloader.dataset.pipeline
         dataset = DATASETS.build(dict(coco, pipeline=pipeline))
-        follow_views(dataset, 'teacher', photometric=False)
+        record_views(dataset, 'teacher', photometric=False)
         View.of(dataset[0]['data_samples'])
     wrapped = get_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py').train_dataloader.dataset
     wrapped.dataset.update({key: coco[key] for key in ('data_root', 'ann_file', 'data_prefix')})
     dataset = DATASETS.build(wrapped)
     with pytest.raises(ConfigError, match='Mosaic, which mixes several images'):
-        follow_views(dataset, 'teacher', photometric=True)
+        record_views(dataset, 'teacher', photometric=True)
     assert image_names(dataset) == ['0 0.png', '1 1.png', '2 2.png']
 
 
@@ -193,7 +193,7 @@ def test_data_sets_in_data_sets(coco):
         (dict(type='ClassBalancedDataset', dataset=plain, oversample_thr=0.5), 3),
     ):
         dataset = DATASETS.build(copy.deepcopy(config))
-        follow_views(dataset, 'teacher', photometric=False)
+        record_views(dataset, 'teacher', photometric=False)
         names = image_names(dataset)
         assert len(names) == len(dataset) == images
         for index in range(images):
@@ -202,7 +202,7 @@ def test_data_sets_in_data_sets(coco):
             assert names[index] == f'{sample.img_id} {sample.img_id}.png'
         bad = replace_in(config, dict(type='Rotate'))
         with pytest.raises(ConfigError, match='has Rotate'):
-            follow_views(DATASETS.build(bad), 'teacher', photometric=False)
+            record_views(DATASETS.build(bad), 'teacher', photometric=False)
 
 
 def replace_in(config: dict, transform: dict) -> dict:
@@ -253,7 +253,7 @@ def test_views_that_are_checked_are_of_the_image_as_tested(coco):
         told = View.of(sample)
         assert (told.scale[0] < 0) == (name == 'flipped')
         assert set(META_KEYS[:3]) <= set(sample.metainfo)
-        follow_views(dataset, 'teacher', photometric=True)
+        record_views(dataset, 'teacher', photometric=True)
     assert tested == [LOAD[0], RESIZE, *PACK]
     with pytest.raises(ConfigError, match='does not end in PackDetInputs'):
         pipeline_of_view(tested[:-1], [])

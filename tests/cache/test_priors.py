@@ -16,7 +16,7 @@ from torch import Tensor
 from mmkd.alignments.dense import HEAD
 from mmkd.cache.contents import Batch
 from mmkd.cache.priors import RPN, DenseContent
-from mmkd.cache.views import Passage, View
+from mmkd.cache.views import View, ViewTransform
 from mmkd.distillers import Distiller
 from mmkd.families.single_stage import boxes_of
 
@@ -123,13 +123,13 @@ def expected(model: Distiller, name: str, raw: dict) -> dict[tuple, tuple[Tensor
     old, new = View.from_numbers(fields['view'].tolist()), View.of(sample)
     strides = [s if isinstance(s, (int, float)) else s[0] for s in generator.strides]
     grown = abs(new.scale[0] / old.scale[0] * new.scale[1] / old.scale[1]) ** 0.5
-    passage = Passage.between([old], [new])
+    transform = ViewTransform.between([old], [new])
     height, width = sample.img_shape
     found = {}
     parts = [fields[key].float() for key in sorted(fields) if key.startswith('dense.part')]
     for index, (level, row, column, kind) in enumerate(fields['dense.places'].tolist()):
         box = decoded(head, level, (row, column, kind), parts[1][index])
-        (moved,), (share,) = (each[0] for each in passage.boxes(box[None, None]))
+        (moved,), (share,) = (each[0] for each in transform.boxes(box[None, None]))
         by_stride = {abs(torch.tensor(s / (strides[level] * grown)).log2()): s for s in strides}
         if min(by_stride) > 0.55 or share < 0.3:
             continue
@@ -138,7 +138,7 @@ def expected(model: Distiller, name: str, raw: dict) -> dict[tuple, tuple[Tensor
         origin = middle(generator.single_level_grid_priors((1, 1), new_level, device='cpu')[kind])
         place = middle(generator.single_level_grid_priors((1, 1), level, device='cpu')[kind])
         place = place + torch.tensor([column, row]) * strides[level]
-        at = (passage.points(place[None, None])[0, 0] - origin) / stride
+        at = (transform.points(place[None, None])[0, 0] - origin) / stride
         column, row = at.round().int().tolist()
         inside = 0 <= row < -(-height // stride) and 0 <= column < -(-width // stride)
         if inside:
@@ -325,13 +325,13 @@ def gfl(tmp_path_factory) -> DenseContent:
 
 def bring(gfl: DenseContent, edges: Tensor, old: View, new: View, **given) -> Tensor:
     """Distributions, shape (n, 4, 17), of priors at ``given['at']`` in another view, at a place there."""
-    passage = Passage.between([old], [new]).rows(torch.zeros(len(edges), dtype=torch.long))
+    transform = ViewTransform.between([old], [new]).rows(torch.zeros(len(edges), dtype=torch.long))
     stride = torch.full((len(edges), 2), float(given.get('stride', 8)))
     new_stride = torch.full((len(edges), 2), float(given.get('new_stride', 8)))
     center = torch.tensor(given['to']).expand(len(edges), 2)
-    shift = center - passage.points(torch.tensor(given['at']).expand(len(edges), 2))
-    rows = gfl._bring_distributions(
-        edges.log().flatten(1), shift, stride, new_stride, passage, center
+    shift = center - transform.points(torch.tensor(given['at']).expand(len(edges), 2))
+    rows = gfl._distributions_in_new_view(
+        edges.log().flatten(1), shift, stride, new_stride, transform, center
     )
     return rows.reshape(edges.shape).softmax(-1)
 
@@ -605,8 +605,8 @@ def test_batch_is_as_its_fields_say():
     """A field is stacked or concatenated in single precision, integers stay what they are."""
     fields = [dict(a=torch.ones(2, 3).half(), b=torch.ones(2, dtype=torch.int16))] * 2
     samples = RAW['data_samples']
-    passage = Passage.between([WHOLE] * 2, [WHOLE] * 2)
-    made = Batch(fields, passage, samples, (128, 160), [WHOLE] * 2, torch.device('cpu'), 0.3)
+    transform = ViewTransform.between([WHOLE] * 2, [WHOLE] * 2)
+    made = Batch(fields, transform, samples, (128, 160), [WHOLE] * 2, torch.device('cpu'), 0.3)
     assert made.stack('a').shape == (2, 2, 3)
     assert made.stack('a').dtype == torch.float32
     assert made.concatenate('a').shape == (4, 3)

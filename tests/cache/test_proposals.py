@@ -13,7 +13,7 @@ from tiny_models import ROI_LOSSES, batch, cascade_rcnn, faster_rcnn
 from torch import Tensor
 
 from mmkd.cache.files import CacheWriter
-from mmkd.cache.views import Passage, View
+from mmkd.cache.views import View, ViewTransform
 from mmkd.distillers import Distiller
 from mmkd.recorder import Source
 
@@ -59,7 +59,7 @@ def decoded(model: Distiller, rois: Tensor, deltas: Tensor, path: str = HEAD) ->
 def brought(rois: Tensor, boxes: Tensor, raw: dict) -> tuple[Tensor, Tensor]:
     """Boxes (n, …, 4) of the proposals' images in another view, and the share of each that is left."""
     old, new = ([View.of(sample) for sample in each['data_samples']] for each in (RAW, raw))
-    return Passage.between(old, new).rows(rois[:, 0].long()).boxes(boxes)
+    return ViewTransform.between(old, new).rows(rois[:, 0].long()).boxes(boxes)
 
 
 def at_least_a_pixel(boxes: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from tiny_models import CLASSES, ROI_LOSSES, RPN_LOSSES, batch, faster_rcnn, fea
 from tiny_transformers import transformer
 
 from mmkd.cache.selection import NUM_PRIORS, contents_for, restored_contents
-from mmkd.cache.writing import Keeper
+from mmkd.distillers.teacher_outputs import TeacherOutputs
 from mmkd.errors import ConfigError
 
 RAW = batch((128, 160), images=1)
@@ -33,14 +33,16 @@ def dense(align: str = 'DenseClassAlignment', **more) -> dict:
     return dict(HEAD, type=kind, align=dict(type=align, **more), **activation)
 
 
-def keeper(path: Path, model: dict, losses: dict, student: dict | None = None, **options) -> Keeper:
+def keeper(
+    path: Path, model: dict, losses: dict, student: dict | None = None, **options
+) -> TeacherOutputs:
     teacher = teacher_of(path / 'teacher.pth', model, **options)
-    return Keeper(distiller(student or copy.deepcopy(model), teacher, losses), 'teacher')
+    return TeacherOutputs(distiller(student or copy.deepcopy(model), teacher, losses), 'teacher')
 
 
-def kept(keeper: Keeper) -> tuple[set[str], int]:
+def kept(keeper: TeacherOutputs) -> tuple[set[str], int]:
     """Names of what is kept of an image, and its bytes."""
-    (fields,) = keeper.keep(single(RAW)[0]).values()
+    (fields,) = keeper.of_batch(single(RAW)[0]).values()
     return set(fields) - {'view', 'file'}, sum(value.nbytes for value in fields.values())
 
 
@@ -76,7 +78,7 @@ def test_layers_and_embeddings_are_those_of_the_losses(tmp_path):
     )
     made = keeper(tmp_path, config, losses)
     assert kept(made)[0] == {'queries.scores', 'queries.boxes', 'queries.embeddings'}
-    (fields,) = made.keep(single(RAW)[0]).values()
+    (fields,) = made.of_batch(single(RAW)[0]).values()
     assert {len(value) for name, value in fields.items() if name[:7] == 'queries'} == {2}
 
 
@@ -118,9 +120,9 @@ def test_of_a_dense_head(tmp_path):
         names, _ = kept(made)
         assert names >= {'dense.places', *(f'dense.part{number}' for number in range(parts))}
         assert f'dense.part{parts}' not in names
-        (fields,) = made.keep(single(RAW)[0]).values()
+        (fields,) = made.of_batch(single(RAW)[0]).values()
         assert len(fields['dense.places']) == NUM_PRIORS
-    made = Keeper(
+    made = TeacherOutputs(
         distiller(
             single_stage('FCOS'),
             teacher_of(tmp_path / 'teacher.pth', single_stage('FCOS')),
@@ -129,7 +131,7 @@ def test_of_a_dense_head(tmp_path):
         'teacher',
         num_priors=7,
     )
-    (fields,) = made.keep(single(RAW)[0]).values()
+    (fields,) = made.of_batch(single(RAW)[0]).values()
     assert len(fields['dense.places']) == 7
 
 
@@ -258,5 +260,5 @@ def test_losses_of_other_teachers_are_no_matter(tmp_path):
     losses['loss_two']['teacher_name'] = 'other'
     model = distiller(faster_rcnn(), teacher, losses, teachers=dict(other=teacher))
     for name, kind in (('teacher', 'maps'), ('other', 'rpn')):
-        assert [content.kind for content in Keeper(model, name).contents] == [kind]
+        assert [content.kind for content in TeacherOutputs(model, name).contents] == [kind]
     assert contents_for([], 'teacher', model.teacher.detector, model.teacher.family) == []

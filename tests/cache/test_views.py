@@ -14,7 +14,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 
 from mmkd.cache.pipeline import META_KEYS
-from mmkd.cache.views import Passage, View, view_key
+from mmkd.cache.views import View, ViewTransform, view_key
 from mmkd.errors import ConfigError
 
 BOXES = torch.tensor(
@@ -104,8 +104,8 @@ def shown(transforms: list[dict], boxes: torch.Tensor = BOXES, seed: int = 0) ->
 def test_boxes_come_to_where_mmdet_puts_them(old, new):
     for seed in range(3):
         before, after = shown(old), shown(new, seed=seed)
-        passage = Passage.between([View.of(before)], [View.of(after)])
-        moved, share = passage.boxes(before.gt_instances.bboxes.tensor[None])
+        transform = ViewTransform.between([View.of(before)], [View.of(after)])
+        moved, share = transform.boxes(before.gt_instances.bboxes.tensor[None])
         labels = after.gt_instances.labels
         wanted = after.gt_instances.bboxes.tensor
         torch.testing.assert_close(moved[0, labels], wanted, atol=2e-3, rtol=1e-5)
@@ -118,9 +118,9 @@ def test_boxes_come_to_where_mmdet_puts_them(old, new):
         scale = np.abs(np.diag(after.homography_matrix if new else np.eye(3)))[:2].prod()
         whole = (BOXES[labels, 2:] - BOXES[labels, :2]).prod(-1) * float(scale)
         torch.testing.assert_close(share[0, labels], areas / whole, atol=1e-3, rtol=1e-3)
-        assert passage.size.tolist() == [[width, height]]
+        assert transform.size.tolist() == [[width, height]]
         # Rows that each belong to an image are brought likewise.
-        rows = passage.rows(torch.zeros(len(BOXES), dtype=torch.long))
+        rows = transform.rows(torch.zeros(len(BOXES), dtype=torch.long))
         torch.testing.assert_close(
             rows.boxes(before.gt_instances.bboxes.tensor)[0], moved[0], atol=0, rtol=0
         )
@@ -128,23 +128,23 @@ def test_boxes_come_to_where_mmdet_puts_them(old, new):
 
 def test_the_same_view_is_told():
     views = [View.of(shown(each)) for each in OLD.values()]
-    assert Passage.between(views, views).is_identity
+    assert ViewTransform.between(views, views).is_identity
     for name in ('horizontal', 'crop', 'resize'):
         others = [*views[:-1], View.of(shown(CASES[name]))]
-        assert not Passage.between(views, others).is_identity
+        assert not ViewTransform.between(views, others).is_identity
     # An image shown twice, once from each side.
     flips = CASES['horizontal'] * 2
-    assert Passage.between(views[:1], [View.of(shown(flips))]).is_identity
+    assert ViewTransform.between(views[:1], [View.of(shown(flips))]).is_identity
 
 
 def test_a_batch_brings_each_image_its_own_way():
     names = ['crop', 'vertical', 'everything']
     old = [View.of(shown([]))] * 3
     new = [View.of(shown(CASES[name])) for name in names]
-    together = Passage.between(old, new)
+    together = ViewTransform.between(old, new)
     boxes = torch.stack([BOXES] * 3)
     for index, view in enumerate(new):
-        alone = Passage.between(old[:1], [view])
+        alone = ViewTransform.between(old[:1], [view])
         for a, b in zip(together.boxes(boxes), alone.boxes(BOXES[None]), strict=True):
             assert torch.equal(a[index], b[0])
     # With further dimensions, as decoder layers have them.
@@ -157,21 +157,23 @@ def test_boxes_are_cut_only_where_the_view_cuts_the_image():
     over = torch.tensor([[[-8.0, -4.0, 210.0, 130.0]]])
     whole = View((1.0, 1.0), (0.0, 0.0), (200.0, 120.0))
     left = View((1.0, 1.0), (0.0, 0.0), (150.0, 120.0))  # what it cuts off is on the right
-    assert Passage.between([whole], [left]).boxes(over)[0].tolist() == [[[-8, -4, 150, 130]]]
+    assert ViewTransform.between([whole], [left]).boxes(over)[0].tolist() == [[[-8, -4, 150, 130]]]
     middle = View((2.0, 1.0), (-40.0, -10.0), (200.0, 100.0))
-    assert Passage.between([whole], [middle]).boxes(over)[0].tolist() == [[[0, 0, 200, 100]]]
+    assert ViewTransform.between([whole], [middle]).boxes(over)[0].tolist() == [[[0, 0, 200, 100]]]
     flipped = View((-1.0, 1.0), (150.0, 0.0), (150.0, 120.0))  # of the same part, from behind
-    assert Passage.between([whole], [flipped]).boxes(over)[0].tolist() == [[[0, -4, 158, 130]]]
+    assert ViewTransform.between([whole], [flipped]).boxes(over)[0].tolist() == [
+        [[0, -4, 158, 130]]
+    ]
     # Resizing rounds to pixels, which cuts nothing.
     rounded = View((0.333, 0.333), (0.0, 0.0), (66.0, 40.0))
-    assert Passage.between([whole], [rounded]).boxes(over)[0][0, 0, 2] > 69
+    assert ViewTransform.between([whole], [rounded]).boxes(over)[0][0, 0, 2] > 69
 
 
 def test_boxes_without_extent_are_in_or_out():
     boxes = torch.tensor([[[20.0, 20, 20, 20], [180, 20, 180, 60], [20, 20, 60, 20.0]]])
     whole, left = View((1, 1), (0, 0), (200, 120)), View((1, 1), (0, 0), (100, 120))
     for old, new, wanted in ((whole, left, [1, 0, 1]), (whole, whole, [1, 1, 1])):
-        moved, share = Passage.between([old], [new]).boxes(boxes)
+        moved, share = ViewTransform.between([old], [new]).boxes(boxes)
         assert share.tolist() == [wanted]
         assert torch.isfinite(moved).all()
 
@@ -213,8 +215,8 @@ def test_numbers_and_pixels():
     point = torch.tensor([[[30.0, 40.0]]])
     file = View((1, 1), (0, 0), (200, 120))
     torch.testing.assert_close(
-        Passage.between([file], [twice]).points(point),
-        2 * Passage.between([file], [view]).points(point),
+        ViewTransform.between([file], [twice]).points(point),
+        2 * ViewTransform.between([file], [view]).points(point),
     )
     assert math.isclose(twice.scale[0], 2 * view.scale[0])
 

@@ -16,12 +16,13 @@ from tiny_models import CLASSES, batch, cascade_rcnn, faster_rcnn, save_teacher
 from tiny_transformers import transformer
 from torch import nn
 
-from mmkd.distillers import Teacher, last_call
+from mmkd.distillers import last_call
 from mmkd.distillers.last_call import LastCall
 from mmkd.distillers.loss_entry import LossEntry
-from mmkd.distillers.step_recorders import TeacherPass
+from mmkd.distillers.step import TeacherPass
 from mmkd.nested import map_tensors
 from mmkd.recorder import Enough, Recorder, Source
+from mmkd.teachers import LiveTeacher
 
 EAGER = dict(backend='eager')
 
@@ -38,7 +39,7 @@ class Pair:
     def __init__(self, folder, config, *sources, **options):
         path = save_teacher(folder / 'teacher.pth', config)
         self.student = MODELS.build(copy.deepcopy(config))
-        self.teacher = Teacher(config=dict(model=config), checkpoint=str(path), **options)
+        self.teacher = LiveTeacher(config=dict(model=config), checkpoint=str(path), **options)
         self.entries = [
             LossEntry(f'loss_{index}', dict(type='MSE', student=source, teacher=source))
             for index, source in enumerate(sources)

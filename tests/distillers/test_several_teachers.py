@@ -11,8 +11,8 @@ from tiny_dense import single_stage
 from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, feature_loss, save_teacher
 from tiny_training import train, training_config, write_coco
 
-from mmkd.distillers.teacher import AveragedTeacher
 from mmkd.errors import ConfigError, MissingFileError
+from mmkd.teachers import AveragedTeacher
 
 
 @pytest.fixture(scope='module')

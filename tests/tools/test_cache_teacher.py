@@ -13,9 +13,9 @@ from tiny_caches import teacher_of
 from tiny_models import RPN_LOSSES, faster_rcnn, feature_loss
 from tiny_training import training_config, write_coco
 
-from mmkd.cache import CachedTeacher
 from mmkd.cache.files import MANIFEST, CacheReader
-from mmkd.cache.writing import Keeper
+from mmkd.distillers.teacher_outputs import TeacherOutputs
+from mmkd.teachers import CachedTeacher
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_maps_are_asked_for(tool, make, capsys, monkeypatch):
 
 def test_an_interrupt_loses_nothing(tool, make, capsys, monkeypatch):
     config = make(RPN_LOSSES, cache='cache')
-    keep, calls = Keeper.keep, []
+    keep, calls = TeacherOutputs.keep, []
 
     def interrupted(self, raw):
         calls.append(raw)
@@ -122,7 +122,7 @@ def test_an_interrupt_loses_nothing(tool, make, capsys, monkeypatch):
             raise KeyboardInterrupt
         return keep(self, raw)
 
-    monkeypatch.setattr(Keeper, 'keep', interrupted)
+    monkeypatch.setattr(TeacherOutputs, 'keep', interrupted)
     arguments = (config, '--device', 'cpu', '--num-workers', 0)
     assert tool('cache_teacher', *arguments) == 130
     assert 'mmkd: interrupted' in capsys.readouterr().err

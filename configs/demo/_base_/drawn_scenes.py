@@ -1,5 +1,5 @@
 # The data, schedule and runtime that the three trainings of the demo share.
-# `python tools/demo.py` draws the data (mmkd/datasets/drawn_scenes.py); nothing is downloaded.
+# `python tools/demo.py` draws the data (tools/_synthetic_scenes.py); nothing is downloaded.
 # "tuned for the demo": chosen with `--seed 1`, other pictures than the demo's own, for the time the
 # demo has. What the demo reports is measured on images no choice was made on.
 _base_ = 'mmdet::_base_/default_runtime.py'

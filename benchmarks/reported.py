@@ -1,0 +1,184 @@
+"""The figures of the report that this project realises, beside what was measured here.
+
+Reported and measured never share a column. A training is put beside a reported figure by the name
+of its config, or because somebody says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..__main__ import tool_folder
+from ..distillers.teacher import config_classes
+from ..errors import ConfigError, did_you_mean
+from .pairing import differences, row_of
+from .rows import Row
+from .tables import interval, markdown_table, with_error
+from .work_dir import METRICS, WorkDir, essence
+
+DASH = '–'
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One detector of the report.
+
+    Attributes:
+        title: What it is.
+        data: What it was evaluated on.
+        classes: How many it tells apart there.
+        configs: Names of the configs that realise it here.
+        parameters: In millions.
+        mAP: In percent.
+        F1: In percent.
+        epochs: Of its training.
+    """
+
+    title: str
+    data: str
+    classes: int
+    configs: tuple[str, ...]
+    parameters: float | None = None
+    mAP: float | None = None  # noqa: N815  (as the metric is written)
+    F1: float | None = None
+    epochs: int | None = None
+
+
+VOC, COCO = 'Pascal VOC 2012', 'COCO, person and dog'
+REPORTED = {
+    'dino': Reported(
+        'DINO backbone, its class token at every place, Faster R-CNN',
+        VOC,
+        20,
+        ('faster-rcnn_dino-b-cls-repeat_voc2012',),
+        parameters=110,
+        mAP=4,
+    ),
+    'vitdet': Reported(
+        'ViTDet backbone, Faster R-CNN',
+        VOC,
+        20,
+        ('faster-rcnn_vitdet-b_voc2012',),
+        parameters=106,
+        mAP=50,
+    ),
+    'mobilenetv2': Reported(
+        'MobileNetV2, Faster R-CNN, alone',
+        VOC,
+        20,
+        ('faster-rcnn_mobilenetv2_fpn_10e_voc2012',),
+        parameters=19,
+        mAP=29,
+        epochs=10,
+    ),
+    'mobilenetv2-distilled': Reported(
+        'MobileNetV2 distilled by MSE on boxes and KL on classes',
+        VOC,
+        20,
+        ('vitdet-b_to_mobilenetv2_voc2012',),
+        mAP=40,
+    ),
+    'detr-r50': Reported(
+        'DETR R50, teacher', COCO, 2, ('detr_r50_8xb2-150e_coco',), parameters=41, F1=78
+    ),
+    'detr-r18-distilled': Reported(
+        'DETR R18 distilled by logits',
+        COCO,
+        2,
+        ('detr_r50_to_r18_coco-person-dog',),
+        F1=53,
+        epochs=10,
+    ),
+}
+
+
+def match_reported(rows: Sequence[Row], told: Mapping[str, str] | None = None) -> dict[str, Row]:
+    """Which row realises which reported detector.
+
+    Args:
+        rows: Of this report.
+        told: Work directories by the keys of :data:`REPORTED`, where config names do not tell.
+
+    Raises:
+        ConfigError: There is no such key or work directory, or several rows have one's config.
+    """
+    for key in told or {}:
+        if key not in REPORTED:
+            raise ConfigError(
+                f'--as {key}: no such figure{did_you_mean(key, REPORTED)}; there are {", ".join(REPORTED)}'
+            )
+    matched = {}
+    for key, reported in REPORTED.items():
+        found = [row for row in rows if set(row.first.names) & set(reported.configs)]
+        if key in (told or {}):
+            found = [row_of(told[key], rows)]
+        if len(found) > 1:
+            names = ', '.join(row.name for row in found)
+            raise ConfigError(f'{names}: each could stand beside {key}; say --as {key}=WORK_DIR')
+        if found:
+            matched[key] = found[0]
+    return matched
+
+
+def reported_table(matched: Mapping[str, Row]) -> str:
+    """Every reported figure, a line each, with what was measured here in a column of its own."""
+    rows = [['data', 'detector', 'figure', 'reported', 'measured here', 'work directory']]
+    notes = []
+    for key, reported in REPORTED.items():
+        row = matched.get(key)
+        for figure in ('parameters', *METRICS, 'epochs'):
+            cells = _reported(reported, figure), _measured(row, figure, reported)
+            if cells != (DASH, DASH):
+                where = DASH if cells[1] == DASH else row.name
+                rows.append([reported.data, reported.title, figure, *cells, where])
+        if row and not _same_task(row, reported):
+            notes.append(
+                f'{row.name} tells {_classes(row)} classes apart, the reported one '
+                f'{reported.classes}: their accuracy is not put side by side.'
+            )
+        changed = row and _changed(row, reported)
+        if changed:
+            notes.append(f'{row.name} was not trained as {reported.configs[0]} says: {changed}.')
+    return '\n\n'.join([markdown_table(rows, left=3), *notes])
+
+
+def _changed(row: Row, reported: Reported) -> str:
+    """Where a training's schedule and data are not those of the config that comes for it."""
+    folder = tool_folder().parent / 'configs'
+    found = [path for name in reported.configs for path in folder.rglob(f'{name}.py')]
+    if not found:
+        return ''  # one of MMDetection's
+    shipped, here = (
+        WorkDir(Path(), config, (), trained=0).recipe(dict(type=None))
+        for config in (Config.fromfile(str(found[0])), row.first.config)
+    )
+    return differences(essence(shipped, ('data_root',)), essence(here, ('data_root',)))
+
+
+def _reported(reported: Reported, figure: str) -> str:
+    value = getattr(reported, figure, None)
+    return DASH if value is None else f'{value} M' if figure == 'parameters' else str(value)
+
+
+def _measured(row: Row | None, figure: str, reported: Reported) -> str:
+    if row is None or not row.finished:
+        return DASH
+    if figure == 'parameters':
+        return f'{row.cost.parameters / 1e6:.1f} M' if row.cost else DASH
+    if figure == 'epochs':
+        counted = row.first.unit == 'epoch' and row.first.trained is not None
+        return str(row.first.trained) if counted else DASH
+    values = row.values(figure) if _same_task(row, reported) else None
+    return DASH if values is None else with_error(*interval([100 * value for value in values]))
+
+
+def _same_task(row: Row, reported: Reported) -> bool:
+    return _classes(row) == reported.classes
+
+
+def _classes(row: Row) -> int:
+    return len(config_classes(row.first.config) or ())

@@ -1,0 +1,1 @@
+"""What measures, compares and draws. The training core imports nothing of it."""

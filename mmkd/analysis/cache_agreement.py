@@ -1,0 +1,232 @@
+"""How well a cache stands in for its teacher in other views of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.ops import batched_nms
+from mmdet.models.dense_heads import YOLOXHead
+from mmdet.structures import SampleList
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps, get_box_tensor
+from mmengine.dataset import pseudo_collate
+from torch import Tensor
+
+from ..alignments.dense import HEAD as DENSE
+from ..alignments.dense import uses_softmax as dense_softmax
+from ..alignments.features import levels_of
+from ..alignments.queries import HEAD, uses_softmax
+from ..alignments.roi import uses_softmax as roi_softmax
+from ..cache.contents import Content, Read
+from ..cache.maps import MapContent
+from ..cache.priors import RPN, DenseContent, RPNContent
+from ..cache.proposals import ProposalContent
+from ..cache.queries import QueryContent
+from ..distillers.teacher_outputs import TeacherOutputs
+from ..families.single_stage import boxes_of
+from ..recorder import Source
+from ..teachers import CachedTeacher, LiveTeacher
+
+# What is taken for a detection, what for an answer to one, and when two boxes show the same.
+CONFIDENT, FAINT, SAME = 0.3, 0.05, 0.5
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What of a live teacher's answers the cache gives, over a number of views.
+
+    Attributes:
+        kind: What was compared.
+        detections: How many objects the live teacher finds, with a probability of at least 0.3, by its raw
+            answers after non-maximum suppression.
+        found: The share of them that the cache finds too: the same class, IoU of at least 0.5.
+        iou: Mean overlap of these.
+        difference: Mean difference of their probabilities.
+        cosine: Of maps: mean cosine between the two at each place that is known, in place of all these.
+    """
+
+    kind: str
+    detections: int = 0
+    found: float = float('nan')
+    iou: float = float('nan')
+    difference: float = float('nan')
+    cosine: float = float('nan')
+
+
+class Comparison:
+    """Adds up agreement over batches.
+
+    Args:
+        content: What is compared.
+        live: The teacher.
+    """
+
+    def __init__(self, content: Content, live: LiveTeacher) -> None:
+        self.content, self.live = content, live
+        self._rows: list[tuple[float, float]] = []  # overlap and difference of each detection
+        self._cosines: list[Tensor] = []
+
+    def add(
+        self,
+        live: Read,
+        cached: Read,
+        known: dict[Source, Any],
+        shared: Sequence[dict],
+        samples: SampleList,
+    ) -> None:
+        """Compare what both say of a batch.
+
+        Args:
+            live, cached: Give what was recorded of each.
+            known: Of the cache's maps, what is known.
+            shared: What either shares.
+            samples: The batch's meta information.
+        """
+        if isinstance(self.content, MapContent):
+            self._add_maps(live, cached, known)
+            return
+        ours, theirs = (
+            detections(self.content, self.live, read, each, samples)
+            for read, each in zip((live, cached), shared, strict=True)
+        )
+        for found, others in zip(ours, theirs, strict=True):
+            boxes, probability, label = _distinct(*found, CONFIDENT)
+            other_boxes, other_probability, other_label = _distinct(*others, FAINT)
+            if not len(boxes):
+                continue
+            if not len(other_boxes):
+                self._rows += [(0.0, 0.0)] * len(boxes)
+                continue
+            overlap = bbox_overlaps(boxes, other_boxes) * (label[:, None] == other_label)
+            overlap, best = overlap.max(-1)
+            apart = (other_probability[best] - probability).abs()
+            self._rows += zip(overlap.tolist(), apart.tolist(), strict=True)
+
+    def _add_maps(self, live: Read, cached: Read, known: dict[Source, Any]) -> None:
+        for source in self.content.sources:
+            masks = known.get(source)
+            pairs = zip(
+                levels_of(live(source), 'teacher'),
+                levels_of(cached(source), 'teacher'),
+                strict=True,
+            )
+            for index, (level, other) in enumerate(pairs):
+                cosine = F.cosine_similarity(level, other, dim=1)
+                self._cosines.append(
+                    cosine.flatten() if masks is None else cosine[masks[index][:, 0]]
+                )
+
+    def result(self) -> Agreement:
+        """All that was added."""
+        if isinstance(self.content, MapContent):
+            return Agreement(self.content.kind, cosine=float(torch.cat(self._cosines).mean()))
+        if not self._rows:
+            return Agreement(self.content.kind)
+        overlap, apart = torch.tensor(self._rows).unbind(-1)
+        same = overlap >= SAME
+        means = (float(each[same].mean()) for each in (overlap, apart))
+        return Agreement(self.content.kind, len(overlap), float(same.float().mean()), *means)
+
+
+def detections(
+    content: Content, teacher: LiveTeacher, read: Read, shared: dict, samples: SampleList
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """What a teacher finds, by its raw answers.
+
+    Returns:
+        Of each image boxes in pixels of the teacher's images, shape (n, 4), and probabilities, shape
+        (n, classes); nothing where the losses read no scores or no boxes.
+    """
+    detector = teacher.detector
+    if isinstance(content, QueryContent):
+        scores, boxes = (value[content.layers[-1]] for value in read(HEAD))
+        scores = _probabilities(scores, uses_softmax(detector))
+        sizes = boxes.new_tensor([sample.img_shape[1::-1] for sample in samples]).repeat(1, 2)
+        return list(zip(bbox_cxcywh_to_xyxy(boxes) * sizes[:, None], scores, strict=True))
+    if isinstance(content, ProposalContent):
+        return _of_proposals(content, detector, read, shared, len(samples))
+    if isinstance(content, DenseContent):
+        parts, head = read(DENSE), detector.bbox_head
+        softmax, width = dense_softmax(detector), head.cls_out_channels
+    else:
+        assert isinstance(content, RPNContent)
+        if RPN[1] not in content.sources:
+            return []
+        head, softmax = detector.rpn_head, not detector.rpn_head.use_sigmoid_cls
+        parts = [_levels(read(source)) for source in RPN if source in content.sources]
+        width = head.cls_out_channels
+    rows = [level.permute(0, 2, 3, 1).reshape(len(samples), -1, width) for level in parts[0]]
+    scores = _probabilities(torch.cat(rows, 1), softmax)
+    if isinstance(head, YOLOXHead):
+        levels = [level.permute(0, 2, 3, 1).reshape(len(samples), -1, 1) for level in parts[2]]
+        scores = scores * torch.cat(levels, 1).sigmoid()
+    boxes = torch.cat([boxes_of(head, i, level) for i, level in enumerate(parts[1])], 1)
+    return list(zip(boxes, scores, strict=True))
+
+
+def _distinct(boxes: Tensor, scores: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, probabilities and labels of what is likely enough, one for each object."""
+    probability, label = scores.max(-1)
+    likely = probability >= least
+    boxes, probability, label = boxes[likely], probability[likely], label[likely]
+    if not len(boxes):
+        return boxes, probability, label
+    _, keep = batched_nms(boxes, probability, label, dict(type='nms', iou_threshold=SAME))
+    return boxes[keep], probability[keep], label[keep]
+
+
+def _of_proposals(
+    content: ProposalContent, detector: Any, read: Read, shared: dict, images: int
+) -> Iterable[tuple[Tensor, Tensor]]:
+    path = content.paths[-1]
+    if Source(f'{path}.fc_cls') not in content.sources:
+        return []
+    head, rois = detector.get_submodule(path), shared['rois'][path]
+    scores = _probabilities(read(Source(f'{path}.fc_cls')), roi_softmax(head))
+    boxes, deltas = rois[:, 1:], Source(f'{path}.fc_reg')
+    if deltas in content.sources:
+        values = read(deltas)
+        values = values.reshape(len(values), -1, head.bbox_coder.encode_size)
+        index = scores.argmax(-1).clamp(max=values.shape[1] - 1)
+        values = values[torch.arange(len(values)), index]
+        boxes = get_box_tensor(head.bbox_coder.decode(boxes, values))
+    return [(boxes[rois[:, 0] == i], scores[rois[:, 0] == i]) for i in range(images)]
+
+
+def _probabilities(scores: Tensor, softmax: bool) -> Tensor:
+    return scores.softmax(-1)[..., :-1] if softmax else scores.sigmoid()
+
+
+def _levels(value: Any) -> list[Tensor]:
+    return value if isinstance(value, list) else [value]
+
+
+def compare(live: TeacherOutputs, cached: CachedTeacher, dataset: Any) -> list[Agreement]:
+    """Ask the teacher and read its cache for all images of a data set.
+
+    Args:
+        live: The teacher that wrote it.
+        cached: What reads it.
+        dataset: The images in some view, each with what it tells of that.
+
+    Returns:
+        One for each kind of content.
+
+    Raises:
+        ConfigError: The cache lacks what the losses read.
+    """
+    cached.require(live.entries, live.name, live.class_map)
+    comparisons = [Comparison(content, live.teacher) for content in live.contents]
+    own = live.teacher.detector.data_preprocessor
+    for index in range(len(dataset)):
+        data = own(pseudo_collate([dataset[index]]), False)
+        with live.run(data) as (read, shared):
+            inputs, samples = data['inputs'], data['data_samples']
+            said = cached.run(inputs, samples, own, set(), None)
+            for each in comparisons:
+                each.add(read, cached.said.__getitem__, said['known'], (shared, said), samples)
+            cached.said = {}
+    return [each.result() for each in comparisons]

@@ -1,0 +1,213 @@
+"""A table of trainings: what each costs and reaches, what distilling gained, how much of the gap.
+
+Which training is whose teacher and whose baseline is found by :mod:`mmkd.analysis.pairing`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DefaultScope
+
+from ..datasets.preflight import check_files
+from ..errors import ConfigError
+from ..f1_metric import evaluate
+from .complexity import (
+    Complexity,
+    build_test_data,
+    load_detector,
+    measure,
+    time_in_turns,
+)
+from .tables import gap_closed, interval
+from .work_dir import METRICS, WorkDir, read_work_dir
+
+ROLES = ('teacher', 'baseline', 'distilled', 'other')
+
+
+@dataclass(eq=False)
+class Row:
+    """Trainings of one config, which differ in their seeds.
+
+    Attributes:
+        runs: At least one.
+        name: Of the folder, or what the folders' names share.
+        role: One of :data:`ROLES`.
+        teacher: Of a distilled student.
+        baseline: The same student trained alone.
+        comparable: Whether it is validated on the same images and classes as its teacher.
+        cost: Of the deployed detector, with the checkpoint of the first run.
+        notes: What a reader has to know.
+    """
+
+    runs: list[WorkDir]
+    name: str = ''
+    role: str = 'other'
+    teacher: Row | None = None
+    baseline: Row | None = None
+    comparable: bool = True
+    cost: Complexity | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> WorkDir:
+        return self.runs[0]
+
+    @property
+    def finished(self) -> bool:
+        return self.first.finished  # only finished runs share a row
+
+    def values(self, metric: str) -> list[float] | None:
+        """A metric of each run, in 0..1; ``None`` if one of them lacks it."""
+        values = [run.scores.get(metric) for run in self.runs]
+        return None if None in values else values
+
+    def mean(self, metric: str) -> float | None:
+        values = self.values(metric)
+        return None if values is None else interval(values)[0]
+
+    def gain(self) -> tuple[float, float] | None:
+        """mAP above the baseline's, in 0..1, and half of its 95 % interval over pairs of a seed.
+
+        The interval is nan where the two were not trained with the same seeds, or with one.
+        """
+        ours = self.values('mAP')
+        theirs = self.baseline.values('mAP') if self.baseline else None
+        if ours is None or theirs is None:
+            return None
+        seeds = [{run.seed: i for i, run in enumerate(row.runs)} for row in (self, self.baseline)]
+        if seeds[0].keys() == seeds[1].keys() and None not in seeds[0]:
+            return interval([ours[i] - theirs[seeds[1][seed]] for seed, i in seeds[0].items()])
+        return interval(ours)[0] - interval(theirs)[0], float('nan')
+
+    def gap_closed(self) -> float | None:
+        """The share of the way from the baseline to the teacher; see :func:`tables.gap_closed`."""
+        rows = (self.teacher, self.baseline, self)
+        if not self.comparable or not all(rows) or None in [row.mean('mAP') for row in rows]:
+            return None
+        return gap_closed(*(row.mean('mAP') for row in rows))
+
+
+def read_rows(paths: Iterable[str | os.PathLike[str]], best: bool = False) -> list[Row]:
+    """Read work directories; those of one config and several seeds are one row.
+
+    Args:
+        paths: One that is named twice counts once.
+        best: The best epoch of each counts in place of the last.
+
+    Raises:
+        UserError: A folder is no work directory, or two are the same training.
+    """
+    runs = [read_work_dir(path, best) for path in {Path(p).resolve(): p for p in paths}.values()]
+    rows = _grouped(runs)
+    _name(rows)
+    return rows
+
+
+def _grouped(runs: list[WorkDir]) -> list[Row]:
+    """Finished trainings of one recipe share a row."""
+    rows: list[tuple[Any, Row]] = []
+    for run in runs:
+        recipe = run.recipe() if run.finished and run.trained is not None else None
+        for known, row in rows:
+            if recipe is not None and known == recipe:
+                twin = next(
+                    (r for r in row.runs if r.seed is not None and r.seed == run.seed), None
+                )
+                if twin is not None:
+                    raise ConfigError(
+                        f'{twin.path} and {run.path} are the same training: the same config and '
+                        f'seed {run.seed}; give one of them'
+                    )
+                row.runs.append(run)
+                break
+        else:
+            rows.append((recipe, Row([run])))
+    for _, row in rows:
+        notes = [(run, note) for run in row.runs for note in run.notes]
+        row.notes += [f'{run.path.name}: {n}' if len(row.runs) > 1 else n for run, n in notes]
+        if not row.finished:
+            run = row.first
+            row.notes.append(f'unfinished: {run.unit} {run.trained} of {run.length}')
+    return [row for _, row in rows]
+
+
+def _name(rows: list[Row]) -> None:
+    """By the folders; where two are called the same, by their paths."""
+    for row in rows:
+        names = [run.path.resolve().name for run in row.runs]
+        shared = os.path.commonprefix(names) if len(names) > 1 else names[0]
+        if len(names) > 1:
+            shared = re.sub(r'[-_.]*(seed)?[-_.]*\d*$', '', shared) or (row.first.names or names)[0]
+        row.name = shared
+    names = [row.name for row in rows]
+    for row in rows:
+        if names.count(row.name) > 1:
+            row.name = str(row.first.path)
+
+
+# ------------------------------------------------------------------------------------ measuring
+
+
+def add_f1(row: Row) -> None:
+    """Evaluate again each run of which a metric is not known, on its validation images.
+
+    Raises:
+        UserError: Its images are not there, or it is not evaluated as COCO does.
+    """
+    for run in row.runs:
+        absent = [name for name in METRICS if name not in run.scores]
+        if not absent or run.checkpoint is None or not row.finished:
+            continue
+        config, part = run.deployed(), run.part
+        check_files(config, (part,), config_path=str(run.path))
+        model = load_detector(config, run.checkpoint)
+        data = build_test_data(config, f'{part}_dataloader')
+        scores = evaluate(model, data, config[f'{part}_evaluator'])
+        run.scores |= {name: scores[METRICS[name]] for name in absent if METRICS[name] in scores}
+        whose = f'{run.path.name}: ' if len(row.runs) > 1 else ''
+        row.notes.append(f'{whose}{", ".join(absent)} evaluated for this report')
+
+
+def add_costs(rows: Iterable[Row], image_size: tuple[int, int], timed: bool = True) -> None:
+    """Count, and time, the detectors as they are deployed; distilled ones without their teacher.
+
+    Args:
+        rows: Their ``cost`` is set, where a checkpoint is there.
+        image_size: Height and width of the image that the test pipelines get, px.
+        timed: Whether to time them: in turns, so that what else the machine does meets them all.
+    """
+    rows = [row for row in rows if row.first.checkpoint is not None and row.finished]
+    models, inputs = [], []
+    for row in rows:
+        config = row.first.deployed()
+        models.append(load_detector(config, row.first.checkpoint))
+        inputs.append(_test_input(config, image_size))
+        row.cost = measure(models[-1], [inputs[-1]], timed=False)
+    if timed:
+        times = time_in_turns(models, [pseudo_collate([one]) for one in inputs])
+        for row, seconds in zip(rows, times, strict=True):
+            row.cost = replace(row.cost, ms_per_image=1000 * seconds)
+
+
+def _test_input(config: Any, size: tuple[int, int]) -> dict:
+    """What the test pipeline makes of a picture of noise."""
+    dataset = config.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    with TemporaryDirectory() as folder, DefaultScope.overwrite_default_scope('mmdet'):
+        file = Path(folder) / 'noise.png'
+        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        cv2.imwrite(str(file), noise)
+        info = dict(img_path=str(file), img_id=0, height=size[0], width=size[1], instances=[])
+        return Compose(copy.deepcopy(dataset.pipeline))(info)

@@ -1,0 +1,374 @@
+"""What distilling costs beside plain training: seconds and memory of one training step.
+
+Distilling adds to the student's own step, which plain training has as well, one pass of the teacher
+and the losses between the two. A distillation step that takes longer than student and teacher
+together spends the rest in mmkd, and :attr:`TrainingCost.overhead_ratio` shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample, SampleList
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from ..alignments import Step
+from ..distillers import Distiller, LossEntry
+from ..distillers.step import StepRecorders, TeacherPass
+from ..errors import ConfigError
+from ..nested import map_tensors
+from ..random_state import preserve_rng_state
+
+PASSES = ('student_step', 'teacher_pass', 'kd_step')
+OBJECTS = 7  # an image of COCO's train2017 shows 7.3 on average
+#: Runs something and gives a number: the seconds it took, or the bytes.
+Meter = Callable[[Callable[[], Any]], float]
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """The cost of a training step; times are medians over rounds, in seconds.
+
+    Attributes:
+        student_step_s: Plain training: the student's forward pass, its own losses, backward.
+        teacher_pass_s: The parts of the teacher that the active losses read. Where its head is run on the
+            student's maps (CrossKD), that too, and the way back through it.
+        kd_step_s: The distillation step: ``Distiller.loss``, backward.
+        losses_s: Of each loss entry: connector, alignment and loss, and the way back to what was
+            recorded of the student. What several entries share, as a matching of queries, counts
+            for the first of them.
+        peak_memory_mb: Of these three, in MB of 10^6 bytes: the weights of the models that run and
+            what is allocated beside them at the peak: activations, gradients, workspaces.
+        teacher_weights_mb, teacher_outputs_mb: Of the peak of the distillation step, the weights of the
+            teachers and what is recorded of them, which it cannot do without.
+        rounds: Seconds of these three in each round.
+    """
+
+    student_step_s: float
+    teacher_pass_s: float
+    kd_step_s: float
+    losses_s: dict[str, float]
+    peak_memory_mb: dict[str, float]
+    teacher_weights_mb: float
+    teacher_outputs_mb: float
+    rounds: dict[str, list[float]] = field(repr=False)
+
+    @property
+    def overhead_ratio(self) -> float:
+        """The distillation step over student step and teacher pass; 1 is distilling for nothing."""
+        return self.kd_step_s / (self.student_step_s + self.teacher_pass_s)
+
+    @property
+    def step_ratio(self) -> float:
+        """The distillation step over the student's own."""
+        return self.kd_step_s / self.student_step_s
+
+    @property
+    def memory_ratio(self) -> float:
+        """The peak of the distillation step over student step, teacher weights and teacher outputs."""
+        needed = self.peak_memory_mb['student_step'] + self.teacher_weights_mb
+        return self.peak_memory_mb['kd_step'] / (needed + self.teacher_outputs_mb)
+
+    @property
+    def overhead_quartiles(self) -> tuple[float, float]:
+        """Between which half of the rounds lie, each with a ratio of its own."""
+        student, teacher, kd = (np.array(times) for times in self.rounds.values())
+        low, high = np.quantile(kd / (student + teacher), (0.25, 0.75))
+        return float(low), float(high)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The fraction of the distillation step that each loss entry takes."""
+        return {name: seconds / self.kd_step_s for name, seconds in self.losses_s.items()}
+
+
+def measure(
+    distiller: Distiller,
+    batches: Iterable[dict],
+    iterations: int = 10,
+    warmup: int = 3,
+    amp: bool = False,
+) -> TrainingCost:
+    """Time and weigh student step, teacher pass and distillation step, one after the other in each round.
+
+    Optimizer steps, loading and preprocessing of images are left out: plain training has them too.
+    Weights, BatchNorm statistics and random number generators are left as they were, gradients are
+    dropped. Losses act as their schedules say at present, which outside a training is its start.
+
+    Args:
+        distiller: On its device, with the weights that are to be measured; detectors with proposals
+            cost more the more proposals they find.
+        batches: Raw data as a train data loader gives it, one batch a round, from the first again
+            where there are fewer.
+        iterations: Rounds that count.
+        warmup: Rounds before them.
+        amp: Automatic mixed precision of the forward passes.
+
+    Returns:
+        Medians over the rounds that count; the peak of memory is that of one further step.
+
+    Raises:
+        ConfigError: No loss is active.
+    """
+    passes = _Passes(distiller, amp)
+    device = next(distiller.parameters()).device
+    seconds, peak_bytes = partial(_seconds, device), partial(_peak_bytes, device)
+    rounds, training = [], distiller.training
+    with buffers_kept(distiller), preserve_rng_state():
+        distiller.train()
+        try:
+            for index, raw in zip(range(warmup + iterations), cycle(batches)):  # noqa: B905
+                data = distiller.data_preprocessor(raw, True)
+                # Each round starts with another one: none always runs in the wake of the same.
+                start = index % len(PASSES)
+                names = PASSES[start:] + PASSES[:start]
+                taken = {name: getattr(passes, name)(data, seconds) for name in names}
+                rounds.append(taken | passes.losses(data, seconds))
+            peak = {name: getattr(passes, name)(data, peak_bytes) for name in PASSES}
+        finally:
+            distiller.zero_grad(set_to_none=True)
+            distiller.train(training)
+    times = {name: [taken[name] for taken in rounds[warmup:]] for name in rounds[0]}
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return TrainingCost(
+        **{f'{name}_s': medians[name] for name in PASSES},
+        losses_s={name: medians[name] for name in passes.active},
+        peak_memory_mb={name: (peak[name] + passes.weights[name]) / 1e6 for name in PASSES},
+        teacher_weights_mb=passes.weights['teacher_pass'] / 1e6,
+        teacher_outputs_mb=passes.outputs / 1e6,
+        rounds={name: times[name] for name in PASSES},
+    )
+
+
+def random_batch(
+    size: tuple[int, int], images: int, classes: int, objects: int = OBJECTS, seed: int = 0
+) -> dict:
+    """Raw data as a train data loader gives it: noise, with boxes anywhere.
+
+    Args:
+        size: Height and width of the images, px; every other one is an eighth narrower, so that
+            there is padding.
+        images: How many.
+        classes: Labels are below.
+        objects: Boxes of each image.
+        seed: Of all of it.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    inputs, samples = [], []
+    for index in range(images):
+        shape = (size[0], size[1] - size[1] // 8 * (index % 2))
+        inputs.append(torch.randint(0, 256, (3, *shape), generator=draw, dtype=torch.uint8))
+        extent = torch.tensor(shape[::-1])
+        sides = (0.1 + 0.4 * torch.rand(objects, 2, generator=draw)) * extent
+        corner = torch.rand(objects, 2, generator=draw) * (extent - sides)
+        meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0), img_id=index)
+        sample = DetDataSample(metainfo=meta)
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corner, corner + sides], 1),
+            labels=torch.randint(classes, (objects,), generator=draw),
+        )
+        sample.ignored_instances = InstanceData(
+            bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+        )
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+class _Passes:
+    """What is measured. Each takes preprocessed data and a meter, which it hands the part that counts."""
+
+    def __init__(self, distiller: Distiller, amp: bool) -> None:
+        distiller.prepare()
+        self.distiller = distiller
+        self.active = tuple(name for name, it in distiller.entries.items() if it.schedule() > 0)
+        if not self.active:
+            raise ConfigError('losses: none is active, so there is no distillation to measure')
+        device = next(distiller.parameters()).device
+        self.autocast = partial(torch.autocast, device.type, enabled=amp)
+        teacher = sum(_bytes(teacher.detector) for teacher in distiller.teachers.values())
+        #: Bytes of what is recorded of the teachers in a pass.
+        self.outputs = 0
+        #: Bytes of the weights of each pass.
+        self.weights = dict(
+            student_step=_bytes(distiller.student),
+            teacher_pass=teacher,
+            kd_step=_bytes(distiller) + teacher,
+        )
+
+    def student_step(self, data: dict, meter: Meter) -> float:
+        return self._step(self.distiller.student, data, meter)
+
+    def kd_step(self, data: dict, meter: Meter) -> float:
+        return self._step(self.distiller, data, meter)
+
+    def _step(self, model: nn.Module, data: dict, meter: Meter) -> float:
+        def run() -> None:
+            with self.autocast():
+                losses = model(**data, mode='loss')
+            model.parse_losses(losses)[0].backward()
+
+        self.distiller.zero_grad(set_to_none=True)
+        return meter(run)
+
+    @torch.no_grad()
+    def teacher_pass(self, data: dict, meter: Meter) -> float:
+        distiller = self.distiller
+        record = distiller._recorders_of(self.active)
+
+        def run() -> None:
+            for each in record.passes:
+                each.run_teacher(**data, preprocessor=preprocessor, student=record.student)
+            deep = [e for e in map(distiller.entries.get, self.active) if e.align.is_deep]
+            # Once for each maps of the student, which several losses may read.
+            for entry in {entry.student: entry for entry in deep}.values():
+                self._run_on_student(entry, record, data['data_samples'])
+
+        preprocessor = distiller.data_preprocessor
+        try:
+            with self.autocast():
+                with record.student:
+                    distiller._task_losses(**data, record=record)
+                taken = meter(run)
+            self.outputs = sum(map(_recorded_bytes, record.passes))
+            return taken
+        finally:
+            record.clear()
+
+    @torch.enable_grad()
+    def _run_on_student(self, entry: LossEntry, record: StepRecorders, samples: SampleList) -> None:
+        """What a teacher computes of the student's output, forward and back."""
+        student = record.student[entry.student]
+        for name, step in record.steps(entry, samples).items():
+            own = map_tensors(lambda each: each.detach().requires_grad_(), student)
+            ends = list(_differentiable(own))
+            if 'student' in entry.connectors:
+                own = entry.connectors['student'](own)
+            given = entry.aligns[name].teacher_on(own, step)
+            torch.autograd.grad(given, ends, [torch.ones_like(each) for each in given])
+
+    def losses(self, data: dict, meter: Meter) -> dict[str, float]:
+        """What the meter says of each active entry in a step of its own, which has no other backward."""
+        entries = self.distiller.entries
+        metered = {name: _MeteredEntry(entry, meter) for name, entry in entries.items()}
+        self.distiller.entries = metered
+        try:
+            with self.autocast():
+                self.distiller(**data, mode='loss')
+        finally:
+            self.distiller.entries = entries
+        return {name: metered[name].taken for name in self.active}
+
+
+class _MeteredEntry:
+    """Stands in for a loss entry: the same, with a meter on it and on its own part of the backward pass.
+
+    That part ends at what was recorded of the student, since from there on the gradients join those
+    of the student's own losses, which go back anyway.
+    """
+
+    def __init__(self, entry: LossEntry, meter: Meter) -> None:
+        self.entry = entry
+        self.meter = meter
+        self.taken = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.entry, name)
+
+    def __call__(self, steps: Mapping[str, Step], factor: float) -> Tensor:
+        record = next(iter(steps.values())).student_record
+        ends = list(_differentiable(record[self.entry.student]))
+        for connector in self.entry.connectors.values():
+            ends += connector.parameters()
+        losses = []
+
+        def run() -> None:
+            losses.append(self.entry(steps, factor))
+            if losses[0].requires_grad and ends:
+                torch.autograd.grad(losses[0], ends, retain_graph=True, allow_unused=True)
+
+        self.taken = self.meter(run)
+        return losses[0]
+
+
+def _differentiable(value: Any) -> Iterator[Tensor]:
+    """The tensors with a gradient in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _differentiable(one)
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put back what training steps without an optimizer change: BatchNorm statistics."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(kept[name])
+
+
+def _recorded_bytes(run: TeacherPass) -> int:
+    """What losses read of a teacher, bytes; parts of one tensor count once, as a whole."""
+    found = []
+    for source in run.sources:
+        record = run.record_of(source)
+        map_tensors(found.append, record[source])
+    storages = {
+        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found
+    }
+    return sum(storages.values())
+
+
+def _bytes(model: nn.Module) -> int:
+    tensors = (*model.parameters(), *model.buffers())
+    return sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)  # a cached teacher's
+
+
+def _seconds(device: torch.device, run: Callable[[], Any]) -> float:
+    wait = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
+    wait()
+    start = time.perf_counter()
+    run()
+    wait()  # a GPU returns before it has finished
+    return time.perf_counter() - start
+
+
+def _peak_bytes(device: torch.device, run: Callable[[], Any]) -> int:
+    """How far the memory of tensors rises while something runs, above where it stood.
+
+    On the CPU torch keeps no account of it, but its profiler reports each block that torch's
+    allocator gives out and takes back.
+    """
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with TemporaryDirectory() as folder:
+        trace = Path(folder) / 'trace.json'
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding='utf-8'))['traceEvents']
+    changes = [(event['ts'], event['args']) for event in events if event['name'] == '[memory]']
+    changes = [(at, what['Bytes']) for at, what in changes if what['Device Type'] == 0]
+    held = np.cumsum([size for _, size in sorted(changes)])
+    return max(int(held.max(initial=0)), 0)

@@ -1,0 +1,91 @@
+"""A live teacher's outputs outside of training: to store them, or to compare stored ones with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cache.contents import Content, Read
+from ..cache.selection import NUM_PRIORS, contents_for
+from ..cache.views import View, view_key
+from ..recorder import Source
+from ..teachers import Teacher
+from .distiller import Distiller
+from .step import TeacherPass
+
+
+class TeacherOutputs:
+    """What a live teacher outputs for the modules that losses read, ready to be stored.
+
+    Args:
+        distiller: The distiller, with the teacher live: its config has no ``cache``.
+        name: The teacher's name.
+        num_priors: How many priors of a dense head are stored.
+
+    Raises:
+        ConfigError: A loss reads what cannot be stored.
+    """
+
+    def __init__(self, distiller: Distiller, name: str, num_priors: int = NUM_PRIORS) -> None:
+        distiller.prepare()
+        self.teacher: Teacher = distiller.teachers[name]
+        self.name = name
+        #: The losses that read it, and which class is which.
+        self.entries = entries = [e for e in distiller.entries.values() if name in e.aligns]
+        options = dict(self.teacher.options, cached=True)
+        for entry in entries:
+            entry.check(distiller.student, self.teacher.detector, options, name)
+        self.class_map = class_map = distiller.class_maps.get(name)
+        self.contents: list[Content] = contents_for(
+            entries,
+            name,
+            self.teacher.detector,
+            self.teacher.family,
+            class_map,
+            self.teacher.scale,
+            num_priors,
+        )
+        self._pass = TeacherPass(name, self.teacher, entries, distiller.student, class_map)
+
+    def of_batch(self, raw: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+        """What is stored of a batch.
+
+        Args:
+            raw: A batch as a test data loader gives it.
+
+        Returns:
+            By image, tensors by name.
+        """
+        data = self.teacher.detector.data_preprocessor(raw, False)
+        kept = {}
+        with self.run(data) as (read, shared):
+            for index, sample in enumerate(data['data_samples']):
+                view = View.of(sample)
+                size = sample.metainfo.get('ori_shape', sample.img_shape)[:2]
+                fields = {'view': view.numbers(), 'file': torch.tensor(size)}
+                for content in self.contents:
+                    fields.update(content.extract(read, shared, index, view))
+                kept[view_key(sample)] = fields
+        return kept
+
+    @contextmanager
+    def run(self, data: dict[str, Any]) -> Iterator[tuple[Read, dict[str, Any]]]:
+        """Run the teacher; gives a function that returns the output of a source, and what its family shares.
+
+        Args:
+            data: A batch as the teacher's preprocessor gives it.
+        """
+        inputs, samples = data['inputs'], data['data_samples']
+        own = self.teacher.detector.data_preprocessor
+        try:
+            self._pass.run_teacher(inputs, samples, own, self._pass.recorder)
+            yield self._read, dict(self._pass.shared, padded=tuple(inputs.shape[-2:]))
+        finally:
+            self._pass.clear()
+
+    def _read(self, source: Source) -> Any:
+        return self._pass.record_of(source)[source]

@@ -1,1 +1,0 @@
-"""Tables of finished trainings, read from their work directories."""

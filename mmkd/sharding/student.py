@@ -1,0 +1,84 @@
+"""How a large student is shared out among the processes of a training."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine._strategy import FSDPStrategy
+from mmengine.registry import STRATEGIES
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
+
+from ..errors import ConfigError
+from .units import units_of
+
+WHOLE = dict(
+    state_dict_type='FULL_STATE_DICT',
+    state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
+    optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True),
+)
+
+
+@STRATEGIES.register_module()
+class StudentFSDPStrategy(FSDPStrategy):
+    """mmengine's FSDPStrategy with checkpoints of whole models, which can be resumed, and on the CPU too.
+
+    The teacher is no part of what it shards. Differences to mmengine's:
+
+    - Checkpoints hold whole weights, so that they are the plain student's.
+    - The optimizer is resumed; mmengine 0.10 hands its state to torch in an order that torch 2.0 had.
+    - ``clip_grad`` takes the norm of all gradients; mmengine's takes that of each process's share.
+    - Blocks of backbone, neck, encoder and decoder are gathered one after the other (unless
+      ``model_wrapper`` has an ``auto_wrap_policy`` of its own); by default mmengine gathers the whole model.
+    - Without CUDA it runs on the CPU, over gloo.
+
+    Args:
+        model_wrapper: Arguments of ``MMFullyShardedDataParallel``.
+        options: Others of mmengine's FSDPStrategy, but ``state_dict_cfg``.
+
+    Raises:
+        ConfigError: The student has weights that torch cannot shard, as the scales of FCOS, ATSS and GFL.
+    """
+
+    def __init__(self, *, model_wrapper: dict[str, Any] | None = None, **options: Any) -> None:
+        whole = copy.deepcopy(WHOLE)
+        if torch.cuda.is_available():
+            # On the CPU torch would free them before they are saved.
+            for key in ('state_dict_config', 'optim_state_dict_config'):
+                whole[key]['offload_to_cpu'] = True
+        super().__init__(model_wrapper=model_wrapper, state_dict_cfg=whole, **options)
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        single = [name for name, each in model.named_parameters() if each.dim() == 0]
+        if single:
+            raise ConfigError(
+                f'{type(self).__name__}: torch does not shard numbers without a dimension, such as '
+                f'{single[0]}; use DDPStrategy or DeepSpeedStrategy for this student'
+            )
+        own = dict(type='MMFullyShardedDataParallel')
+        if not torch.cuda.is_available():
+            own['device_id'] = 'cpu'
+        chosen = set(units_of(model))
+        own['auto_wrap_policy'] = partial(lambda_auto_wrap_policy, lambda_fn=chosen.__contains__)
+        self.model_wrapper = own | dict(self.model_wrapper or {})
+        return super()._wrap_model(model)
+
+    def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module | None = None) -> Any:
+        built = super().build_optim_wrapper(optim_wrapper, model)
+        if getattr(built, 'clip_grad_kwargs', None) and built.clip_func is nn.utils.clip_grad_norm_:
+            built.clip_func = partial(_clip, model)
+        return built
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        state = FullyShardedDataParallel.optim_state_dict_to_load(
+            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
+        )
+        self.optim_wrapper.load_state_dict(state)
+
+
+def _clip(model: FullyShardedDataParallel, _: Any, **options: Any) -> torch.Tensor:
+    return model.clip_grad_norm_(**options)

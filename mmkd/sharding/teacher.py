@@ -1,0 +1,97 @@
+"""A teacher whose weights are shared out among the processes of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from torch import nn
+
+from ..errors import ConfigError
+from ..teachers.speed import TeacherSpeed
+from .units import units_of
+
+
+class TeacherSharding:
+    """Shares a frozen teacher's weights among all processes, by torch's ``fully_shard`` (FSDP2).
+
+    Each keeps one part of the weights of backbone, neck, encoder and decoder, and gathers those of a
+    unit (:func:`mmkd.sharding.units.units_of`) just for as long as it runs. Buffers and heads are with every
+    process. What the teacher says stays the same, bit for bit.
+
+    All processes must run the same units in the same order, so the pass of such a teacher does not end
+    early where only some could.
+
+    Args:
+        name: How messages call the teacher's config, e.g. ``teacher``.
+        shard: Whether weights are shared out.
+        speed: What else its pass is meant to be.
+
+    Raises:
+        ConfigError: torch is too old, or the teacher shall be compiled or channels last too.
+    """
+
+    def __init__(self, name: str, shard: bool, speed: TeacherSpeed) -> None:
+        if not isinstance(shard, bool):
+            raise ConfigError(f'{name}.shard={shard!r} is neither True nor False')
+        self.name = name
+        self.shard = shard
+        self._is_done = False
+        if not shard:
+            return
+        fully_shard_of_torch(name)
+        for option, value in (
+            ('compile', speed.compile_options is not None),
+            ('channels_last', speed.channels_last),
+        ):
+            if value:
+                raise ConfigError(
+                    f'{name}.{option} lays out or compiles weights that {name}.shard gathers anew each time; '
+                    f'leave one of the two out'
+                )
+
+    def settle(self, detector: nn.Module, device: torch.device) -> None:
+        """Bring a teacher to its device before a pass, its weights shared out if they shall be."""
+        if self.shard and not self._is_done and get_world_size() > 1:
+            # One unit after the other goes to the device, so that never all weights are there.
+            share_out(detector, device, fully_shard_of_torch(self.name))
+        self._is_done = True
+        if next(detector.parameters()).device != device:
+            detector.to(device)
+
+
+def share_out(detector: nn.Module, device: torch.device, fully_shard: Callable[..., Any]) -> None:
+    """Shard a detector over all processes.
+
+    Args:
+        detector: Frozen, the same on all of them.
+        device: Where it will run.
+        fully_shard: torch's function.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh(device.type, (get_world_size(),))
+    for unit in units_of(detector):
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+    detector.to(device)
+
+
+def fully_shard_of_torch(name: str) -> Callable[..., Any]:
+    """torch's ``fully_shard``, which has moved since torch 2.4.
+
+    Raises:
+        ConfigError: This torch has none.
+    """
+    try:
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:
+        try:
+            from torch.distributed._composable.fsdp import fully_shard
+        except ImportError:
+            raise ConfigError(
+                f'{name}.shard needs torch.distributed.fsdp.fully_shard, which torch {torch.__version__} '
+                f'does not have; install torch 2.6 or later, or leave shard out'
+            ) from None
+    return fully_shard

@@ -1,0 +1,259 @@
+"""A teacher whose answers were written to disk before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmengine.config import ConfigDict
+from mmengine.model import BaseDataPreprocessor
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from ..alignments import ClassMap
+from ..cache.contents import MIN_VISIBLE, Batch, Content
+from ..cache.files import CacheReader
+from ..cache.identity import check_checkpoint, decode, encode
+from ..cache.pipeline import image_names, record_views, refuse_batch_augments
+from ..cache.selection import contents_for, restored_contents
+from ..cache.views import View, ViewTransform, view_key
+from ..errors import ConfigError, PathError
+from ..families import family_of
+from ..random_state import preserve_rng_state
+from ..recorder import Recorder, Source
+from .base import Teacher
+from .config import load_config
+
+
+class CachedTeacher(Teacher):
+    """Stands in for a :class:`mmkd.teachers.LiveTeacher`: reads what it said in place of asking it.
+
+    Of the detector only its structure is there, so that alignments know its heads; its weights take no
+    memory. What was said of an image is brought to the view of it that a batch shows
+    (:mod:`mmkd.cache.contents`).
+
+    Args:
+        cache: Folder that ``tools/cache_teacher.py`` wrote.
+        config, checkpoint: As a :class:`Teacher` has them. They are not needed; where they are given, the
+            cache must be theirs.
+        classes: Likewise.
+        name: How messages call its config.
+        min_visible: A box less of whose area is left in a view is dropped.
+        photometric: Whether images may be changed in colour and the like for the student. What the
+            teacher said is of the unchanged image then.
+        options: Those of :class:`Teacher`; they must be as when the cache was written.
+
+    Raises:
+        MissingFileError, CheckpointError: There is no cache, or it is damaged.
+        ConfigError: It is another teacher's, or a value does not hold.
+    """
+
+    def __init__(
+        self,
+        cache: str,
+        config: str | dict | None = None,
+        checkpoint: str | None = None,
+        classes: Sequence[str] | None = None,
+        name: str = 'teacher',
+        min_visible: float = MIN_VISIBLE,
+        photometric: bool = False,
+        **options: Any,
+    ) -> None:
+        if not 0 <= min_visible <= 1:
+            raise ConfigError(f'{name}.min_visible={min_visible} lies not in [0, 1]')
+        self.cache, self.key = cache, name
+        self.min_visible, self.photometric = min_visible, photometric
+        self.reader = CacheReader(cache)
+        said = self.reader.identity['teacher']
+        options.pop('shard', None)  # there are no weights to share out
+        for option, value in options.items():
+            kept = said['options'].get(option, TEACHER_OPTIONS.get(option))
+            if encode(value) != kept:
+                raise ConfigError(
+                    f'{name}.{option}={value!r}, but the cache {cache} was written with {kept!r}; '
+                    f'leave the option '
+                    f'out or write the cache again'
+                )
+        if config is not None and encode(load_config(config, name).model) != said['model']:
+            raise ConfigError(
+                f'{name}.cache={cache} was written by another detector than {name}.config says; '
+                f'write it again, or '
+                f'leave {name}.config out'
+            )
+        if checkpoint is not None:
+            check_checkpoint(checkpoint, said, name, cache)
+        if classes and list(classes) != said['classes']:
+            raise ConfigError(
+                f'{name}.classes are not those of the cache {cache} ({", ".join(said["classes"] or [])})'
+            )
+        self.classes = tuple(said['classes']) if said['classes'] else None
+        self.checkpoint = said['checkpoint']
+        self.scale = said['scale']
+        with preserve_rng_state(), DefaultScope.overwrite_default_scope('mmdet'):
+            detector = MODELS.build(ConfigDict(decode(said['model'])))
+        self.detector = _without_weights(detector.eval().requires_grad_(False))
+        self.family = family_of(self.detector, **_of_family(said['options']))
+        self._contents = restored_contents(
+            self.reader.identity['contents'], self.detector, self.family
+        )
+        #: What it says of the present batch, by source.
+        self.said: dict[Source, Any] = {}
+
+    @property
+    def may_end_early(self) -> bool:
+        return False  # there is no pass
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(super().options, cached=True)
+
+    @property
+    def origin(self) -> str:
+        return f'read from {self.cache}'
+
+    def prepare_data(self, dataset: Any, preprocessor: BaseDataPreprocessor | None = None) -> None:
+        """Let the samples of a data set tell their views.
+
+        Args:
+            dataset: The training data, as it is used.
+            preprocessor: The student's.
+
+        Raises:
+            ConfigError: Pipeline or preprocessor change images in ways that boxes cannot follow, or an
+                image is not in the cache.
+        """
+        refuse_batch_augments(preprocessor, self.key)
+        record_views(dataset, self.key, self.photometric)
+        absent = [name for name in image_names(dataset) if name not in self.reader]
+        if absent:
+            raise ConfigError(
+                f'{self.key}.cache={self.cache} has nothing of {len(absent)} images of '
+                f'train_dataloader, among them '
+                f'{absent[0]}; write it for these data'
+            )
+
+    def require(self, entries: Iterable[Any], name: str, class_map: ClassMap | None) -> None:
+        needed = contents_for(entries, name, self.detector, self.family, class_map, self.scale)
+        have = {content.kind: content for content in self._contents}
+        for content in needed:
+            lacks = content.kind if content.kind not in have else have[content.kind].lacks(content)
+            if lacks:
+                raise ConfigError(
+                    f'{self.key}.cache={self.cache} does not hold {lacks}, which the losses read; '
+                    f'write it again '
+                    f'with this config'
+                )
+        self._contents: list[Content] = [have[content.kind] for content in needed]
+
+    def recorder(self, sources: list[Source]) -> StoredOutputs:
+        Recorder(self.detector, sources, owner='teacher')  # knows which modules there are
+        return StoredOutputs(self)
+
+    @torch.no_grad()
+    def run(
+        self,
+        inputs: Tensor,
+        data_samples: SampleList,
+        preprocessor: BaseDataPreprocessor,
+        parts: set[str],
+        student: Recorder,
+    ) -> dict[str, Any]:
+        """Read what the teacher said of the images; arguments and result as of a :class:`Teacher`.
+
+        Shares ``known`` besides: by source, which of its values are known
+        (:class:`mmkd.cache.contents.Restored`).
+
+        Raises:
+            ConfigError: An image is not in the cache, or was changed in a way that boxes cannot follow.
+        """
+        padded = tuple(inputs.shape[-2:])
+        batch = self._batch(data_samples, padded, inputs.device)
+        _move_buffers(self.detector, inputs.device)
+        shared: dict[str, Any] = dict(known={}, scale=self._factors(padded))
+        self.said = {}
+        for content in self._contents:
+            restored = content.restore(batch)
+            self.said.update(restored.values)
+            shared['known'].update(restored.known)
+            shared.update(restored.shared)
+        return shared
+
+    def run_joint_parts(self, recorded: Any, shared: dict[str, Any], parts: set[str]) -> None:
+        """Nothing: what it says of its own proposals was read with the rest."""
+
+    def _factors(self, padded: tuple[int, int]) -> tuple[float, float]:
+        height, width = (max(1, round(length * self.scale)) / length for length in padded)
+        return (width, height)
+
+    def _batch(self, samples: SampleList, padded: tuple[int, int], device: torch.device) -> Batch:
+        fields = [self.reader[view_key(sample)] for sample in samples]
+        old = [View.from_numbers(each['view'].tolist()) for each in fields]
+        for sample, each in zip(samples, fields, strict=True):
+            size = list(sample.metainfo.get('ori_shape', ())[:2])
+            if size and size != each['file'].tolist():
+                raise ConfigError(
+                    f'image {view_key(sample)} has {size[0]} x {size[1]} pixels, but where the '
+                    f'cache {self.cache} was '
+                    f'written {each["file"][0]} x {each["file"][1]}: it is of another data set'
+                )
+        transform = ViewTransform.between(old, [View.of(sample) for sample in samples])
+        return Batch(fields, transform, samples, padded, old, device, self.min_visible, self.scale)
+
+
+class StoredOutputs:
+    """What a :class:`CachedTeacher` says of the present batch, where a recorder would stand."""
+
+    # There is no pass that could end early.
+    enough = None
+    calls: ClassVar[dict] = {}
+    holds_tensors_only = False
+
+    def __init__(self, teacher: CachedTeacher) -> None:
+        self.teacher = teacher
+
+    def __enter__(self) -> StoredOutputs:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        return None
+
+    def __getitem__(self, source: Source) -> Any:
+        if source not in self.teacher.said:
+            raise PathError(f'the cache {self.teacher.cache} does not hold {source}')
+        return self.teacher.said[source]
+
+    def __contains__(self, source: Source) -> bool:
+        return source in self.teacher.said
+
+    def clear(self) -> None:
+        """Drop what was said."""
+        self.teacher.said = {}
+
+
+def _without_weights(detector: nn.Module) -> nn.Module:
+    """The same with parameters that have a shape and no memory; buffers, constants of heads among
+    them, stay."""
+    for module in detector.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.to('meta'), requires_grad=False)
+    return detector
+
+
+def _move_buffers(detector: nn.Module, device: torch.device) -> None:
+    for module in detector.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.device != device:
+                module._buffers[name] = buffer.to(device)
+
+
+def _of_family(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a teacher's options that are for its family."""
+    return {key: decode(value) for key, value in options.items() if key not in TEACHER_OPTIONS}
+
+
+# What a Teacher takes beside the options of its family, and what it does without.
+TEACHER_OPTIONS = dict(scale=1.0, amp=None, channels_last=False, compile=False)

@@ -1,0 +1,54 @@
+"""Read the MMDetection config of a teacher."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+from ..errors import ConfigError, MissingFileError
+
+
+def load_config(config: str | dict, name: str = 'teacher') -> Config:
+    """The teacher's config from a path, ``mmdet::…`` or a dict; ``name`` is its own in messages."""
+    if isinstance(config, str):
+        if '::' in config:
+            try:
+                cfg = get_config(config)
+            except (FileNotFoundError, ValueError, KeyError) as error:
+                raise MissingFileError(f"{name}.config='{config}' is not there: {error}") from None
+        elif not Path(config).is_file():
+            raise MissingFileError(
+                f"{name}.config='{config}' does not exist (relative to {os.getcwd()})"
+            )
+        else:
+            cfg = Config.fromfile(config)
+    else:
+        cfg = Config(dict(config))
+    if 'model' not in cfg:
+        raise ConfigError(f'{name}.config={str(config)[:80]!r} holds no `model`')
+    if cfg.model.get('type') == 'Distiller':
+        raise ConfigError(
+            f'{name}.config={str(config)[:80]!r} is a distillation config; name the plain config of '
+            f'its student, which its checkpoints belong to'
+        )
+    return cfg
+
+
+def config_classes(config: Config) -> Sequence[str] | None:
+    """Class names a config gives its test or training data, explicitly or by the dataset's type."""
+    for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
+        dataset = (config.get(loader) or {}).get('dataset')
+        while dataset and 'type' in dataset:
+            given = dataset.get('metainfo') or {}
+            kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else None
+            names = given.get('classes') or (getattr(kind, 'METAINFO', None) or {}).get('classes')
+            if names:
+                return names
+            inner = dataset.get('dataset') or dataset.get('datasets')
+            dataset = inner[0] if isinstance(inner, (list, tuple)) else inner
+    return None

@@ -1,0 +1,177 @@
+"""The frozen detector a student learns from."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from mmengine.config import Config
+from mmengine.model import BaseDataPreprocessor
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from ..checkpoints import load_weights, read_checkpoint
+from ..errors import ConfigError
+from ..families import family_of
+from ..nested import to_float32
+from ..random_state import preserve_rng_state
+from ..recorder import Enough, Recorder, Source
+from ..sharding.teacher import TeacherSharding
+from .base import Teacher
+from .config import config_classes, load_config
+from .normalization import renormalize
+from .resolution import check_scale, resize
+from .speed import TeacherSpeed
+
+
+class LiveTeacher(Teacher):
+    """A detector from an MMDetection config and checkpoint, frozen and in evaluation mode for good.
+
+    Args:
+        config: The teacher's MMDetection config: a path, ``mmdet::…`` for one that ships with mmdet,
+            or a dict that holds ``model``.
+        checkpoint: Its weights: a path or a http(s) URL.
+        classes: Its class names, when neither checkpoint nor config tells them.
+        name: How messages call its config, ``teacher`` or ``teachers.<name>``.
+        scale: How much larger than the student's the images are that it sees.
+        amp, channels_last, compile: What makes its pass cheaper (:class:`TeacherSpeed`).
+        shard: Whether the processes of a training share its weights out (:class:`TeacherSharding`).
+        options: What the detector's family offers, e.g. ``proposals`` (:mod:`mmkd.families`).
+
+    Raises:
+        MissingFileError: Config or checkpoint does not exist.
+        CheckpointError: The checkpoint would run code when read, or does not fit the config.
+        ConfigError: The config is no detector config.
+    """
+
+    def __init__(
+        self,
+        config: str | dict,
+        checkpoint: str,
+        classes: Sequence[str] | None = None,
+        name: str = 'teacher',
+        scale: float = 1.0,
+        amp: str | bool | None = None,
+        channels_last: bool = False,
+        compile: bool | dict[str, Any] = False,
+        shard: bool = False,
+        **options: Any,
+    ) -> None:
+        cfg = load_config(config, name)
+        self.scale = check_scale(scale, name)
+        self.speed = TeacherSpeed(name, amp, channels_last, compile)
+        self.sharding = TeacherSharding(name, shard, self.speed)
+        self.checkpoint = checkpoint
+        where = f"{name}.checkpoint='{checkpoint}'"
+        weights = read_checkpoint(checkpoint, where, hint=_how_to_get(config))
+        with preserve_rng_state(), DefaultScope.overwrite_default_scope('mmdet'):
+            detector = MODELS.build(copy.deepcopy(cfg.model))
+        load_weights(detector, weights, where)
+        #: The ``model`` of its config.
+        self.model_config = cfg.model
+        self._freeze(detector, options)
+        named = _named_classes(classes, weights.get('meta', {}), cfg)
+        self.classes = self._class_names(named, f'{name}.classes', given=bool(classes))
+
+    def _freeze(self, detector: nn.Module, options: dict[str, Any]) -> None:
+        self.detector: nn.Module = detector.eval().requires_grad_(False)
+        self.family = family_of(self.detector, **options)
+        self.speed.apply_to(self.detector)
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether one process may leave a pass where another goes on."""
+        return not self.sharding.shard
+
+    def _class_names(
+        self, names: Sequence[str] | str | None, key: str, given: bool
+    ) -> tuple[str, ...] | None:
+        if not names:
+            return None
+        names = (names,) if isinstance(names, str) else tuple(names)
+        count = self.family.num_classes()
+        if count is not None and len(names) != count:
+            raise ConfigError(
+                f'the teacher was built for {count} classes, but its '
+                f'{f"config key {key}" if given else "checkpoint or config"} names '
+                f'{len(names)} ({", ".join(names[:5])}, …); set {key} to the names in order'
+            )
+        return names
+
+    @property
+    def origin(self) -> str:
+        """Where its weights are from, for the log."""
+        return self.checkpoint
+
+    def recorder(self, sources: list[Source]) -> Recorder:
+        """A recorder for the teacher's modules, which gives float32 whatever the pass runs in."""
+        recorder = Recorder(self.detector, sources, owner='teacher', float32=True)
+        self.speed.respect(recorder)
+        return recorder
+
+    @torch.no_grad()
+    def run(
+        self,
+        inputs: Tensor,
+        data_samples: SampleList,
+        preprocessor: BaseDataPreprocessor,
+        parts: set[str],
+        student: Recorder,
+    ) -> dict[str, Any]:
+        """Run the parts that are read; see :meth:`mmkd.families.Family.run`.
+
+        Args:
+            inputs: Images as the student sees them, shape (N, 3, H, W).
+            data_samples: Their meta information.
+            preprocessor: The student's, which normalised ``inputs``.
+            parts: Parts to run.
+            student: What the student recorded.
+
+        Returns:
+            What the family shares, and ``scale``: how much larger the images were than the student's, in
+            width and in height.
+        """
+        self.sharding.settle(self.detector, inputs.device)
+        own = self.detector.data_preprocessor
+        inputs = renormalize(inputs, data_samples, preprocessor, own)
+        scale = (1.0, 1.0)
+        if self.scale != 1:
+            inputs, data_samples, scale = resize(inputs, data_samples, self.scale)
+        shared: dict[str, Any] = {}
+        # A pass ends early only where it would have shared nothing.
+        with self.speed.running(self.detector, inputs.device), suppress(Enough):
+            inputs = self.speed.images(inputs)
+            shared = self.family.run(inputs, data_samples, parts, student, scale)
+        return dict(to_float32(shared), scale=scale)
+
+    @torch.no_grad()
+    def run_joint_parts(self, recorded: Recorder, shared: dict[str, Any], parts: set[str]) -> None:
+        """Compute the parts of the joint pass; see :meth:`mmkd.families.Family.run_joint_parts`."""
+        device = next(self.detector.parameters()).device
+        with self.speed.running(self.detector, device):
+            self.family.run_joint_parts(self.detector, recorded, shared, parts)
+
+
+def _named_classes(
+    given: Sequence[str] | None, meta: dict[str, Any], config: Config
+) -> Sequence[str] | str | None:
+    dataset_meta = meta.get('dataset_meta') or {}
+    return (
+        given
+        or dataset_meta.get('classes')
+        or dataset_meta.get('CLASSES')  # mmengine before 0.3
+        or meta.get('CLASSES')  # mmdet 2.x, which most published checkpoints come from
+        or config_classes(config)
+    )
+
+
+def _how_to_get(config: str | dict) -> str:
+    if isinstance(config, str) and '::' not in config:
+        return f'train it with `mim train mmkd {os.path.relpath(config)}` or set teacher.checkpoint'
+    return 'set teacher.checkpoint to a file or URL of its weights'

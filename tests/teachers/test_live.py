@@ -1,0 +1,121 @@
+"""Reading, checking and running a teacher."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from tiny_models import CLASSES, batch, faster_rcnn, save_teacher
+
+from mmkd.errors import CheckpointError, ConfigError, MissingFileError
+from mmkd.families.two_stage import ROIS
+from mmkd.recorder import Recorder, Source
+from mmkd.teachers import LiveTeacher
+
+
+def teacher(tmp_path, model=None, checkpoint_model=None, classes=CLASSES, **options):
+    model = model or faster_rcnn()
+    path = save_teacher(tmp_path / 'teacher.pth', checkpoint_model or model, classes)
+    return LiveTeacher(config=dict(model=model), checkpoint=str(path), **options)
+
+
+def test_is_frozen_and_in_evaluation_mode(tmp_path):
+    detector = teacher(tmp_path).detector
+    assert not any(parameter.requires_grad for parameter in detector.parameters())
+    assert not any(module.training for module in detector.modules())
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_by_its_keys(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r'96 left over: backbone\.layer1\.2\.conv1\.weight, .*90 more'
+    ) as raised:
+        teacher(tmp_path, faster_rcnn(), faster_rcnn(depth=34))
+    assert 'missing' not in str(raised.value)
+    with pytest.raises(CheckpointError, match=r'missing: backbone\.layer1\.2\.conv1') as raised:
+        teacher(tmp_path, faster_rcnn(depth=34), faster_rcnn())
+    assert "teacher.checkpoint='" in str(raised.value) and '\n' not in str(raised.value)
+
+
+def test_a_checkpoint_of_other_classes_is_refused_by_its_shapes(tmp_path):
+    expected = r'4 of another shape: roi_head.bbox_head.fc_cls.weight is \(6, 32\).*\(4, 32\)'
+    with pytest.raises(CheckpointError, match=expected):
+        teacher(tmp_path, faster_rcnn(classes=3), faster_rcnn(classes=5))
+
+
+def test_missing_files_say_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Config(dict(model=faster_rcnn())).dump(tmp_path / 'teacher.py')
+    with pytest.raises(
+        MissingFileError, match=r"'none.pth' does not exist; .*mim train mmkd teacher.py"
+    ):
+        LiveTeacher(config=str(tmp_path / 'teacher.py'), checkpoint='none.pth')
+    with pytest.raises(MissingFileError, match="teacher.config='none.py' does not exist"):
+        LiveTeacher(config='none.py', checkpoint='none.pth')
+    with pytest.raises(MissingFileError, match="teacher.config='mmdet::none.py' is not there"):
+        LiveTeacher(config='mmdet::none.py', checkpoint='none.pth')
+    (tmp_path / 'text.pth').write_text('not a checkpoint')
+    with pytest.raises(CheckpointError, match="teacher.checkpoint='text.pth'"):
+        LiveTeacher(config=dict(model=faster_rcnn()), checkpoint='text.pth')
+
+
+def test_the_config_must_hold_a_plain_detector(tmp_path):
+    with pytest.raises(ConfigError, match='holds no `model`'):
+        LiveTeacher(config=dict(backbone={}), checkpoint='x')
+    with pytest.raises(ConfigError, match='plain config of its student'):
+        LiveTeacher(config=dict(model=dict(type='Distiller')), checkpoint='x')
+    with pytest.raises(ConfigError, match='FasterRCNN takes no option proposal$'):
+        teacher(tmp_path, proposal='student')
+
+
+def test_class_names_come_from_config_key_checkpoint_or_data(tmp_path):
+    assert teacher(tmp_path).classes == CLASSES
+    assert teacher(tmp_path, classes=None).classes is None
+    path = str(tmp_path / 'teacher.pth')
+    named = LiveTeacher(config=dict(model=faster_rcnn()), checkpoint=path, classes=['a', 'b', 'c'])
+    assert named.classes == ('a', 'b', 'c')
+    data = dict(dataset=dict(type='RepeatDataset', dataset=dict(type='VOCDataset')))
+    voc = faster_rcnn(classes=20)
+    save_teacher(tmp_path / 'teacher.pth', voc, None)
+    assert LiveTeacher(dict(model=voc, train_dataloader=data), path).classes[0] == 'aeroplane'
+    with pytest.raises(
+        ConfigError, match='built for 20 classes, but its config key teacher.classes names 2'
+    ):
+        LiveTeacher(dict(model=voc), path, classes=['a', 'b'])
+
+
+def test_a_copy_of_the_owner_shares_it(tmp_path):
+    held = teacher(tmp_path)
+    assert copy.deepcopy(dict(a=held))['a'] is held
+
+
+def test_building_one_leaves_the_random_numbers_alone(tmp_path):
+    save_teacher(tmp_path / 'teacher.pth', faster_rcnn())
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    LiveTeacher(config=dict(model=faster_rcnn()), checkpoint=str(tmp_path / 'teacher.pth'))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1] and random.getstate() == before[2]
+
+
+def test_only_the_parts_that_are_read_run_without_assignment_or_suppression(tmp_path, monkeypatch):
+    held = teacher(tmp_path)
+    student = MODELS.build(faster_rcnn())
+    feed = Recorder(student, [ROIS])
+    feed._calls = {ROIS: [[torch.tensor([[0.0, 4, 6, 40, 50]])]]}
+    data = student.data_preprocessor(batch(), True)
+    for head in (held.detector.rpn_head, held.detector.roi_head):
+        for name in ('loss', 'loss_and_predict', 'predict', 'loss_by_feat', 'predict_by_feat'):
+            if hasattr(head, name):
+                monkeypatch.setattr(head, name, None)  # calling it would fail
+    watched = [Source('neck'), Source('rpn_head'), Source('roi_head.bbox_head')]
+    for parts in ({'features'}, {'features', 'rpn'}, {'roi'}, {'rpn', 'roi'}):
+        with held.recorder(watched) as seen:
+            held(data['inputs'], data['data_samples'], student.data_preprocessor, parts, feed)
+        ran = {source.module for source in watched if source in seen}
+        assert ran == {'neck'} | {
+            {'rpn': 'rpn_head', 'roi': 'roi_head.bbox_head'}[p] for p in parts - {'features'}
+        }
