@@ -1,4 +1,4 @@
-"""mmkd/cache/agreement.py: how well a cache stands in for its teacher, measured."""
+"""mmkd/analysis/cache_agreement.py: how well a cache agrees with its teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mmkd/cache/teacher.py: trainings with a teacher that was asked before."""
+"""mmkd/teachers/cached.py: training runs with stored outputs of a teacher."""
 
 from __future__ import annotations
 
