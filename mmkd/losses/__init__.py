@@ -2,14 +2,12 @@
 
 from .attention_transfer import AttentionTransfer
 from .bounded_regression import BoundedRegression
-from .ciou import CIoU
+from .boxes import CIoU, GIoU, IoU
 from .contrastive import Contrastive
 from .cwd import CWD
 from .dist import DIST
 from .dkd import DKD
 from .fgd import FGD
-from .giou import GIoU
-from .iou import IoU
 from .kl_divergence import KLDivergence
 from .pkd import PKD
 from .regression import L1, MSE, SmoothL1

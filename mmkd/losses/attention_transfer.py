@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from .maps import require_maps
+from .checks import require_maps, require_positive
+from .maps import Mask, fill_outside, mean_inside
 from .reduction import weighted_mean
 
 
@@ -24,20 +24,23 @@ class AttentionTransfer(nn.Module):
     No connector is needed: ``align=dict(type='FeatureAlignment', same_channels=False)``.
 
     Args:
-        p: The exponent; the larger, the more a channel's strongest places count.
+        p: The exponent; the larger, the more a channel's strongest positions count.
     """
 
     def __init__(self, p: float = 2.0) -> None:
         super().__init__()
-        if p <= 0:
-            raise ConfigError(f'p={p} must be above 0')
+        require_positive(p=p)
         self.p = p
 
-    def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Maps, shape (N, C, H, W) each; weight of shape (N,); returns a scalar."""
+    def forward(
+        self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
+    ) -> Tensor:
+        """Maps, shape (N, C, H, W) each; weight (N,); mask of positions (N, H, W); returns a scalar."""
         require_maps(self, student)
-        ours, theirs = (
-            F.normalize(side.float().abs().pow(self.p).mean(1).flatten(1), dim=1)
-            for side in (student, teacher)
-        )
-        return weighted_mean((ours - theirs).square(), weight)
+        own, target = map(self._attention, fill_outside(mask, student, teacher))
+        return weighted_mean(mean_inside((own - target).square(), mask), weight)
+
+    def _attention(self, maps: Tensor) -> Tensor:
+        # The power of 0 has no gradient where p < 1.
+        attention = maps.abs().clamp(min=1e-12).pow(self.p).mean(1, keepdim=True)
+        return F.normalize(attention.flatten(1), dim=1).view_as(attention)

@@ -1,4 +1,4 @@
-"""Telling one's counterpart from the others."""
+"""Each student embedding selects its teacher embedding among those of the batch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .checks import require_positive
 from .reduction import weighted_mean
 
 
 @MODELS.register_module()
 class Contrastive(nn.Module):
-    r"""How well each student embedding picks out its teacher embedding among those of the batch.
+    r"""Cross-entropy of selecting, for each student embedding, its teacher embedding of the batch.
 
     .. math:: -\log \frac{\exp(s_i \cdot t_i / \tau)}{\sum_j \exp(s_i \cdot t_j / \tau)},
         \quad \|s_i\| = \|t_j\| = 1
@@ -32,8 +33,7 @@ class Contrastive(nn.Module):
 
     def __init__(self, tau: float = 0.07) -> None:
         super().__init__()
-        if tau <= 0:
-            raise ConfigError(f'tau={tau} must be above 0')
+        require_positive(tau=tau)
         self.tau = tau
 
     def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:

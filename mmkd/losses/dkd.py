@@ -8,6 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .checks import require_positive
 from .reduction import weighted_mean
 
 
@@ -20,9 +21,9 @@ class DKD(nn.Module):
 
     with :math:`p = \mathrm{softmax}(z / \tau)` and the target class :math:`y`. Zhao et al.: Decoupled
     Knowledge Distillation, CVPR 2022 (arXiv 2203.08679), who show that the plain divergence is this
-    with :math:`\alpha = 1` and :math:`\beta = 1 - p^t_y`, which all but silences the second term
-    where the teacher is sure. The target is that of the labels, no-object among them, so the alignment
-    must know it (:class:`mmkd.alignments.RoIClassAlignment` on the student's proposals).
+    with :math:`\alpha = 1` and :math:`\beta = 1 - p^t_y`, so that the second term vanishes where the
+    teacher is confident. The target is that of the labels, background included, so the alignment must
+    provide it (:class:`mmkd.alignments.RoIClassAlignment` on the student's proposals).
 
     Args:
         alpha: Weight of the target class.
@@ -35,8 +36,7 @@ class DKD(nn.Module):
 
     def __init__(self, alpha: float = 1.0, beta: float = 1.0, tau: float = 1.0) -> None:
         super().__init__()
-        if tau <= 0:
-            raise ConfigError(f'tau={tau} must be above 0')
+        require_positive(tau=tau)
         self.alpha, self.beta, self.tau = alpha, beta, tau
 
     def forward(
@@ -44,7 +44,7 @@ class DKD(nn.Module):
     ) -> Tensor:
         """Scores, shape (N, C) each; weight and target class of shape (N,); returns a scalar."""
         if student.shape[-1] < 2:
-            raise ConfigError(f'DKD needs at least two classes, got scores {tuple(student.shape)}')
+            raise ConfigError(f'DKD needs at least 2 classes, got scores {tuple(student.shape)}')
         log_q, log_p = ((side.float() / self.tau).log_softmax(-1) for side in (student, teacher))
         own = F.one_hot(target, student.shape[-1]).bool()
         binary, others = [], []
@@ -52,7 +52,7 @@ class DKD(nn.Module):
             among = side.masked_fill(own, float('-inf'))
             rest = among.logsumexp(-1)
             binary.append(torch.stack([side[own], rest], -1))
-            # The target's own place is a constant, so that it adds nothing.
+            # The target itself is a constant, so that it adds nothing.
             others.append((side - rest[:, None]).masked_fill(own, 0.0))
         target_term = _divergence(*binary)
         other_term = _divergence(*others, but=own)

@@ -1,4 +1,4 @@
-"""Foreground and background apart, each place and channel by the teacher's attention."""
+"""Foreground and background apart, weighted by the teacher's attention."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from .maps import require_maps
+from .checks import require_maps, require_positive
+from .maps import Mask, fill_outside
 from .reduction import weighted_mean
 
 
@@ -19,14 +19,14 @@ class FGD(nn.Module):
         + \gamma \big(\|S^s - S^t\|_1 + \|C^s - C^t\|_1\big), \quad
         d_x = S^t_x \sum_c C^t_c (s_{cx} - t_{cx})^2
 
-    and the mean over images. :math:`A_x` is the number of places of the smallest box over place x.
-    Attention of places :math:`S = HW \, \mathrm{softmax}_x(\frac1C \sum_c |x_{cx}| / \tau)` and channels
+    and the mean over images. :math:`A_x` is the number of positions of the smallest box on position x.
+    Attention of positions :math:`S = HW \, \mathrm{softmax}_x(\frac1C \sum_c |x_{cx}| / \tau)` and channels
     :math:`C = C \, \mathrm{softmax}_c(\frac1{HW} \sum_x |x_{cx}| / \tau)`. The focal part of Yang et
     al.: Focal and Global Knowledge Distillation for Detectors, CVPR 2022 (arXiv 2111.11837), eq. 2 to
     10. Its global part is ``MSE(reduction='sum')`` behind a
     :class:`mmkd.connectors.GlobalContextConnector` on both sides.
 
-    The labels come from ``align=dict(type='ForegroundFeatureAlignment')``. Sums over places and channels
+    The labels come from ``align=dict(type='ForegroundFeatureAlignment')``. Sums over positions and channels
     are large, so the weights are small; the paper has a set for each kind of detector.
 
     Args:
@@ -42,12 +42,17 @@ class FGD(nn.Module):
         self, alpha: float = 1e-3, beta: float = 5e-4, gamma: float = 1e-3, tau: float = 0.5
     ) -> None:
         super().__init__()
-        if tau <= 0:
-            raise ConfigError(f'tau={tau} must be above 0')
+        require_positive(tau=tau)
         self.alpha, self.beta, self.gamma, self.tau = alpha, beta, gamma, tau
 
     def forward(
-        self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, *, target: Tensor
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        weight: Tensor | None = None,
+        mask: Mask = None,
+        *,
+        target: Tensor,
     ) -> Tensor:
         """Compare maps.
 
@@ -55,27 +60,40 @@ class FGD(nn.Module):
             student: Maps, shape (N, C, H, W).
             teacher: Maps, likewise.
             weight: Of each image, shape (N,).
-            target: Of each place one over the area of the smallest box on it, 0 where there is none,
+            mask: Valid positions, shape (N, H, W); HW and the background are of these alone.
+            target: Per position one over the area of the smallest box on it, 0 where there is none,
                 shape (N, H, W).
 
         Returns:
             A scalar.
         """
         require_maps(self, student)
-        student, teacher = student.float(), teacher.float()
-        places, channels = self._attention(teacher)
+        student, teacher = fill_outside(mask, student, teacher)
+        positions, channels = self._attention(teacher, mask)
         distance = (student - teacher).square()
-        distance = torch.einsum('nchw,nc->nhw', distance, channels) * places
+        distance = torch.einsum('nchw,nc->nhw', distance, channels) * positions
         background = (target == 0).float()
+        if mask is not None:
+            background = background * mask
         background = background / background.sum((1, 2), keepdim=True).clamp(min=1)
         focal = (distance * (self.alpha * target + self.beta * background)).sum((1, 2))
-        own_places, own_channels = self._attention(student)
-        attention = (own_places - places).abs().sum((1, 2)) + (own_channels - channels).abs().sum(1)
+        own_positions, own_channels = self._attention(student, mask)
+        attention = (own_positions - positions).abs().sum((1, 2))
+        attention = attention + (own_channels - channels).abs().sum(1)
         return weighted_mean(focal + self.gamma * attention, weight)
 
-    def _attention(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Of places, shape (N, H, W), and of channels, shape (N, C); 1 on average."""
+    def _attention(self, maps: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
+        """Of positions, shape (N, H, W), and channels, shape (N, C), 1 on average; maps are 0 outside."""
         size = maps.abs()
-        places = (size.mean(1) / self.tau).flatten(1).softmax(1).view_as(size[:, 0])
-        channels = (size.mean((2, 3)) / self.tau).softmax(1)
-        return places * places[0].numel(), channels * channels.shape[1]
+        of_positions, of_channels, count = (
+            size.mean(1) / self.tau,
+            size.mean((2, 3)),
+            size[0, 0].numel(),
+        )
+        if mask is not None:
+            of_positions = of_positions.masked_fill(~mask, -1e30)  # attention 0
+            valid = mask.sum((1, 2))[:, None, None]
+            of_channels, count = of_channels * count / valid[:, 0].clamp(min=1), valid
+        positions = of_positions.flatten(1).softmax(1).view_as(of_positions)
+        channels = (of_channels / self.tau).softmax(1)
+        return positions * count, channels * channels.shape[1]

@@ -7,6 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .checks import require_positive
 from .reduction import weighted_mean
 
 ACTIVATIONS = ('softmax', 'sigmoid')
@@ -20,7 +21,7 @@ class KLDivergence(nn.Module):
 
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015 (arXiv 1503.02531), sec.
     2, whose factor :math:`\tau^2` keeps the gradient's size when the temperature changes. With a
-    sigmoid every output is a distribution over yes and no, and their divergences are added up.
+    sigmoid every output is a distribution over yes and no, and their divergences are summed.
 
     Args:
         tau: Temperature; above 1 it softens both distributions.
@@ -29,10 +30,9 @@ class KLDivergence(nn.Module):
 
     def __init__(self, tau: float = 1.0, activation: str = 'softmax') -> None:
         super().__init__()
-        if tau <= 0:
-            raise ConfigError(f'tau={tau} must be above 0')
+        require_positive(tau=tau)
         if activation not in ACTIVATIONS:
-            raise ConfigError(f"activation='{activation}' is none of {ACTIVATIONS}")
+            raise ConfigError(f"activation must be one of {ACTIVATIONS}, got '{activation}'")
         self.tau = tau
         self.activation = activation
 
@@ -43,7 +43,7 @@ class KLDivergence(nn.Module):
             log_q, log_p = student.log_softmax(-1), teacher.log_softmax(-1)
             divergence = F.kl_div(log_q, log_p, reduction='none', log_target=True)
         else:
-            # Both outcomes of each output, from log-sigmoids: stable where a sigmoid would round to 1.
+            # Both outcomes of each output, from log-sigmoids: stable where a sigmoid rounds to 1.
             divergence = F.kl_div(
                 F.logsigmoid(student), F.logsigmoid(teacher), reduction='none', log_target=True
             ) + F.kl_div(

@@ -1,4 +1,4 @@
-"""From one value an entry to one value a batch, also where ranks share the batch."""
+"""From one value per row or image to one value per batch, also where ranks share the batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean over all entries, each entry of the first dimension counted by its weight.
+    """Mean over all values, each entry of the first dimension counted by its weight.
 
     Args:
         values: Shape (N, …).
@@ -22,10 +22,11 @@ def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
     if weight is None:
         return values.mean()
     values = values.flatten(1).mean(1) if values.dim() > 1 else values
-    total = weight.sum()
-    # Weightless entries may hold anything, infinities included; they must not turn the sum to nan.
+    # Entries of weight 0 may hold anything, infinities included; they must not turn the sum to NaN.
     values = values.where(weight > 0, values.new_zeros(()))
-    return (values * weight).sum() / total.clamp(min=1e-6)
+    weight = weight.float()  # a sum in bfloat16 has three digits
+    total = weight.sum()
+    return (values * weight).sum() / total.where(total > 0, 1.0)
 
 
 @torch.no_grad()
@@ -44,4 +45,4 @@ def shares_of_ranks(totals: Tensor) -> Tensor:
     """
     mean = totals.clone()
     all_reduce(mean, op='mean')
-    return totals / mean.clamp(min=1e-6)
+    return totals / mean.where(mean > 0, 1.0)

@@ -7,6 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .maps import Mask, fill_outside, mean_inside
 from .reduction import weighted_mean
 
 REDUCTIONS = ('mean', 'sum')
@@ -28,25 +29,29 @@ class MSE(nn.Module):
     def __init__(self, reduction: str = 'mean') -> None:
         super().__init__()
         if reduction not in REDUCTIONS:
-            raise ConfigError(f"reduction='{reduction}' is none of {REDUCTIONS}")
+            raise ConfigError(f"reduction must be one of {REDUCTIONS}, got '{reduction}'")
         self.reduction = reduction
 
-    def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Same shapes (N, …); weight of shape (N,); returns a scalar."""
-        values = F.mse_loss(student.float(), teacher.float(), reduction='none')
+    def forward(
+        self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
+    ) -> Tensor:
+        """Same shapes (N, …); weight (N,); of maps a mask of positions (N, H, W); returns a scalar."""
+        values = F.mse_loss(*fill_outside(mask, student, teacher), reduction='none')
         if self.reduction == 'sum':
-            values = values.flatten(1).sum(1)
-        return weighted_mean(values, weight)
+            return weighted_mean(values.flatten(1).sum(1), weight)
+        return weighted_mean(mean_inside(values, mask), weight)
 
 
 @MODELS.register_module()
 class L1(nn.Module):
     r"""Mean absolute error :math:`\frac1n \sum |s - t|`."""
 
-    def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Same shapes (N, …); weight of shape (N,); returns a scalar."""
-        values = F.l1_loss(student.float(), teacher.float(), reduction='none')
-        return weighted_mean(values, weight)
+    def forward(
+        self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
+    ) -> Tensor:
+        """Same shapes (N, …); weight (N,); of maps a mask of positions (N, H, W); returns a scalar."""
+        values = F.l1_loss(*fill_outside(mask, student, teacher), reduction='none')
+        return weighted_mean(mean_inside(values, mask), weight)
 
 
 @MODELS.register_module()
@@ -62,12 +67,13 @@ class SmoothL1(nn.Module):
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
         if beta <= 0:
-            raise ConfigError(f'beta={beta} must be above 0; for 0 use L1')
+            raise ConfigError(f'beta must be above 0, got {beta}; for 0 use L1')
         self.beta = beta
 
-    def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Same shapes (N, …); weight of shape (N,); returns a scalar."""
-        values = F.smooth_l1_loss(
-            student.float(), teacher.float(), reduction='none', beta=self.beta
-        )
-        return weighted_mean(values, weight)
+    def forward(
+        self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
+    ) -> Tensor:
+        """Same shapes (N, …); weight (N,); of maps a mask of positions (N, H, W); returns a scalar."""
+        sides = fill_outside(mask, student, teacher)
+        values = F.smooth_l1_loss(*sides, reduction='none', beta=self.beta)
+        return weighted_mean(mean_inside(values, mask), weight)

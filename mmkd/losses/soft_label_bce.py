@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from .checks import require_not_negative
 from .reduction import weighted_mean
 
 
@@ -20,18 +20,17 @@ class SoftLabelBCE(nn.Module):
     and the mean over rows. The quality focal loss (Li et al.: Generalized Focal Loss, NeurIPS 2020,
     arXiv 2006.04388), whose label is a number in [0, 1] too; CrossKD (Wang et al., CVPR 2024, arXiv
     2306.11369) distils classes with it. With :math:`\beta = 0` it is the plain cross-entropy,
-    least, but not 0, where both agree.
+    which has its minimum, above 0, where both agree.
 
     Args:
-        beta: How much agreement is passed over; the paper's 2.
+        beta: The exponent; the larger, the less a small disagreement counts. The paper's is 2.
     """
 
     activation = 'sigmoid'
 
     def __init__(self, beta: float = 2.0) -> None:
         super().__init__()
-        if beta < 0:
-            raise ConfigError(f'beta={beta} must not be negative')
+        require_not_negative(beta=beta)
         self.beta = beta
 
     def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -39,5 +38,7 @@ class SoftLabelBCE(nn.Module):
         student, label = student.float(), teacher.float().sigmoid()
         values = F.binary_cross_entropy_with_logits(student, label, reduction='none')
         if self.beta:
-            values = values * (label - student.sigmoid()).abs().pow(self.beta)
+            # The power of 0 has no gradient where beta < 1.
+            distance = (label - student.sigmoid()).abs().clamp(min=1e-12)
+            values = values * distance.pow(self.beta)
         return weighted_mean(values.sum(-1), weight)

@@ -1,11 +1,11 @@
-"""Soft targets in which the background counts more."""
+"""Cross-entropy with soft targets in which the background counts more."""
 
 from __future__ import annotations
 
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from .checks import require_not_negative, require_positive
 from .reduction import weighted_mean
 
 
@@ -18,11 +18,11 @@ class WeightedCrossEntropy(nn.Module):
 
     with :math:`w_c = 1` for foreground classes. Chen et al.: Learning Efficient Object Detection Models
     with Knowledge Distillation, NeurIPS 2017, eq. 3: in detection most mistakes are between objects and
-    background, so what the teacher calls background counts more. It is never negative, but not 0 where
-    both agree, and least where :math:`q_c` is proportional to :math:`w_c p_c`.
+    background, so the teacher's background counts more. Its minimum is above 0, where :math:`q_c` is
+    proportional to :math:`w_c p_c`.
 
     Args:
-        background_weight: Weight of the background, which stands last; the paper's 1.5 on VOC.
+        background_weight: Weight of the background, the last class; the paper's 1.5 on VOC.
         tau: Temperature.
     """
 
@@ -30,10 +30,8 @@ class WeightedCrossEntropy(nn.Module):
 
     def __init__(self, background_weight: float = 1.5, tau: float = 1.0) -> None:
         super().__init__()
-        if tau <= 0:
-            raise ConfigError(f'tau={tau} must be above 0')
-        if background_weight < 0:
-            raise ConfigError(f'background_weight={background_weight} must not be negative')
+        require_positive(tau=tau)
+        require_not_negative(background_weight=background_weight)
         self.background_weight = background_weight
         self.tau = tau
 

@@ -125,9 +125,12 @@ def test_both_are_finite_in_half_precision_and_without_rows(dtype):
 
 def test_options_are_checked():
     for make, message in (
-        (lambda: WeightedCrossEntropy(tau=0), 'tau=0'),
-        (lambda: WeightedCrossEntropy(background_weight=-1), 'background_weight=-1'),
-        (lambda: BoundedRegression(margin=-1), 'margin=-1'),
+        (lambda: WeightedCrossEntropy(tau=0), 'tau must be above 0, got 0'),
+        (
+            lambda: WeightedCrossEntropy(background_weight=-1),
+            'background_weight must not be negative',
+        ),
+        (lambda: BoundedRegression(margin=-1), 'margin must not be negative, got -1'),
     ):
         with pytest.raises(ConfigError, match=message):
             make()

@@ -374,11 +374,11 @@ def test_other_shapes_are_refused(loss, message):
 
 def test_options_are_checked():
     for make, message in (
-        (lambda: CWD(tau=0), 'tau=0'),
-        (lambda: DIST(tau=-1), 'tau=-1'),
-        (lambda: AttentionTransfer(p=0), 'p=0'),
+        (lambda: CWD(tau=0), 'tau must be above 0, got 0'),
+        (lambda: DIST(tau=-1), 'tau must be above 0, got -1'),
+        (lambda: AttentionTransfer(p=0), 'p must be above 0, got 0'),
         (lambda: DIST()(maps(1.0), maps(2.0)), r'shape \(N, C\)'),
-        (lambda: RKDDistance()(rows(1.0), rows(2.0)[:3]), '7 entries, the teacher 3'),
+        (lambda: RKDDistance()(rows(1.0), rows(2.0)[:3]), '7 rows, the teacher 3'),
     ):
         with pytest.raises(ConfigError, match=message):
             make()
