@@ -61,6 +61,7 @@ class DenseAlignment(Alignment):
             which says how much it sees without labels.
     """
 
+    default_module = 'bbox_head'
     needs_class_map = True
     #: Which part of the head's output is compared.
     part = 0
@@ -106,7 +107,7 @@ class DenseAlignment(Alignment):
         return self.crossed is not None
 
     @property
-    def rows_are_fixed(self) -> bool:
+    def can_average_teachers(self) -> bool:
         return self.num_priors is None and self.crossed is None
 
     @property
@@ -318,21 +319,20 @@ class DenseAlignment(Alignment):
         """The priors that are compared; ``of_each`` rows belong to one prior."""
         require_same_shape(student, teacher, 'priors')
         weight, chosen = self.judge(step, len(student) // of_each)
-        scale, known = 1.0, self._known(step)
-        if known is not None:
-            weight, scale = count_known(weight, known)
+        total, known = None, self._known(step)
         if chosen is not None:
             student, teacher = (
                 side.reshape(-1, of_each, side.shape[-1])[chosen].flatten(0, 1)
                 for side in (student, teacher)
             )
-            weight = None if weight is None else weight[chosen]
+            weight, known = (None if each is None else each[chosen] for each in (weight, known))
+        if known is not None:
+            weight, total = count_known(weight, known)
         if self.normalizer is not None:
-            total = len(student) // of_each if weight is None else weight.sum()
-            scale = total / self._normalizer(step)
+            total = self._normalizer(step)
         if weight is not None and of_each > 1:
             weight = weight.repeat_interleave(of_each)
-        return Pair(student, teacher, weight, scale=scale)
+        return Pair(student, teacher, weight, total=None if total is None else total * of_each)
 
     def _known(self, step: Step) -> Tensor | None:
         """1 for priors of which a cached teacher has said what is compared, else 0; None for all."""
