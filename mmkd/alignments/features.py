@@ -119,8 +119,10 @@ def foreground(step: Step, size: tuple[int, int], device: torch.device) -> Tenso
     """
     boxes, image = labelled_boxes(step, device)
     geometry = [map_geometry(sample, size) for sample in step.data_samples]
+    # Without waiting for the device, as a copy within torch.tensor would.
     stride, count = (
-        torch.tensor(each, device=device).flip(1) for each in zip(*geometry, strict=True)
+        torch.tensor(each).flip(1).to(device, non_blocking=True)
+        for each in zip(*geometry, strict=True)
     )
     edges = boxes / stride[image].repeat(1, 2)
     start, end = edges[:, :2].floor().clamp(min=0), edges[:, 2:].ceil()
@@ -221,8 +223,8 @@ def levels_of(value: Any, owner: str) -> list[Tensor]:
     if not levels or not all(isinstance(level, Tensor) for level in levels):
         kinds = sorted({type(level).__name__ for level in levels})
         raise ConfigError(
-            f"the {owner}'s output is {kinds}, not feature maps; record a module that gives tensors, or "
-            f'choose with index='
+            f'{owner}: the recorded output must be feature maps, got {kinds}; record a module that returns '
+            f'tensors, or select one with index='
         )
     return levels
 

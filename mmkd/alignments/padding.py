@@ -30,7 +30,8 @@ def valid_positions(
     counts = [map_geometry(sample, size)[1] for sample in data_samples]
     if all(count == tuple(size) for count in counts):
         return None
-    rows, columns = torch.tensor(counts, device=device)[:, :, None].unbind(1)
+    # Without waiting for the device, as a copy within torch.tensor would.
+    rows, columns = torch.tensor(counts).to(device, non_blocking=True)[:, :, None].unbind(1)
     inside = [
         torch.arange(cells, device=device) < count
         for cells, count in zip(size, (rows, columns), strict=True)

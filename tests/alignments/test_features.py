@@ -45,7 +45,9 @@ def test_what_cannot_be_paired_says_why():
         FeatureAlignment()(maps(8), [maps(8)[0][:1]], STEP)
     with pytest.raises(ConfigError, match="ConvConnector', in_channels=4, out_channels=6"):
         FeatureAlignment()(maps(8), maps(8, channels=6), STEP)
-    with pytest.raises(ConfigError, match="the teacher's output is .*dict.*, not feature maps"):
+    with pytest.raises(
+        ConfigError, match='teacher: the recorded output must be feature maps, got .*dict'
+    ):
         FeatureAlignment()(maps(8), dict(a=1), STEP)
 
 

@@ -160,11 +160,28 @@ def test_what_lies_outside_of_the_old_view_is_not_known(models):
     assert all(torch.isfinite(value) for value in losses_of(cached, raw).values())
 
 
-def test_losses_leave_out_what_is_not_known(models):
-    """Values of the teacher, and the student's there, count for nothing."""
+def test_losses_of_a_padded_batch_are_those_with_the_teacher(models):
+    """Padding is not stored, and does not count with the teacher itself."""
+    live, cached = models
+    ours, theirs = losses_of(cached, RAW), losses_of(live, RAW)
+    for name, value in theirs.items():
+        assert value > 0
+        assert ours[name].item() == pytest.approx(value.item(), rel=5e-3), name
+
+
+def test_positions_that_are_not_stored_do_not_count(models):
+    """Neither do the student's outputs there: its gradients are 0."""
     _, cached = models
-    values = losses_of(cached, RAW)
-    assert all(torch.isfinite(value) and value > 0 for value in values.values())
+    raw = view(single(RAW)[0], flip=True)
+    matrix = torch.eye(3, dtype=torch.float64).numpy()
+    matrix[0, 2] = 64.0  # moved to the right, so that nothing is stored of its left
+    raw['data_samples'][0].set_metainfo(dict(homography_matrix=matrix))
+    entry, maps = cached.entries['loss_third'], []
+    hook = entry.loss.register_forward_pre_hook(lambda _, given: maps.append(given[0]))
+    value = losses_of(cached, raw)['loss_third']
+    hook.remove()
+    (gradient,) = torch.autograd.grad(value, maps[0])
+    assert not gradient[..., :4].any() and gradient[..., 4:].any()
 
 
 @pytest.mark.parametrize('scale', [2, 0.5])
@@ -223,7 +240,10 @@ def test_what_is_no_map_is_refused(tmp_path):
     loss = dict(type='MSE', student='backbone', teacher='backbone')
     live, _ = both(tmp_path, config, config, dict(loss_kd=loss), RAW)
     content = MapContent(live.teacher.detector, live.teacher.family, [Source('backbone')])
-    with pytest.raises(ConfigError, match=r"'backbone' cannot be kept.*shape \(1, 5, 8\), no"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'backbone' cannot be kept.*feature maps \(N, C, H, W\), got shape \(1, 5, 8\)",
+    ):
         content.extract(
             lambda _: torch.zeros(1, 5, 8), dict(padded=(32, 32)), 0, View((1, 1), (0, 0), (32, 32))
         )
