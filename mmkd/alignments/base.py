@@ -76,13 +76,13 @@ class Step:
     shared: dict[str, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
 
-    def known(self, source: Source | None) -> list[Tensor] | None:
+    def stored_masks(self, source: Source | None) -> list[Tensor] | None:
         """The positions or priors of a teacher's output that its cache holds, None where it holds all.
 
         Returns:
             A mask per level, bool, shape (N, 1 or priors per position, H, W).
         """
-        return self.shared.get('known', {}).get(source)
+        return self.shared.get('stored_masks', {}).get(source)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -129,9 +129,9 @@ class Alignment:
     needs_class_map = False
     #: Whether both models are evaluated on queries that the teacher chose, in a pass of their own.
     joint = False
-    #: Whether the teacher's layers run on the student's output (CrossKD), in :meth:`teacher_on`. The
+    #: Whether the teacher's layers run on the student's output (CrossKD), in :meth:`run_teacher_layers`. The
     #: backward pass of such a loss is taken early, and its time is the teacher's.
-    is_deep = False
+    runs_teacher_layers = False
 
     # ---- What an entry tells it, in :meth:`bind`.
 
@@ -188,8 +188,8 @@ class Alignment:
         """The recorded output of the student."""
         return step.student_record[self.student]
 
-    def teacher_on(self, student: Any, step: Step) -> list[Tensor]:
-        """The outputs of the teacher's layers for the student's output, where :attr:`is_deep`.
+    def run_teacher_layers(self, student: Any, step: Step) -> list[Tensor]:
+        """The outputs of the teacher's layers for the student's output, where :attr:`runs_teacher_layers`.
 
         :mod:`mmkd.analysis.training_cost` measures the time they take.
 
@@ -251,19 +251,19 @@ def strides_and_scale(student: Any, teacher: Any, scale: float) -> str:
     return text
 
 
-def count_known(weight: Tensor | None, known: Tensor) -> tuple[Tensor, Tensor]:
+def weights_of_stored(weight: Tensor | None, stored: Tensor) -> tuple[Tensor, Tensor]:
     """Weights and divisor where a cache does not hold all rows.
 
     Args:
         weight: Weight of each row, shape (n,), or None: all count alike.
-        known: 1 for rows that the cache holds, else 0, shape (n,).
+        stored: 1 for rows that the cache holds, else 0, shape (n,).
 
     Returns:
         Weights, shape (n,), and :attr:`Pair.total`: rows that are not stored add nothing to the sum, but
         count in its divisor.
     """
-    every = known.new_ones(known.shape) if weight is None else weight
-    return every * known, every.sum().clamp(min=1e-6)
+    every = stored.new_ones(stored.shape) if weight is None else weight
+    return every * stored, every.sum().clamp(min=1e-6)
 
 
 def require_same_shape(student: Tensor, teacher: Tensor, what: str, hint: str = '') -> None:

@@ -61,7 +61,7 @@ class FeatureAlignment(Alignment):
                 scale=step.scale,
             )
         ]
-        stored = step.known(self.teacher)
+        stored = step.stored_masks(self.teacher)
         if stored is not None:  # masks are resized as the maps are
             stored = [mask.float() for mask in stored]
             masks = common_levels(ours, stored, same_channels=False, scale=step.scale)

@@ -16,9 +16,9 @@ from .base import (
     Pair,
     Step,
     common_strides,
-    count_known,
     require_same_shape,
     strides_and_scale,
+    weights_of_stored,
 )
 from .padding import valid_positions
 from .roi import convert_deltas, require_delta_coder
@@ -174,10 +174,10 @@ class RPNBoxAlignment(RPNAlignment):
         if self.confidence:
             confidence = self._objectness(step)
             pair.weight = confidence if pair.weight is None else confidence * pair.weight
-        stored = step.known(self.teacher)
+        stored = step.stored_masks(self.teacher)
         if stored is not None:
             stored = _rows(self.flatten(stored, 1, False))[:, 0]
-            pair.weight, pair.total = count_known(pair.weight, stored)
+            pair.weight, pair.total = weights_of_stored(pair.weight, stored)
         return [pair]
 
     def _objectness(self, step: Step) -> Tensor:

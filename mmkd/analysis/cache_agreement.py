@@ -45,7 +45,7 @@ class Agreement:
         found: The share of them that the cache finds too: the same class, IoU of at least 0.5.
         iou: Mean overlap of these.
         difference: Mean difference of their probabilities.
-        cosine: Of maps: mean cosine between the two at each place that is known, in place of all these.
+        cosine: Of maps: mean cosine between the two at each position that is stored, in place of all these.
     """
 
     kind: str
@@ -73,7 +73,7 @@ class Comparison:
         self,
         live: Read,
         cached: Read,
-        known: dict[Source, Any],
+        masks: dict[Source, Any],
         shared: Sequence[dict],
         samples: SampleList,
     ) -> None:
@@ -81,12 +81,12 @@ class Comparison:
 
         Args:
             live, cached: Give what was recorded of each.
-            known: Of the cache's maps, what is known.
+            masks: The stored positions of the cache's maps, by source.
             shared: What either shares.
             samples: The batch's meta information.
         """
         if isinstance(self.content, MapContent):
-            self._add_maps(live, cached, known)
+            self._add_maps(live, cached, masks)
             return
         ours, theirs = (
             detections(self.content, self.live, read, each, samples)
@@ -105,9 +105,9 @@ class Comparison:
             apart = (other_probability[best] - probability).abs()
             self._rows += zip(overlap.tolist(), apart.tolist(), strict=True)
 
-    def _add_maps(self, live: Read, cached: Read, known: dict[Source, Any]) -> None:
+    def _add_maps(self, live: Read, cached: Read, masks: dict[Source, Any]) -> None:
         for source in self.content.sources:
-            masks = known.get(source)
+            stored = masks.get(source)
             pairs = zip(
                 levels_of(live(source), 'teacher'),
                 levels_of(cached(source), 'teacher'),
@@ -116,7 +116,7 @@ class Comparison:
             for index, (level, other) in enumerate(pairs):
                 cosine = F.cosine_similarity(level, other, dim=1)
                 self._cosines.append(
-                    cosine.flatten() if masks is None else cosine[masks[index][:, 0]]
+                    cosine.flatten() if stored is None else cosine[stored[index][:, 0]]
                 )
 
     def result(self) -> Agreement:
@@ -223,6 +223,8 @@ def compare(live: TeacherOutputs, cached: CachedTeacher, dataset: Any) -> list[A
             inputs, samples = data['inputs'], data['data_samples']
             said = cached.run(inputs, samples, own, set(), None)
             for each in comparisons:
-                each.add(read, cached.said.__getitem__, said['known'], (shared, said), samples)
+                each.add(
+                    read, cached.said.__getitem__, said['stored_masks'], (shared, said), samples
+                )
             cached.said = {}
     return [each.result() for each in comparisons]

@@ -64,20 +64,20 @@ class MapContent(Content):
         return kept
 
     def restore(self, batch: Batch) -> Restored:
-        values, known = {}, {}
+        values, masks = {}, {}
         for number, source in enumerate(self.sources):
             count = sum(name.startswith(f'maps.{number}.') for name in batch.fields[0])
             found = [self._restore(batch, f'{number}.{index}') for index in range(count)]
             levels = [level for level, _ in found]
             values[source] = levels[0] if number in self.settings['single'] else tuple(levels)
             if any(mask is not None for _, mask in found):
-                known[source] = [
+                masks[source] = [
                     level.new_ones(len(level), 1, *level.shape[2:], dtype=torch.bool)
                     if mask is None
                     else mask
                     for level, mask in found
                 ]
-        return Restored(values, {}, known)
+        return Restored(values, {}, masks)
 
     def _restore(self, batch: Batch, name: str) -> tuple[Tensor, Tensor | None]:
         # A map of one cell fits several strides; the finest is taken.

@@ -115,7 +115,7 @@ class LossEntry:
                 if own.get(key)
             }
             #: Whether the backward pass to the student's output is taken as soon as the loss is there.
-            self.backpropagates_early = self.align.is_deep
+            self.backpropagates_early = self.align.runs_teacher_layers
 
     @contextmanager
     def prefix_errors(self) -> Iterator[None]:

@@ -64,7 +64,7 @@ def test_the_same_view_whatever_the_padding(models):
         assert torch.equal(said[HEAD][1], wanted[HEAD][1][:, images])  # boxes keep every digit
         close(said[QUERIES], wanted[QUERIES][:, images])
         assert shared['scale'] == (1.0, 1.0)
-        assert not shared['known']
+        assert not shared['stored_masks']
 
 
 def test_losses_of_one_image_are_those_with_the_teacher(models):
