@@ -152,12 +152,12 @@ def together(alignment: HungarianQueryAlignment, step: Step, clock: Callable) ->
     """Pairs as a training step makes them: the student's query of each of the teacher's."""
     import torch
 
-    from mmkd.alignments.queries import assign
+    from mmkd.alignments.query_matching import assign, costs
 
-    costs = clock('costs', lambda: alignment.costs(alignment.candidates(step)[0]))
-    cost = clock('transfer', costs.cpu)
+    found = clock('costs', lambda: costs(alignment.candidates(step)[0], alignment.cost_weights))
+    cost = clock('transfer', found.cpu)
     columns = clock('assignment', lambda: assign(cost.numpy()))
-    return clock('transfer', lambda: torch.from_numpy(columns).to(costs.device))
+    return clock('transfer', lambda: torch.from_numpy(columns).to(found.device))
 
 
 def one_by_one(alignment: HungarianQueryAlignment, step: Step, clock: Callable) -> Tensor:
@@ -165,13 +165,15 @@ def one_by_one(alignment: HungarianQueryAlignment, step: Step, clock: Callable) 
     import torch
     from scipy.optimize import linear_sum_assignment
 
+    from mmkd.alignments.query_matching import layer_costs
+
     candidates = clock('costs', lambda: alignment.candidates(step)[0])
     device = candidates.p.device
     layers = []
     for layer in zip(*candidates, strict=True):
         images = []
         for image in zip(*layer, strict=True):
-            costs = clock('costs', partial(alignment.cost, *image))
+            costs = clock('costs', partial(layer_costs, *image, alignment.cost_weights))
             cost = clock('transfer', costs.cpu).numpy()
             _, columns = clock('assignment', partial(linear_sum_assignment, cost))
             images.append(clock('transfer', partial(torch.from_numpy(columns).to, device)))

@@ -209,6 +209,80 @@ def work_on_a_share(rank: int, world: int, folder: str, checkpoint: str) -> None
         dist.destroy_process_group()
 
 
+CACHED = dict(
+    rpn=(
+        faster_rcnn,
+        dict(
+            loss_kd_cls=dict(type='KLDivergence', activation='sigmoid', align='RPNClassAlignment'),
+            loss_kd_box=dict(type='SmoothL1', align='RPNBoxAlignment'),
+            loss_kd_alike=dict(
+                type='SmoothL1', align=dict(type='RPNBoxAlignment', confidence=False)
+            ),
+        ),
+    ),
+    dense=(
+        lambda: single_stage('RetinaNet'),
+        dict(
+            loss_kd_cls=dict(type='SoftLabelBCE', align='DenseClassAlignment'),
+            loss_kd_box=dict(type='GIoU', align='DenseBoxAlignment'),
+        ),
+    ),
+)
+
+
+def work_on_a_share_with_a_cache(rank: int, world: int, folder: str, kind: str) -> None:
+    """One process: distillation losses and gradients of its share of a batch, of a cached teacher.
+
+    Without the student's own losses: mmdet divides those of an RPN by numbers of one process.
+    """
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group(
+            'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world
+        )
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    student, losses = CACHED[kind]
+    model = MODELS.build(
+        dict(
+            type='Distiller',
+            student=student(),
+            teacher=dict(cache=f'{folder}/cache'),
+            losses=copy.deepcopy(losses),
+            classes=CLASSES,
+            task_losses=False,
+        )
+    ).train()
+    found = model(**model.data_preprocessor(share_of_views(rank, world), True), mode='loss')
+    sum(found.values()).backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    torch.save(
+        dict(losses={n: float(v.detach()) for n, v in found.items()}, gradients=gradients),
+        f'{folder}/{world}_rank{rank}.pth',
+    )
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def cached_images() -> dict:
+    """Four images, as a cache is written of them."""
+    halves = [batch(seed=half) for half in range(2)]
+    for sample in halves[1]['data_samples']:
+        sample.set_metainfo(dict(img_id=sample.img_id + 2))
+    return {key: [value for half in halves for value in half[key]] for key in halves[0]}
+
+
+def share_of_views(rank: int, world: int) -> dict:
+    """A rank's images of the four; the last two are shifted, so that part of what is stored leaves them."""
+    data = cached_images()
+    for sample in data['data_samples'][2:]:
+        matrix = torch.eye(3, dtype=torch.float64).numpy()
+        matrix[0, 2] = 64.0
+        sample.set_metainfo(dict(homography_matrix=matrix))
+    own = slice(0, 4) if world == 1 else slice(2 * rank, 2 * rank + 2)
+    return {key: values[own] for key, values in data.items()}
+
+
 def share_of_batch(rank: int, world: int, seed: int) -> dict:
     """A rank's images of four, in two halves of which the second shows fewer objects, in the end none."""
     halves = [batch(seed=seed + half) for half in range(2)]

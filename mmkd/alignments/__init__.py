@@ -2,6 +2,7 @@
 
 from .base import Alignment, Pair, Step
 from .class_map import ClassMap
+from .decoder_layers import layer_map
 from .dense import (
     DenseBoxAlignment,
     DenseCenternessAlignment,
@@ -15,7 +16,6 @@ from .queries import (
     HungarianQueryAlignment,
     IndexQueryAlignment,
     SharedQueryAlignment,
-    layer_map,
 )
 from .roi import RoIBoxAlignment, RoIClassAlignment
 from .rpn import RPNBoxAlignment, RPNClassAlignment

@@ -1,10 +1,12 @@
-"""What an alignment gets and gives."""
+"""The interface of an alignment, what it reads and what it returns."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from mmdet.structures import SampleList
 from torch import Tensor, nn
 
@@ -15,38 +17,54 @@ from .class_map import ClassMap
 
 @dataclass
 class Pair:
-    """Student and teacher values that mean the same thing, ready for a loss.
+    """Corresponding values of student and teacher, ready for a loss.
+
+    Values are rows (proposals, anchors, queries: the loss compares them one by one and takes the
+    weighted mean) or maps.
 
     Args:
-        student: Tensor of any shape.
-        teacher: Tensor of the same shape, without gradient.
-        weight: How much each entry of the first dimension counts, or None for all alike.
-        target: What the labels say of each entry, where the alignment knows it; of which kind, its
-            ``target`` says.
-        scale: What the mean over entries is multiplied by, for a sum over something else than their
-            number or weights.
+        student: Rows, shape (n, width), or maps, shape (N, C, H, W).
+        teacher: The same shape, without gradient.
+        weight: Weight of each entry of the first dimension, or None: all count alike.
+        target: Per entry, from the labels, or None; of which kind, :attr:`Alignment.target` says.
+        mask: The positions of maps that count, bool, shape (N, H, W), or None: all.
+        total: The divisor of the sum over entries, or None: the sum of their weights, or their number.
+            Entries that add nothing to the sum, but count in its divisor, are part of it.
     """
 
     student: Tensor
     teacher: Tensor
     weight: Tensor | None = None
     target: Tensor | None = None
-    scale: Tensor | float = 1.0
+    mask: Tensor | None = None
+    total: Tensor | float | None = None
+
+    @property
+    def weight_sum(self) -> Tensor:
+        """Sum of the weights, or the number of entries: the divisor of a loss's own mean."""
+        if self.weight is None:
+            return self.student.new_full((), len(self.student), dtype=torch.float)
+        return self.weight.float().sum()
+
+    @property
+    def divisor(self) -> Tensor | float:
+        """:attr:`total`, or its default."""
+        return self.weight_sum if self.total is None else self.total
 
 
 @dataclass
 class Step:
-    """All that one training step knows; alignments read it.
+    """The data of one training step that alignments read.
 
     Args:
         data_samples: The batch's meta information and ground truth.
         student: The student model.
         teacher: The teacher's model.
-        student_record: What the student computed.
-        teacher_record: What the teacher computed.
-        class_map: Which class is which; None when no class-aware alignment is in use.
+        student_record: Recorded outputs of the student.
+        teacher_record: Recorded outputs of the teacher.
+        class_map: Correspondence of classes; None when no class-aware alignment is in use.
         shared: Inputs both were evaluated on, by name (:meth:`mmkd.families.Family.run`).
-        memo: What one loss entry computed and others of the same step need too, by any key.
+        memo: Results that several loss entries of a step share, by any key.
     """
 
     data_samples: SampleList
@@ -58,15 +76,13 @@ class Step:
     shared: dict[str, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
 
-    def known(self, source: Source | None) -> list[Tensor] | None:
-        """Of each map of a teacher's output what of it is known, None where all is.
-
-        A cached teacher has not said something about every place (:mod:`mmkd.cache`).
+    def stored_masks(self, source: Source | None) -> list[Tensor] | None:
+        """The positions or priors of a teacher's output that its cache holds, None where it holds all.
 
         Returns:
-            Masks, shape (N, 1 or priors a place, H, W) each.
+            A mask per level, bool, shape (N, 1 or priors per position, H, W).
         """
-        return self.shared.get('known', {}).get(source)
+        return self.shared.get('stored_masks', {}).get(source)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -75,51 +91,88 @@ class Step:
 
 
 class Alignment:
-    """Brings recorded outputs of student and teacher into correspondence.
+    """Pairs recorded outputs of student and teacher.
 
-    A subclass defines :meth:`__call__`. What it reads beside the two recorded outputs it lists in
-    ``student_sources`` and ``teacher_sources``; what the two models must agree on it checks once, in
-    :meth:`check`.
+    A subclass defines :meth:`__call__`, and, where it needs to, :meth:`check` and the properties
+    :attr:`student_sources` and :attr:`teacher_sources`. All else that other parts of mmkd must know of
+    it is in the attributes below, each a class attribute, an attribute set in :meth:`check`, or a
+    property. The loss entry (:class:`mmkd.distillers.LossEntry`) reads them, unless said otherwise.
+
+    Calls come in this order: :meth:`bind` and :meth:`check` for each pair of models, the sources, then
+    :meth:`student_output` and :meth:`__call__` in every step.
     """
 
+    #: The module to record of either model where the entry names none, e.g. ``bbox_head``. None: the
+    #: entry must name one. :meth:`default_source` turns it into a source.
+    default_module: str | None = None
+
+    # ---- What the values are; a loss that takes others is refused.
+
+    #: The activation that paired class scores are meant for, ``softmax`` or ``sigmoid``; None for other
+    #: values. The mean over several teachers is taken of probabilities then.
+    activation: str | None = None
+    #: The format of paired boxes, ``cxcywh`` or ``xyxy``; None where it pairs no boxes, or either format.
+    box_format: str | None = None
+    #: The kind of :attr:`Pair.target`: ``class``, the index of a row's labelled class among its scores;
+    #: ``box``, the values that ``student`` should have; ``foreground`` of a map; None: there is none.
+    target: str | None = None
+
+    # ---- How the mean is taken.
+
+    #: Whether the mean is over the entries of all ranks, so that a rank with more of them counts more. Such
+    #: an alignment must return equally many pairs on every rank. Otherwise all ranks count alike.
+    reduces_over_ranks = False
+
+    # ---- What it needs.
+
+    #: Whether it reads :attr:`Step.class_map`. The distiller pairs the classes of both models for it.
     needs_class_map = False
     #: Whether both models are evaluated on queries that the teacher chose, in a pass of their own.
     joint = False
-    #: Whether the teacher's own layers lie between student and loss, and much is held for the way back.
-    is_deep = False
-    #: The activation that the paired scores are meant for, where they are class scores.
-    activation: str | None = None
-    #: What :attr:`Pair.target` is, where the labels are known: the ``class`` of each row, as an index
-    #: into its scores; a ``box``, the values that ``student`` should have; or the ``foreground`` of a map.
-    target: str | None = None
-    #: Whether means are over the rows of all ranks: a rank with more of them, or weightier ones, counts more.
-    #: Of this an alignment must give the same number of pairs on every rank. Otherwise ranks count alike.
-    reduces_over_ranks = False
-    #: Whether the loss reads it; the loss entry says so.
-    wants_target = False
-    #: What the loss entry records of either model, once it is bound.
+    #: Whether the teacher's layers run on the student's output (CrossKD), in :meth:`run_teacher_layers`. The
+    #: backward pass of such a loss is taken early, and its time is the teacher's.
+    runs_teacher_layers = False
+
+    # ---- What an entry tells it, in :meth:`bind`.
+
+    #: The recorded outputs of student and teacher.
     student: Source | None = None
     teacher: Source | None = None
+    #: Whether the loss reads :attr:`Pair.target`, which may be costly to compute.
+    needs_target = False
 
     @property
-    def rows_are_fixed(self) -> bool:
-        """Whether what is compared does not depend on the teacher, so that several can be averaged."""
+    def can_average_teachers(self) -> bool:
+        """Whether the rows do not depend on the teacher, so that values of several can be averaged."""
         return True
 
-    def bind(self, student: Source, teacher: Source) -> None:
-        """Learn what the loss entry records of either model; called once, before all else."""
-        self.student, self.teacher = student, teacher
+    def bind(
+        self, student: Source | None, teacher: Source | None, needs_target: bool = False
+    ) -> None:
+        """Take what the loss entry has decided: the outputs to compare, and :attr:`needs_target`."""
+        self.student, self.teacher, self.needs_target = student, teacher, needs_target
+
+    def default_source(self, owner: str, model: nn.Module) -> Source | None:
+        """The output to record where the entry names none.
+
+        Args:
+            owner: ``student`` or ``teacher``.
+            model: That model.
+        """
+        return None if self.default_module is None else Source(self.default_module)
 
     @property
     def student_sources(self) -> list[Source]:
+        """What it reads of the student beside :attr:`student`."""
         return []
 
     @property
     def teacher_sources(self) -> list[Source]:
+        """What it reads of the teacher beside :attr:`teacher`."""
         return []
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
-        """Refuse a pair of models that this alignment cannot bring together.
+        """Refuse a pair of models that this alignment cannot pair, before the first iteration.
 
         Args:
             student: The student model.
@@ -128,17 +181,21 @@ class Alignment:
                 from a cache.
 
         Raises:
-            ConfigError: With what does not fit and how to mend it.
+            ConfigError: With what does not fit and how to correct it.
         """
 
-    def teacher_on(self, student: Any, step: Step) -> list[Tensor]:
-        """What the teacher's own layers make of the student's output, where they are asked to.
+    def student_output(self, step: Step) -> Any:
+        """The recorded output of the student."""
+        return step.student_record[self.student]
 
-        Their share of a step is the teacher's, not the loss's (:mod:`mmkd.analysis.training_cost`).
+    def run_teacher_layers(self, student: Any, step: Step) -> list[Tensor]:
+        """The outputs of the teacher's layers for the student's output, where :attr:`runs_teacher_layers`.
+
+        :mod:`mmkd.analysis.training_cost` measures the time they take.
 
         Args:
             student: Output of the student's recorded module, connector applied.
-            step: Everything else.
+            step: The data of the step.
         """
         return []
 
@@ -148,18 +205,24 @@ class Alignment:
         Args:
             student: Output of the student's recorded module, connector applied.
             teacher: Output of the teacher's.
-            step: Everything else.
+            step: The data of the step.
         """
         raise NotImplementedError
 
 
+def one_of(option: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise a ConfigError unless an option of an alignment is one of its choices."""
+    if value not in choices:
+        raise ConfigError(f'align.{option}: must be one of {tuple(choices)}, got {value!r}')
+
+
 def strides_of(generator: Any) -> list[tuple[float, float]]:
-    """Strides of a prior generator's levels, across and down."""
+    """Horizontal and vertical stride of each level of a prior generator."""
     return [(s, s) if isinstance(s, (int, float)) else tuple(s) for s in generator.strides]
 
 
 def common_strides(student: Any, teacher: Any, scale: float = 1.0) -> list[tuple[int, int]]:
-    """Levels of two prior generators that lay their priors on the same places.
+    """Levels of two prior generators that have their priors at the same positions.
 
     Args:
         student: The student's generator.
@@ -178,28 +241,29 @@ def common_strides(student: Any, teacher: Any, scale: float = 1.0) -> list[tuple
 
 
 def strides_and_scale(student: Any, teacher: Any, scale: float) -> str:
-    """What a message says of levels that do not meet."""
-    ours, theirs = ([across for across, _ in strides_of(each)] for each in (student, teacher))
+    """The strides of two prior generators, for a message."""
+    ours, theirs = ([x for x, _ in strides_of(each)] for each in (student, teacher))
     text = f'strides {ours} (student) and {theirs} (teacher)'
     if scale != 1:
-        text += f', of images {scale:g} times as large; heads that lay priors need a power of two'
+        text += (
+            f', of images {scale:g} times as large; teacher.scale must be a power of two for priors'
+        )
     return text
 
 
-def count_known(weight: Tensor | None, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights that leave out what a teacher has not said, and what the mean over the rest then lacks.
+def weights_of_stored(weight: Tensor | None, stored: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and divisor where a cache does not hold all rows.
 
     Args:
-        weight: How much each row would count, shape (n,), None for all alike.
-        known: 1 for rows that the teacher has said something about, else 0, shape (n,).
+        weight: Weight of each row, shape (n,), or None: all count alike.
+        stored: 1 for rows that the cache holds, else 0, shape (n,).
 
     Returns:
-        Weights, shape (n,), and :attr:`Pair.scale`: rows that are left out add nothing to the sum, but
+        Weights, shape (n,), and :attr:`Pair.total`: rows that are not stored add nothing to the sum, but
         count in its divisor.
     """
-    every = known.new_ones(known.shape) if weight is None else weight
-    counted = every * known
-    return counted, counted.sum() / every.sum().clamp(min=1e-6)
+    every = stored.new_ones(stored.shape) if weight is None else weight
+    return every * stored, every.sum().clamp(min=1e-6)
 
 
 def require_same_shape(student: Tensor, teacher: Tensor, what: str, hint: str = '') -> None:

@@ -1,4 +1,4 @@
-"""Which class of the teacher is which class of the student."""
+"""Correspondence of the teacher's classes and the student's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
-# Spellings of the same thing in VOC and COCO (and in files written by hand), as sets of equals.
+# Names of the same class in VOC, COCO and hand-written files.
 SYNONYMS: tuple[frozenset[str], ...] = tuple(
     frozenset(names)
     for names in (
@@ -39,16 +39,16 @@ class ClassMap:
     Names are compared without case, spaces and punctuation, then through a table of synonyms (VOC's
     ``tvmonitor`` is COCO's ``tv``).
 
-    A softmax head has one more output than classes, the background, last. What the teacher gives to
-    classes that the student does not have goes to the background (``unmapped='background'``), as the
-    student must call such an object background; or it is left out and the rest renormalised (``drop``).
-    A sigmoid head has independent outputs: those without a counterpart are always left out.
+    A softmax head has one more output than classes, the background, last. The teacher's probability of
+    classes that the student does not have is added to the background (``unmapped='background'``), as such
+    objects are background to the student; or it is left out and the rest renormalised (``drop``). A
+    sigmoid head has independent outputs: those without a counterpart are always left out.
 
     Args:
         student: Class names of the student, in the order of its outputs.
         teacher: Class names of the teacher, in the order of its outputs.
-        synonyms: More names that mean the same, student name to teacher name.
-        exclude: Student classes the teacher does not know and that distillation leaves alone.
+        synonyms: More synonyms, student name to teacher name.
+        exclude: Student classes that the teacher does not have and that are not distilled.
         unmapped: ``background`` or ``drop``, see above.
 
     Raises:
@@ -64,28 +64,28 @@ class ClassMap:
         unmapped: str = 'background',
     ) -> None:
         if unmapped not in UNMAPPED:
-            raise ConfigError(f"class_map.unmapped='{unmapped}' is none of {UNMAPPED}")
-        strangers = [name for name in exclude if name not in student]
-        if strangers:
+            raise ConfigError(f'class_map.unmapped: must be one of {UNMAPPED}, got {unmapped!r}')
+        unknown = [name for name in exclude if name not in student]
+        if unknown:
             raise ConfigError(
-                f'class_map.exclude names {", ".join(strangers)}, which the student does not have '
-                f'({", ".join(student)})'
+                f"class_map.exclude: must be of the student's classes ({', '.join(student)}), got "
+                f'{", ".join(unknown)}'
             )
         self.student, self.teacher, self.unmapped = tuple(student), tuple(teacher), unmapped
         self._given = {_plain(a): _plain(b) for a, b in (synonyms or {}).items()}
         found = {name: self._counterpart(name) for name in student if name not in exclude}
-        lost = [name for name, index in found.items() if index is None]
-        if lost:
+        unmatched = [name for name, index in found.items() if index is None]
+        if unmatched:
             raise ConfigError(
-                f'the teacher has no class for {", ".join(lost)} (it has {", ".join(teacher)}); name '
+                f'the teacher has no class for {", ".join(unmatched)} (it has {", ".join(teacher)}); name '
                 f'their counterparts in class_map.synonyms or leave them to the labels alone with '
-                f'class_map=dict(exclude={lost})'
+                f'class_map=dict(exclude={unmatched})'
             )
         taken: dict[int, str] = {}
         for name, index in found.items():
             if index in taken:
                 raise ConfigError(
-                    f"the student's classes {taken[index]} and {name} both mean the teacher's "
+                    f"the student's classes {taken[index]} and {name} both match the teacher's "
                     f'{teacher[index]}; put one of them into class_map.exclude'
                 )
             taken[index] = name
@@ -117,7 +117,7 @@ class ClassMap:
         return next((index[other] for other in index if other in same), None)
 
     def student_logits(self, scores: Tensor, softmax: bool, axis: int = -1) -> Tensor:
-        """The student's class scores before the activation, for the shared classes.
+        """The student's class scores of the shared classes, before the activation.
 
         Args:
             scores: ``len(student classes)`` along ``axis``, one more with a softmax.
@@ -134,7 +134,7 @@ class ClassMap:
         return scores.index_select(axis, self._tensor(keep, scores.device))
 
     def teacher_logits(self, scores: Tensor, softmax: bool, axis: int = -1) -> Tensor:
-        """The teacher's class scores at the same places; arguments as :meth:`student_logits`."""
+        """The teacher's class scores of the same classes; arguments as :meth:`student_logits`."""
         self._check_size(scores, self.teacher, 'teacher', softmax, axis)
         if self.is_identity:
             return scores
@@ -149,7 +149,7 @@ class ClassMap:
         return torch.cat([shared, rest.logsumexp(axis, keepdim=True)], axis)
 
     def position(self, labels: Tensor) -> Tensor:
-        """Where student labels stand among the shared classes.
+        """Indices of student labels among the shared classes.
 
         Args:
             labels: Student labels of any shape; ``len(student classes)`` is the background.
@@ -160,11 +160,11 @@ class ClassMap:
         return self._tensor(self._positions, labels.device)[labels]
 
     def student_label(self, position: Tensor) -> Tensor:
-        """The student's label of shared classes; positions lie in [0, ``len(self)``)."""
+        """The student's label of shared classes; positions are in [0, ``len(self)``)."""
         return self._tensor(self.student_index, position.device)[position]
 
     def teacher_label(self, position: Tensor) -> Tensor:
-        """The teacher's label of shared classes; positions lie in [0, ``len(self)``)."""
+        """The teacher's label of shared classes; positions are in [0, ``len(self)``)."""
         return self._tensor(self.teacher_index, position.device)[position]
 
     def _check_size(

@@ -18,10 +18,10 @@ from .base import (
     Pair,
     Step,
     common_strides,
-    count_known,
     require_same_shape,
     strides_and_scale,
     strides_of,
+    weights_of_stored,
 )
 from .features import labelled_boxes, levels_of
 from .valuable_region import valuable_region
@@ -61,11 +61,12 @@ class DenseAlignment(Alignment):
             which says how much it sees without labels.
     """
 
+    default_module = 'bbox_head'
     needs_class_map = True
     #: Which part of the head's output is compared.
     part = 0
-    #: Whether a cached teacher says something of it at priors that were not kept, too.
-    known_everywhere = False
+    #: Whether a cached teacher has an estimate of it at priors that are not stored, too.
+    stored_everywhere = False
     #: Whether priors must be the same, not only as many a place.
     same_anchors = True
 
@@ -102,11 +103,11 @@ class DenseAlignment(Alignment):
         return self.normalizer is None  # else the same number divides on all, as mmdet's avg_factor
 
     @property
-    def is_deep(self) -> bool:
+    def runs_teacher_layers(self) -> bool:
         return self.crossed is not None
 
     @property
-    def rows_are_fixed(self) -> bool:
+    def can_average_teachers(self) -> bool:
         return self.num_priors is None and self.crossed is None
 
     @property
@@ -207,7 +208,7 @@ class DenseAlignment(Alignment):
             )  # with the maps, so that none takes the place of a freed one
         return (step.memo[key][1], 'student', step.teacher), theirs
 
-    def teacher_on(self, student: Any, step: Step) -> list[Tensor]:
+    def run_teacher_layers(self, student: Any, step: Step) -> list[Tensor]:
         if self.crossed is None:
             return []
         ours, _ = self.sides(student, step.teacher_record[HEAD], step)
@@ -253,7 +254,7 @@ class DenseAlignment(Alignment):
             rows.append(level.permute(0, 2, 3, 1).reshape(-1, width))
         return torch.cat(rows).float()
 
-    def judge(self, step: Step, count: int) -> tuple[Tensor | None, Tensor | None]:
+    def weights_and_indices(self, step: Step, count: int) -> tuple[Tensor | None, Tensor | None]:
         """How much each of ``count`` priors counts, shape (count,), and the indices of those compared.
 
         None for all alike, and None for all.
@@ -317,26 +318,25 @@ class DenseAlignment(Alignment):
     def pair(self, student: Tensor, teacher: Tensor, step: Step, of_each: int = 1) -> Pair:
         """The priors that are compared; ``of_each`` rows belong to one prior."""
         require_same_shape(student, teacher, 'priors')
-        weight, chosen = self.judge(step, len(student) // of_each)
-        scale, known = 1.0, self._known(step)
-        if known is not None:
-            weight, scale = count_known(weight, known)
+        weight, chosen = self.weights_and_indices(step, len(student) // of_each)
+        total, stored = None, self._stored(step)
         if chosen is not None:
             student, teacher = (
                 side.reshape(-1, of_each, side.shape[-1])[chosen].flatten(0, 1)
                 for side in (student, teacher)
             )
-            weight = None if weight is None else weight[chosen]
+            weight, stored = (None if each is None else each[chosen] for each in (weight, stored))
+        if stored is not None:
+            weight, total = weights_of_stored(weight, stored)
         if self.normalizer is not None:
-            total = len(student) // of_each if weight is None else weight.sum()
-            scale = total / self._normalizer(step)
+            total = self._normalizer(step)
         if weight is not None and of_each > 1:
             weight = weight.repeat_interleave(of_each)
-        return Pair(student, teacher, weight, scale=scale)
+        return Pair(student, teacher, weight, total=None if total is None else total * of_each)
 
-    def _known(self, step: Step) -> Tensor | None:
-        """1 for priors of which a cached teacher has said what is compared, else 0; None for all."""
-        masks = None if self.known_everywhere else step.known(HEAD)
+    def _stored(self, step: Step) -> Tensor | None:
+        """1 for priors that a cached teacher has stored, else 0; None for all."""
+        masks = None if self.stored_everywhere else step.stored_masks(HEAD)
         if masks is None:
             return None
         masks = [masks[other] for _, other in self.levels]
@@ -365,7 +365,7 @@ class DenseClassAlignment(DenseAlignment):
         others: As :class:`DenseAlignment`.
     """
 
-    known_everywhere = True
+    stored_everywhere = True
 
     def __init__(self, activation: str | None = None, **others: Any) -> None:
         super().__init__(**others)
@@ -430,7 +430,7 @@ class DenseObjectnessAlignment(DenseAlignment):
 
     part = 2
     activation = 'sigmoid'
-    known_everywhere = True
+    stored_everywhere = True
 
     def __init__(self, confidence: bool = False, **others: Any) -> None:
         super().__init__(confidence=confidence, **others)

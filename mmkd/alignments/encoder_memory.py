@@ -1,4 +1,4 @@
-"""What the encoder of a detection transformer makes of an image."""
+"""Encoder outputs of detection transformers."""
 
 from __future__ import annotations
 
@@ -7,41 +7,52 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmdet.registry import TASK_UTILS
-from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps, get_box_tensor
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import ConfigError
+from ..families.class_scores import class_probabilities, uses_softmax
 from ..families.transformer import is_transformer, num_queries
 from ..recorder import Recorder, Source
 from .base import Alignment, Pair, Step
 from .features import common_levels, levels_of
-from .queries import HEAD, uses_softmax
+from .padding import valid_positions
+from .queries import HEAD, QUERIES
 
 FEATURES = Source('', method='extract_feat')
-QUERIES = Source('bbox_head', capture='input', index=0)
 
 
 @TASK_UTILS.register_module()
 class EncoderMemoryAlignment(Alignment):
-    """Pairs a transformer's encoder output with the other model's, place by place.
+    """Pairs a transformer's encoder output with the other model's, one row per position.
 
-    The tokens of ``encoder`` are laid out as the maps they were made from, and maps of the same size
-    are compared (as :class:`FeatureAlignment` does), those of padding left out. So an encoder of one
-    level (DETR) meets one of four (Deformable DETR), and the other model may also be a convolutional
-    detector whose recorded output is maps.
+    The tokens of ``encoder`` are arranged as the maps they were made from, and maps of the same size
+    are compared (as :class:`FeatureAlignment` does). So an encoder of one level (DETR) can be compared
+    with one of four (Deformable DETR), and the other model may also be a convolutional detector whose
+    recorded output is maps, by default those of its neck.
+
+    Positions on the padding of a batch have weight 0, unless ``count_padding``.
+
+    Args:
+        count_padding: Whether positions on padding count.
     """
 
-    def __init__(self) -> None:
+    default_module = 'encoder'
+
+    def __init__(self, count_padding: bool = False) -> None:
+        self.count_padding = count_padding
         self.is_transformer = dict(student=True, teacher=True)
+
+    def default_source(self, owner: str, model: nn.Module) -> Source:
+        return Source(self.default_module if is_transformer(model) else 'neck')
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         for owner, model in (('student', student), ('teacher', teacher)):
             self.is_transformer[owner] = is_transformer(model)
         if options.get('cached'):
             raise ConfigError(
-                "what an encoder gives cannot be kept in a cache; use align=dict(type='FeatureAlignment') on "
+                "a cache cannot hold an encoder's output; use align=dict(type='FeatureAlignment') on "
                 'backbone or neck'
             )
         if not any(self.is_transformer.values()):
@@ -77,7 +88,7 @@ class EncoderMemoryAlignment(Alignment):
         Args:
             value: Tokens, shape (N, T, C), or maps.
             record: What its model recorded.
-            owner: Whose it is.
+            owner: ``student`` or ``teacher``.
         """
         if not isinstance(value, Tensor) or value.dim() != 3 or not self.is_transformer[owner]:
             return levels_of(value, owner)
@@ -87,49 +98,53 @@ class EncoderMemoryAlignment(Alignment):
             sizes, counts = sizes[-1:], counts[-1:]  # DETR's encoder reads the last level alone
         if sum(counts) != value.shape[1]:
             raise ConfigError(
-                f"the {owner}'s recorded output has {value.shape[1]} tokens, but its maps have "
-                f"{sum(counts)} places; record 'encoder'"
+                f'{owner}: the recorded output must have one token per position of its maps, '
+                f"{sum(counts)}, got {value.shape[1]}; record 'encoder'"
             )
         tokens = value.transpose(1, 2).split(counts, -1)
         return [level.unflatten(-1, size) for level, size in zip(tokens, sizes, strict=True)]
 
     def weight(self, level: Tensor, step: Step) -> Tensor | None:
-        """How much each place of the teacher's map counts, shape (N, H, W); None for all alike."""
-        return _inside(step.data_samples, level)
+        """Weight of each position of the teacher's map, shape (N, H, W); None: all count alike."""
+        if self.count_padding:
+            return None
+        valid = valid_positions(step.data_samples, tuple(level.shape[-2:]), level.device)
+        return None if valid is None else valid.float()
 
 
 @TASK_UTILS.register_module()
 class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
-    r"""Pairs feature maps and weights each place by what the teacher's queries look at.
+    r"""Pairs feature maps and weights each position by its similarity to the teacher's queries.
 
     The target-aware feature loss of DETRDistill (Chang et al., ICCV 2023, arXiv 2211.10156),
-    to be used with ``MSE``. Place :math:`x` of the teacher's map :math:`F` counts
+    to be used with ``MSE``. The weight of position :math:`x` of the teacher's map :math:`F` is
 
     .. math:: \sum_i c_i^\gamma u_i^{1-\gamma} \max(0, \cos(F_x, q_i))^2
 
     for the teacher's queries :math:`q_i` of the last decoder layer, :math:`c_i` the probability of
-    its likeliest shared class, :math:`u_i` its box's overlap (IoU) with the labelled object it covers
-    best. Differences to the paper: the sum over places is divided by these weights' sum rather than by
-    their number, so the loss does not fall as the teacher grows unsure; and :math:`u_i` needs no
-    matching.
+    its most probable shared class, :math:`u_i` the largest overlap (IoU) of its box with a labelled
+    object. Differences to the paper: the sum over positions is divided by the sum of these weights
+    instead of their number, so the loss does not fall as the teacher's confidence does; and :math:`u_i`
+    needs no matching.
 
     Args:
-        gamma: Share of the confidence in a query's quality. 1 needs no labels.
+        gamma: Exponent of the confidence in a query's quality. 1 needs no labels.
+        count_padding: As :class:`EncoderMemoryAlignment`.
     """
 
     needs_class_map = True
 
-    def __init__(self, gamma: float = 0.5) -> None:
-        super().__init__()
+    def __init__(self, gamma: float = 0.5, count_padding: bool = False) -> None:
+        super().__init__(count_padding)
         if not 0 <= gamma <= 1:
-            raise ConfigError(f'align.gamma={gamma} lies not in [0, 1]')
+            raise ConfigError(f'align.gamma: must be in [0, 1], got {gamma}')
         self.gamma = gamma
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         if not self.is_transformer['teacher']:
             raise ConfigError(
-                f"{type(self).__name__} asks the teacher's queries; the teacher, a "
+                f"{type(self).__name__} needs the teacher's decoder queries; the teacher, a "
                 f'{type(teacher).__name__}, has none'
             )
 
@@ -150,16 +165,15 @@ class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
             'nqc,nchw->nqhw', F.normalize(queries, dim=-1), F.normalize(level.float(), dim=1)
         )
         weight = torch.einsum('nq,nqhw->nhw', self.quality(step), cosine.clamp(min=0).square())
-        inside = _inside(step.data_samples, level)
-        return weight if inside is None else weight * inside
+        valid = super().weight(level, step)
+        return weight if valid is None else weight * valid
 
     def quality(self, step: Step) -> Tensor:
-        """How good each of the teacher's queries is, shape (N, queries), in [0, 1]."""
+        """The quality of each of the teacher's queries, shape (N, queries), in [0, 1]."""
         scores, boxes = (value[-1].float() for value in step.teacher_record[HEAD])
-        softmax = uses_softmax(step.teacher)
+        softmax = uses_softmax(step.teacher.bbox_head)
         scores = step.class_map.teacher_logits(scores, softmax)
-        probability = scores.softmax(-1)[..., :-1] if softmax else scores.sigmoid()
-        confidence = probability.amax(-1)
+        confidence = class_probabilities(scores, softmax).amax(-1)
         if self.gamma == 1:
             return confidence
         labelled = []
@@ -167,7 +181,7 @@ class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
             height, width = sample.img_shape[:2]
             found = get_box_tensor(sample.gt_instances.bboxes).to(boxes)
             labelled.append(found / found.new_tensor([width, height, width, height]))
-        # One empty box more, so that an image without objects has a best overlap too: none.
+        # One more, empty box, so that an image without objects has a largest overlap, 0.
         labelled = F.pad(pad_sequence(labelled, batch_first=True), (0, 0, 0, 1))
         overlap = bbox_overlaps(bbox_cxcywh_to_xyxy(boxes), labelled).amax(-1)
         return confidence**self.gamma * overlap ** (1 - self.gamma)
@@ -175,22 +189,3 @@ class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
 
 def _rows(level: Tensor) -> Tensor:
     return level.permute(0, 2, 3, 1).flatten(0, 2)
-
-
-def _inside(samples: SampleList, level: Tensor) -> Tensor | None:
-    """1 for places of a map (N, C, H, W) that show the image, 0 for padding; None where none pads."""
-    height, width = level.shape[-2:]
-    sizes = [sample.metainfo['img_shape'][:2] for sample in samples]
-    padded = [
-        sample.metainfo.get('batch_input_shape', size)
-        for sample, size in zip(samples, sizes, strict=True)
-    ]
-    if all(tuple(size) == tuple(whole) for size, whole in zip(sizes, padded, strict=True)):
-        return None
-    # The pixel a place is taken from, as mmdet does when it masks the encoder's tokens.
-    inside = torch.zeros(len(samples), height, width)
-    for mask, size, whole in zip(inside, sizes, padded, strict=True):
-        rows = torch.arange(height) * whole[0] // height < size[0]
-        columns = torch.arange(width) * whole[1] // width < size[1]
-        mask.copy_(rows[:, None] & columns)
-    return inside.to(level.device, non_blocking=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .base import Alignment, Pair, Step, require_same_shape
+from .padding import both_masks, map_geometry, valid_positions
 
 
 @TASK_UTILS.register_module()
@@ -21,58 +22,79 @@ class FeatureAlignment(Alignment):
     """Pairs feature maps level by level, by their height and width.
 
     The default alignment. A single map and a tuple of maps (a neck's output) are both understood.
-    Levels that only one side has are left out: of P2 to P6 and P3 to P7, P3 to P6 are compared.
+    Levels that only one model has are left out: of P2 to P6 and P3 to P7, P3 to P6 are compared.
 
     A teacher that sees larger images (``teacher.scale``) has maps of the student's sizes at other
-    strides: with twice the size, its P4 shows the same places as the student's P3. Where no size agrees,
-    the teacher's maps nearest in size are resized.
+    strides: with twice the size, its P4 shows the same positions as the student's P3. Where no size
+    agrees, the teacher's maps nearest in size are resized.
+
+    Positions on the padding of a batch do not count, so that the loss of an image does not depend on
+    the images beside it; nor do positions that a cached teacher has not stored. The published code of
+    CWD, PKD, FGD and MGD takes means and sums over the padded maps: ``count_padding=True``.
 
     Args:
         same_channels: Whether maps must have the same number of channels. A loss that does not
             compare them channel by channel (``AttentionTransfer``, ``RKDDistance``, ``RKDAngle``)
             needs no connector with False.
         levels: Compare only these of the common levels, counted from 0. None for all.
+        count_padding: Whether positions on padding count.
     """
 
-    def __init__(self, same_channels: bool = True, levels: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        same_channels: bool = True,
+        levels: Sequence[int] | None = None,
+        count_padding: bool = False,
+    ) -> None:
         self.same_channels = same_channels
         self.levels = levels
+        self.count_padding = count_padding
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
         ours = levels_of(student, 'student')
-        pairs = common_levels(
-            ours,
-            levels_of(teacher, 'teacher'),
-            same_channels=self.same_channels,
-            scale=step.scale,
-        )
-        known = step.known(self.teacher)
-        if known is not None:
-            # What is not known is made equal: zero on both sides. Masks are resized as maps are.
-            masks = [mask.float() for mask in known]
-            masks = common_levels(ours, masks, same_channels=False, scale=step.scale)
-            pairs = [
-                (a * (mask > 0.5), b * (mask > 0.5))
-                for (a, b), (_, mask) in zip(pairs, masks, strict=True)
-            ]
-        if self.levels is not None:
-            if not self.levels or not all(0 <= index < len(pairs) for index in self.levels):
-                raise ConfigError(
-                    f'align.levels={list(self.levels)}: there are {len(pairs)} common levels, 0 to '
-                    f'{len(pairs) - 1}'
-                )
-            pairs = [pairs[index] for index in self.levels]
-        return [Pair(level, other) for level, other in pairs]
+        pairs = [
+            Pair(level, other)
+            for level, other in common_levels(
+                ours,
+                levels_of(teacher, 'teacher'),
+                same_channels=self.same_channels,
+                scale=step.scale,
+            )
+        ]
+        stored = step.stored_masks(self.teacher)
+        if stored is not None:  # masks are resized as the maps are
+            stored = [mask.float() for mask in stored]
+            masks = common_levels(ours, stored, same_channels=False, scale=step.scale)
+            for pair, (_, mask) in zip(pairs, masks, strict=True):
+                pair.mask = mask[:, 0] > 0.5
+        if not self.count_padding:
+            for pair in pairs:
+                pair.mask = both_masks(pair.mask, self._valid(pair.student, step))
+        if self.levels is None:
+            return pairs
+        if not self.levels or not all(0 <= index < len(pairs) for index in self.levels):
+            raise ConfigError(
+                f'align.levels: must be indices of the {len(pairs)} common levels, 0 to '
+                f'{len(pairs) - 1}, got {list(self.levels)}'
+            )
+        return [pairs[index] for index in self.levels]
+
+    def _valid(self, level: Tensor, step: Step) -> Tensor | None:
+        """The positions that show the images, shape (N, H, W); None: all, or no maps of whole images."""
+        of_proposals = self.student is not None and self.student.module.startswith('roi_head')
+        if of_proposals or level.dim() != 4 or len(level) != len(step.data_samples):
+            return None
+        return valid_positions(step.data_samples, tuple(level.shape[2:]), level.device)
 
 
 @TASK_UTILS.register_module()
 class ForegroundFeatureAlignment(FeatureAlignment):
-    """The same, and where the labels say that objects are, for :class:`mmkd.losses.FGD`.
+    """The same, and where the labels have objects, for :class:`mmkd.losses.FGD`.
 
-    ``Pair.target`` is, of each place, one over the number of places of the smallest box that covers it
-    and 0 in the background, shape (N, H, W). A box covers the places from the floor to the ceiling of
-    its edges, both included, as in the code published with FGD. That code scales boxes as if a map
-    showed the image alone; here it shows the padded batch, as it does.
+    ``Pair.target`` is, per position, one over the number of positions of the smallest box that covers it
+    and 0 in the background, shape (N, H, W). A box covers the positions from the floor to the ceiling of
+    its edges, both included, as in the code published with FGD, as far as the image reaches. That code
+    scales boxes as if a map showed the image without its padding; here they are scaled by the stride.
     """
 
     target = 'foreground'
@@ -85,7 +107,7 @@ class ForegroundFeatureAlignment(FeatureAlignment):
 
 
 def foreground(step: Step, size: tuple[int, int], device: torch.device) -> Tensor:
-    """One over the area of the smallest labelled box on each place of a map, 0 where there is none.
+    """One over the area of the smallest labelled box on each position of a map, 0 where there is none.
 
     Args:
         step: The training step.
@@ -95,22 +117,25 @@ def foreground(step: Step, size: tuple[int, int], device: torch.device) -> Tenso
     Returns:
         Shape (N, height, width).
     """
-    samples, (height, width) = step.data_samples, size
     boxes, image = labelled_boxes(step, device)
-    shape = samples[0].metainfo.get('batch_input_shape') or samples[0].metainfo['img_shape']
-    scale = torch.tensor([width / shape[1], height / shape[0]], device=device).repeat(2)
-    edges = boxes * scale
+    geometry = [map_geometry(sample, size) for sample in step.data_samples]
+    # Without waiting for the device, as a copy within torch.tensor would.
+    stride, count = (
+        torch.tensor(each).flip(1).to(device, non_blocking=True)
+        for each in zip(*geometry, strict=True)
+    )
+    edges = boxes / stride[image].repeat(1, 2)
     start, end = edges[:, :2].floor().clamp(min=0), edges[:, 2:].ceil()
-    end = torch.minimum(end, end.new_tensor([width - 1, height - 1]))
+    end = torch.minimum(end, count[image] - 1.0)
     inside = [
-        (place >= start[:, axis, None]) & (place <= end[:, axis, None])
-        for axis, place in enumerate(
-            torch.arange(length, device=device) for length in (width, height)
+        (position >= start[:, axis, None]) & (position <= end[:, axis, None])
+        for axis, position in enumerate(
+            torch.arange(length, device=device) for length in size[::-1]
         )
     ]
     area = (end - start + 1).clamp(min=1).prod(1)
     share = (inside[1][:, :, None] & inside[0][:, None, :]) / area[:, None, None]
-    result = share.new_zeros(len(samples), height, width)
+    result = share.new_zeros(len(step.data_samples), *size)
     return result.scatter_reduce_(0, image[:, None, None].expand_as(share), share, 'amax')
 
 
@@ -137,7 +162,7 @@ def common_levels(
         same_channels: Whether they must not.
         scale: How much larger the teacher's images are, in width and height. Where no map has the same
             size for that reason, those of the teacher that differ by less than half an octave, or the only
-            one there is, are brought to the student's.
+            one there is, are resized to the student's.
 
     Raises:
         ConfigError: No level is common, or one differs in shape.
@@ -198,8 +223,8 @@ def levels_of(value: Any, owner: str) -> list[Tensor]:
     if not levels or not all(isinstance(level, Tensor) for level in levels):
         kinds = sorted({type(level).__name__ for level in levels})
         raise ConfigError(
-            f"the {owner}'s output is {kinds}, not feature maps; record a module that gives tensors, or "
-            f'choose with index='
+            f'{owner}: the recorded output must be feature maps, got {kinds}; record a module that returns '
+            f'tensors, or select one with index='
         )
     return levels
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from mmdet.models.task_modules import DeltaXYWHBBoxCoder
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..families.two_stage import box_head_path, has_box_head
+from ..families.class_scores import uses_softmax
+from ..families.two_stage import BOX_HEAD, box_head_path, has_box_head, is_cascade
 from ..recorder import Source
-from .base import Alignment, Pair, Step, require_same_shape
+from .base import Alignment, Pair, Step, one_of, require_same_shape
 
 SELECTIONS = ('all', 'labels', 'teacher')
 COORDINATES = ('delta', 'box')
@@ -22,7 +24,10 @@ class RoIAlignment(Alignment):
     """Base of the two alignments below: which proposals count, and how much.
 
     The box heads are those whose modules the loss entry records: the one of a single head, or a stage
-    of a cascade.
+    of a cascade. By default it is stage 0 of a cascade, whose proposals are those of the RPN on both sides.
+
+    A step may have no proposals at all, and a cascade then skips its later stages: no rows, and a loss
+    of 0.
 
     Args:
         select: ``all`` proposals; those that the ground-truth ``labels`` call foreground; or those
@@ -34,8 +39,7 @@ class RoIAlignment(Alignment):
     reduces_over_ranks = True
 
     def __init__(self, select: str = 'all', confidence: bool = False) -> None:
-        if select not in SELECTIONS:
-            raise ConfigError(f"align.select='{select}' is none of {SELECTIONS}")
+        one_of('select', select, SELECTIONS)
         self.select = select
         self.confidence = confidence
         self.labelled = True
@@ -49,8 +53,14 @@ class RoIAlignment(Alignment):
         return Source(f'{self.heads[0]}.loss_cls', capture='input', index=1)
 
     @property
-    def rows_are_fixed(self) -> bool:
+    def can_average_teachers(self) -> bool:
         return self.labelled
+
+    def default_source(self, owner: str, model: nn.Module) -> Source:
+        path = self.default_module
+        if has_box_head(model) and is_cascade(model):
+            path = path.replace(BOX_HEAD, f'{BOX_HEAD}.0')
+        return Source(path)
 
     @property
     def student_sources(self) -> list[Source]:
@@ -75,13 +85,12 @@ class RoIAlignment(Alignment):
         self.labelled = options.get('proposals', 'student') == 'student'
         if self.labelled and options.get('cached'):
             raise ConfigError(
-                "a cache cannot hold what the teacher says of the student's proposals, which are "
-                'others in each '
-                "step; set teacher.proposals='teacher'"
+                "a cache cannot hold the teacher's outputs for the student's proposals, which differ from "
+                "step to step; set teacher.proposals='teacher'"
             )
         if self.select == 'labels' and not self.labelled:
             raise ConfigError(
-                "align.select='labels' needs the student's proposals, which alone have labels; with "
+                "align.select: 'labels' needs the student's proposals, only they have labels; with "
                 "teacher.proposals='teacher' set align.select='teacher'"
             )
 
@@ -89,36 +98,57 @@ class RoIAlignment(Alignment):
         """The two box heads."""
         return student.get_submodule(self.heads[0]), teacher.get_submodule(self.heads[1])
 
-    def judge(self, step: Step, scores: Tensor, foreground: bool) -> tuple[Tensor, Tensor]:
-        """The class of each proposal and how much the proposal counts.
+    def student_output(self, step: Step) -> Tensor:
+        later_stage = self.heads[0] not in (BOX_HEAD, f'{BOX_HEAD}.0')
+        if later_stage and self.student not in step.student_record:
+            weight = next(step.student.get_submodule(self.student.module).parameters())
+            return weight.flatten()[:0].reshape(
+                0, self.width(step)
+            )  # in the graph, as DDP needs it
+        return super().student_output(step)
+
+    def width(self, step: Step) -> int:
+        """Values per proposal, as far as :meth:`__call__` needs them."""
+        return 4
+
+    def shared_labels(self, step: Step, rows: Tensor) -> Tensor:
+        """Labels of the proposals as :meth:`ClassMap.position` has them, shape (n,)."""
+        if not len(rows):  # mmdet does not call its classification loss then
+            return rows.new_zeros(0, dtype=torch.long)
+        return step.class_map.position(step.student_record[self.labels])
+
+    def classes_and_weights(
+        self, step: Step, scores: Tensor, foreground: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The class of each proposal and the weight of the proposal.
 
         Args:
             step: The training step.
             scores: The teacher's class scores, shape (n, teacher outputs).
-            foreground: Whether every proposal needs a foreground class (a box has one).
+            foreground: Whether every proposal needs a foreground class, as boxes have one per class.
 
         Returns:
-            Position of the class among the shared ones, shape (n,), and weights, shape (n,).
+            Index of the class among the shared ones, shape (n,), and weights, shape (n,).
         """
         softmax, count = self.softmax, len(step.class_map)
         scores = step.class_map.teacher_logits(scores.float(), softmax)
         probability = scores.softmax(-1) if softmax else scores.sigmoid()
         if self.select == 'labels':
-            position = step.class_map.position(step.student_record[self.labels])
+            position = self.shared_labels(step, scores)
         elif self.select == 'all' and foreground:
             position = probability[:, :count].argmax(-1)
         else:
             best, position = probability.max(-1)
-            if not softmax:  # such a head says background by saying nothing
+            if not softmax:  # such a head has no score of the background
                 position = position.where(best > 0.5, position.new_tensor(count))
-        inside = position.clamp(0, probability.shape[-1] - 1)
-        weight = probability.gather(1, inside[:, None])[:, 0] if self.confidence else None
+        index = position.clamp(0, probability.shape[-1] - 1)
+        weight = probability.gather(1, index[:, None])[:, 0] if self.confidence else None
         counts = position >= 0
         if self.select != 'all' or foreground:
             counts = counts & (position < count)
         if self.labelled and step.class_map.excludes:
-            # The teacher can only call an object of an unknown class background; it must not teach that.
-            counts = counts & (step.class_map.position(step.student_record[self.labels]) >= 0)
+            # The teacher takes objects of an excluded class for background; the student must not learn that.
+            counts = counts & (self.shared_labels(step, scores) >= 0)
         weight = counts.float() if weight is None else weight * counts
         return position.clamp(0, count - 1), weight
 
@@ -132,7 +162,11 @@ class RoIClassAlignment(RoIAlignment):
         confidence: Weight each by the teacher's highest probability.
     """
 
+    default_module = f'{BOX_HEAD}.fc_cls'
     target = 'class'
+
+    def width(self, step: Step) -> int:
+        return len(step.class_map.student) + self.softmax
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
@@ -144,10 +178,10 @@ class RoIClassAlignment(RoIAlignment):
         theirs = step.class_map.teacher_logits(teacher, self.softmax)
         weight = None
         if self.select != 'all' or self.confidence or step.class_map.excludes:
-            weight = self.judge(step, teacher, foreground=False)[1]
+            weight = self.classes_and_weights(step, teacher, foreground=False)[1]
         target = None
-        if self.labelled:  # an excluded class has no place, and no weight either
-            target = step.class_map.position(step.student_record[self.labels]).clamp(min=0)
+        if self.labelled:  # an excluded class has no index, and no weight either
+            target = self.shared_labels(step, student).clamp(min=0)
         return [Pair(ours, theirs, weight, target)]
 
 
@@ -156,11 +190,11 @@ class RoIBoxAlignment(RoIAlignment):
     """Pairs the box regression of two RoI heads on the same proposals, for the same class.
 
     Each proposal is compared at one class: its ground-truth class where proposals are selected by
-    labels, else the most probable shared class to the teacher. The teacher's deltas are brought to
+    labels, else the teacher's most probable shared class. The teacher's deltas are converted to
     the student's ``target_means`` and ``target_stds``; decoded boxes need no such step.
 
     A loss that needs targets gets those of the student's own box loss, in the coordinates of the pair.
-    Only proposals that the labels call foreground have one.
+    Only proposals with a foreground label have one.
 
     Args:
         select: Which proposals count, see :class:`RoIAlignment`. Default: those with a ground-truth
@@ -170,20 +204,22 @@ class RoIBoxAlignment(RoIAlignment):
             compares decoded boxes (x1, y1, x2, y2) in fractions of image width and height.
     """
 
+    default_module = f'{BOX_HEAD}.fc_reg'
     target = 'box'
 
     def __init__(
         self, select: str | None = None, confidence: bool = False, coordinates: str = 'delta'
     ) -> None:
         super().__init__(select or 'all', confidence)
-        if coordinates not in COORDINATES:
-            raise ConfigError(f"align.coordinates='{coordinates}' is none of {COORDINATES}")
+        one_of('coordinates', coordinates, COORDINATES)
         self.coordinates = coordinates
         self._default_select = select is None
 
     @property
-    def rows_are_fixed(self) -> bool:
-        return super().rows_are_fixed and self.select == 'labels'  # else teachers choose the class
+    def can_average_teachers(self) -> bool:
+        return (
+            super().can_average_teachers and self.select == 'labels'
+        )  # else teachers choose the class
 
     @property
     def classifier(self) -> Source:
@@ -192,12 +228,12 @@ class RoIBoxAlignment(RoIAlignment):
 
     @property
     def targets(self) -> Source:
-        """What the student's box loss wants of its proposals, shape (n, 4)."""
+        """The targets of the student's box loss, shape (n, 4)."""
         return Source(self.heads[0], method='get_targets', index=2)
 
     @property
     def student_sources(self) -> list[Source]:
-        wanted = self.wants_target and self.labelled
+        wanted = self.needs_target and self.labelled
         return super().student_sources + ([self.targets] if wanted else [])
 
     @property
@@ -209,10 +245,10 @@ class RoIBoxAlignment(RoIAlignment):
             own = options.get('proposals', 'student') == 'student'
             self.select = 'labels' if own else 'teacher'
         super().check(student, teacher, options)
-        if self.wants_target and self.labelled and self.select != 'labels':
+        if self.needs_target and self.labelled and self.select != 'labels':
             raise ConfigError(
-                f"align.select='{self.select}' counts proposals that no label gives a box, which the loss "
-                f"needs; set align.select='labels'"
+                f"align.select: must be 'labels' for this loss, which needs the labelled box of each "
+                f"proposal, got '{self.select}'"
             )
         if self.coordinates == 'delta':
             heads = self.heads_of(student, teacher)
@@ -221,11 +257,13 @@ class RoIBoxAlignment(RoIAlignment):
 
     def __call__(self, student: Tensor, teacher: Tensor, step: Step) -> list[Pair]:
         _require_same_proposals(student, teacher)
-        position, weight = self.judge(step, step.teacher_record[self.classifier], foreground=True)
+        position, weight = self.classes_and_weights(
+            step, step.teacher_record[self.classifier], foreground=True
+        )
         ours = _of_class(student.float(), step.class_map.student_label(position))
         theirs = _of_class(teacher.float(), step.class_map.teacher_label(position))
         head, other = self.heads_of(step.student, step.teacher)
-        target = self._target(step, head)
+        target = self._target(step, head, ours)
         if self.coordinates == 'delta':
             theirs = convert_deltas(theirs, other.bbox_coder, head.bbox_coder)
         else:
@@ -237,10 +275,12 @@ class RoIBoxAlignment(RoIAlignment):
             target = None if target is None else target / size
         return [Pair(ours, theirs, weight, target)]
 
-    def _target(self, step: Step, head: nn.Module) -> Tensor | None:
-        """What the labels ask of the student's head, in deltas or pixels; of background, anything."""
-        if not (self.wants_target and self.labelled):
+    def _target(self, step: Step, head: nn.Module, rows: Tensor) -> Tensor | None:
+        """The labelled boxes of the student's rows, in deltas or pixels; of background, any values."""
+        if not (self.needs_target and self.labelled):
             return None
+        if not len(rows):
+            return rows.new_zeros(0, 4)
         target = step.student_record[self.targets].float()
         as_boxes = self.coordinates == 'box'
         if head.reg_decoded_bbox == as_boxes:
@@ -253,22 +293,17 @@ class RoIBoxAlignment(RoIAlignment):
         return head.bbox_coder.encode(proposals, target).masked_fill(background[:, None], 0.0)
 
 
-def uses_softmax(head: nn.Module) -> bool:
-    """Whether the classifier of a box head is a softmax with background."""
-    return not getattr(head.loss_cls, 'use_sigmoid', False)
-
-
 def require_delta_coder(coder: Any, owner: str) -> None:
     """Raise a ConfigError unless box deltas of this coder can be converted to another's."""
     if not isinstance(coder, DeltaXYWHBBoxCoder):
         raise ConfigError(
-            f"the {owner}'s boxes are coded by {type(coder).__name__}, whose numbers cannot be converted; "
+            f"the {owner}'s boxes are encoded by {type(coder).__name__}, whose values cannot be converted; "
             f"compare decoded boxes instead: align.coordinates='box'"
         )
 
 
 def convert_deltas(deltas: Tensor, given: DeltaXYWHBBoxCoder, wanted: DeltaXYWHBBoxCoder) -> Tensor:
-    """Bring deltas, shape (n, 4), from one coder's means and standard deviations to another's."""
+    """Convert deltas, shape (n, 4), from one coder's means and standard deviations to another's."""
     if tuple(given.means) == tuple(wanted.means) and tuple(given.stds) == tuple(wanted.stds):
         return deltas
     means, stds, new_means, new_stds = (
@@ -278,7 +313,7 @@ def convert_deltas(deltas: Tensor, given: DeltaXYWHBBoxCoder, wanted: DeltaXYWHB
 
 
 def _of_class(deltas: Tensor, labels: Tensor) -> Tensor:
-    """The four numbers of one class for each proposal, from (n, 4 * classes) or class-agnostic (n, 4)."""
+    """The deltas of one class per proposal, shape (n, 4), from (n, 4 * classes) or (n, 4)."""
     deltas = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4)  # there may be none
     if deltas.shape[1] == 1:
         return deltas[:, 0]
@@ -290,7 +325,7 @@ def _require_same_proposals(student: Tensor, teacher: Tensor) -> None:
         if not isinstance(value, Tensor) or value.dim() != 2:
             kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ConfigError(
-                f"the {owner}'s recorded output is {kind}, not one row a proposal; record fc_cls or "
+                f'{owner}: the recorded output must have one row per proposal, got {kind}; record fc_cls or '
                 f'fc_reg of its box head'
             )
     require_same_shape(student[:, :0], teacher[:, :0], 'proposals')

@@ -9,16 +9,18 @@ from mmdet.registry import TASK_UTILS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..families.class_scores import class_probabilities, uses_softmax
 from ..recorder import Source
 from .base import (
     Alignment,
     Pair,
     Step,
     common_strides,
-    count_known,
     require_same_shape,
     strides_and_scale,
+    weights_of_stored,
 )
+from .padding import valid_positions
 from .roi import convert_deltas, require_delta_coder
 
 OBJECTNESS = Source('rpn_head.rpn_cls')
@@ -29,11 +31,17 @@ class RPNAlignment(Alignment):
 
     Levels are paired by stride; at a common level the anchors must be the same. Strides and anchors of a
     teacher that sees larger images (``teacher.scale``) are measured in the student's pixels.
+
+    Anchors at positions on the padding of a batch have weight 0, unless ``count_padding``.
+
+    Args:
+        count_padding: Whether anchors on padding count.
     """
 
     reduces_over_ranks = True
 
-    def __init__(self) -> None:
+    def __init__(self, count_padding: bool = False) -> None:
+        self.count_padding = count_padding
         self.levels: list[tuple[int, int]] = []
         self.cached = False
 
@@ -68,7 +76,7 @@ class RPNAlignment(Alignment):
 
         Args:
             value: Per level, shape (N, anchors * width, H, W).
-            width: Numbers an anchor.
+            width: Values per anchor.
             student: Whether these are the student's.
 
         Returns:
@@ -82,46 +90,72 @@ class RPNAlignment(Alignment):
             rows.append(level.reshape(*level.shape[:3], -1, width).float())
         return rows
 
-    def rows(self, student: Any, teacher: Any, width: int) -> tuple[Tensor, Tensor]:
+    def pair(self, student: Any, teacher: Any, step: Step, width: int) -> Pair:
         """Both outputs at the same anchors of all common levels, shape (anchors, width) each."""
         ours, theirs = self.flatten(student, width, True), self.flatten(teacher, width, False)
         for (index, _), level, other in zip(self.levels, ours, theirs, strict=True):
             require_same_shape(level, other, f'RPN level {index} (N, H, W, anchors, {width})')
-        return (torch.cat([level.flatten(0, 3) for level in levels]) for levels in (ours, theirs))
+        return Pair(_rows(ours), _rows(theirs), self._valid(ours, step))
+
+    def _valid(self, levels: list[Tensor], step: Step) -> Tensor | None:
+        """1 for anchors that count, 0 for those on padding, shape (anchors,); None where all count."""
+        if self.count_padding:
+            return None
+        valid = [
+            valid_positions(step.data_samples, tuple(level.shape[1:3]), level.device)
+            for level in levels
+        ]
+        if all(mask is None for mask in valid):
+            return None
+        counts = [level.new_ones(level.shape[:4]) for level in levels]
+        return torch.cat(
+            [
+                (count if mask is None else count * mask[..., None]).flatten()
+                for count, mask in zip(counts, valid, strict=True)
+            ]
+        )
 
 
 @TASK_UTILS.register_module()
 class RPNClassAlignment(RPNAlignment):
-    """Pairs objectness scores, one row an anchor, before the activation.
+    """Pairs objectness scores, one row per anchor, before the activation.
 
-    Rows have one number with a sigmoid head, two (object, background) with a softmax head.
+    Rows have one score with a sigmoid head, two (object, background) with a softmax head.
+
+    Args:
+        count_padding: As :class:`RPNAlignment`.
     """
+
+    default_module = 'rpn_head.rpn_cls'
 
     def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         ours, theirs = student.rpn_head.cls_out_channels, teacher.rpn_head.cls_out_channels
         if ours != theirs:
             raise ConfigError(
-                f'RPN heads give {ours} (student) and {theirs} (teacher) scores an anchor; set '
-                f'loss_cls.use_sigmoid alike'
+                f'RPN heads have {ours} (student) and {theirs} (teacher) scores per anchor; set '
+                f'loss_cls.use_sigmoid to the same value'
             )
-        self.activation = 'sigmoid' if student.rpn_head.use_sigmoid_cls else 'softmax'
+        self.activation = 'softmax' if uses_softmax(student.rpn_head) else 'sigmoid'
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        return [Pair(*self.rows(student, teacher, step.student.rpn_head.cls_out_channels))]
+        return [self.pair(student, teacher, step, step.student.rpn_head.cls_out_channels)]
 
 
 @TASK_UTILS.register_module()
 class RPNBoxAlignment(RPNAlignment):
-    """Pairs anchor deltas, one row of four an anchor, in the student's normalisation.
+    """Pairs anchor deltas, one row of four per anchor, in the student's normalisation.
 
     Args:
         confidence: Weight each anchor by the teacher's probability that it holds an object. Most
             anchors hold none, and there the deltas mean nothing.
+        count_padding: As :class:`RPNAlignment`.
     """
 
-    def __init__(self, confidence: bool = True) -> None:
-        super().__init__()
+    default_module = 'rpn_head.rpn_reg'
+
+    def __init__(self, confidence: bool = True, count_padding: bool = False) -> None:
+        super().__init__(count_padding)
         self.confidence = confidence
 
     @property
@@ -134,20 +168,26 @@ class RPNBoxAlignment(RPNAlignment):
             require_delta_coder(model.rpn_head.bbox_coder, owner)
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        ours, theirs = self.rows(student, teacher, 4)
-        theirs = convert_deltas(
-            theirs, step.teacher.rpn_head.bbox_coder, step.student.rpn_head.bbox_coder
-        )
-        weight = None
+        pair = self.pair(student, teacher, step, 4)
+        coders = (step.teacher.rpn_head.bbox_coder, step.student.rpn_head.bbox_coder)
+        pair.teacher = convert_deltas(pair.teacher, *coders)
         if self.confidence:
-            head = step.teacher.rpn_head
-            scores = self.flatten(step.teacher_record[OBJECTNESS], head.cls_out_channels, False)
-            scores = torch.cat([level.flatten(0, 3) for level in scores])
-            # mmdet's softmax RPN puts the object first and the background last.
-            weight = (scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1))[:, 0]
-        known = step.known(self.teacher)
-        if known is None:
-            return [Pair(ours, theirs, weight)]
-        known = torch.cat([level.flatten() for level in self.flatten(known, 1, False)])
-        weight, scale = count_known(weight, known)
-        return [Pair(ours, theirs, weight, scale=scale)]
+            confidence = self._objectness(step)
+            pair.weight = confidence if pair.weight is None else confidence * pair.weight
+        stored = step.stored_masks(self.teacher)
+        if stored is not None:
+            stored = _rows(self.flatten(stored, 1, False))[:, 0]
+            pair.weight, pair.total = weights_of_stored(pair.weight, stored)
+        return [pair]
+
+    def _objectness(self, step: Step) -> Tensor:
+        """The teacher's probability of an object, shape (anchors,)."""
+        head = step.teacher.rpn_head
+        scores = _rows(self.flatten(step.teacher_record[OBJECTNESS], head.cls_out_channels, False))
+        # mmdet's softmax RPN puts the object first and the background last.
+        return class_probabilities(scores, uses_softmax(head))[:, 0]
+
+
+def _rows(levels: list[Tensor]) -> Tensor:
+    """Anchors of all levels, shape (anchors, width), from (N, H, W, anchors, width) per level."""
+    return torch.cat([level.flatten(0, 3) for level in levels])

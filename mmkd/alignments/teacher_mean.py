@@ -1,8 +1,9 @@
-"""What several teachers say together."""
+"""The mean over several teachers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -10,21 +11,23 @@ from torch import Tensor
 from ..errors import ConfigError
 from .base import Pair, require_same_shape
 from .class_map import ClassMap
+from .padding import both_masks
 
 
 def mean_over_teachers(
     pairs: Sequence[list[Pair]], shares: Sequence[float], activation: str | None
 ) -> list[Pair]:
-    """One pair in place of one for each teacher, with the weighted mean of what they say.
+    """The weighted mean of each teacher's pairs.
 
     Class scores become those that give the mean of the teachers' probabilities (at temperature 1), as
     in an ensemble (Hinton et al. 2015, arXiv 1503.02531, sec. 1, where soft targets are the mean of
-    an ensemble's); other values the mean itself. So do weights and scales.
+    an ensemble's); other values become their mean. So do weights and divisors. Positions of maps count
+    where they do with all teachers.
 
     Args:
-        pairs: Of each teacher, the same levels in the same order, with the same rows of the student.
-        shares: Of each teacher, adding up to 1.
-        activation: Of the scores, or None for other values.
+        pairs: Per teacher, the same levels in the same order, with the same rows of the student.
+        shares: Per teacher, with a sum of 1.
+        activation: Activation of the scores, or None for other values.
 
     Raises:
         ConfigError: The teachers' values differ in number or shape.
@@ -32,7 +35,7 @@ def mean_over_teachers(
     if len({len(each) for each in pairs}) != 1:
         raise ConfigError(
             f'teacher_name: the teachers have {" and ".join(str(len(each)) for each in pairs)} levels in '
-            f'common with the student; choose the same with align.levels'
+            f'common with the student; select the same ones with align.levels'
         )
     return [_mean(list(same), shares, activation) for same in zip(*pairs, strict=True)]
 
@@ -47,8 +50,11 @@ def _mean(pairs: list[Pair], shares: Sequence[float], activation: str | None) ->
         ones = first.student.new_ones(len(first.student), dtype=torch.float)
         weights = [ones if pair.weight is None else pair.weight for pair in pairs]
         weight = sum(share * each for share, each in zip(shares, weights, strict=True))
-    scale = sum(share * pair.scale for share, pair in zip(shares, pairs, strict=True))
-    return Pair(first.student, teacher, weight, first.target, scale)
+    total = None
+    if any(pair.total is not None for pair in pairs):
+        total = sum(share * pair.divisor for share, pair in zip(shares, pairs, strict=True))
+    mask = reduce(both_masks, (pair.mask for pair in pairs))
+    return Pair(first.student, teacher, weight, first.target, mask, total)
 
 
 def _mean_scores(values: list[Tensor], shares: Sequence[float], activation: str | None) -> Tensor:
@@ -66,9 +72,9 @@ def _mean_scores(values: list[Tensor], shares: Sequence[float], activation: str 
 
 
 def require_same_classes(maps: Sequence[ClassMap]) -> None:
-    """Refuse teachers that do not know the same classes of the student."""
+    """Refuse teachers that have different classes of the student."""
     for other in maps[1:]:
         if other.student_index != maps[0].student_index:
             raise ConfigError(
-                'teacher_name: the teachers know different classes of the student; write an entry for each'
+                'teacher_name: the teachers have different classes of the student; write an entry for each'
             )

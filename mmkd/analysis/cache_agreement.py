@@ -18,14 +18,14 @@ from torch import Tensor
 from ..alignments.dense import HEAD as DENSE
 from ..alignments.dense import uses_softmax as dense_softmax
 from ..alignments.features import levels_of
-from ..alignments.queries import HEAD, uses_softmax
-from ..alignments.roi import uses_softmax as roi_softmax
+from ..alignments.queries import HEAD
 from ..cache.contents import Content, Read
 from ..cache.maps import MapContent
 from ..cache.priors import RPN, DenseContent, RPNContent
 from ..cache.proposals import ProposalContent
 from ..cache.queries import QueryContent
 from ..distillers.teacher_outputs import TeacherOutputs
+from ..families.class_scores import class_probabilities, uses_softmax
 from ..families.single_stage import boxes_of
 from ..recorder import Source
 from ..teachers import CachedTeacher, LiveTeacher
@@ -45,7 +45,7 @@ class Agreement:
         found: The share of them that the cache finds too: the same class, IoU of at least 0.5.
         iou: Mean overlap of these.
         difference: Mean difference of their probabilities.
-        cosine: Of maps: mean cosine between the two at each place that is known, in place of all these.
+        cosine: Of maps: mean cosine between the two at each position that is stored, in place of all these.
     """
 
     kind: str
@@ -73,7 +73,7 @@ class Comparison:
         self,
         live: Read,
         cached: Read,
-        known: dict[Source, Any],
+        masks: dict[Source, Any],
         shared: Sequence[dict],
         samples: SampleList,
     ) -> None:
@@ -81,12 +81,12 @@ class Comparison:
 
         Args:
             live, cached: Give what was recorded of each.
-            known: Of the cache's maps, what is known.
+            masks: The stored positions of the cache's maps, by source.
             shared: What either shares.
             samples: The batch's meta information.
         """
         if isinstance(self.content, MapContent):
-            self._add_maps(live, cached, known)
+            self._add_maps(live, cached, masks)
             return
         ours, theirs = (
             detections(self.content, self.live, read, each, samples)
@@ -105,9 +105,9 @@ class Comparison:
             apart = (other_probability[best] - probability).abs()
             self._rows += zip(overlap.tolist(), apart.tolist(), strict=True)
 
-    def _add_maps(self, live: Read, cached: Read, known: dict[Source, Any]) -> None:
+    def _add_maps(self, live: Read, cached: Read, masks: dict[Source, Any]) -> None:
         for source in self.content.sources:
-            masks = known.get(source)
+            stored = masks.get(source)
             pairs = zip(
                 levels_of(live(source), 'teacher'),
                 levels_of(cached(source), 'teacher'),
@@ -116,7 +116,7 @@ class Comparison:
             for index, (level, other) in enumerate(pairs):
                 cosine = F.cosine_similarity(level, other, dim=1)
                 self._cosines.append(
-                    cosine.flatten() if masks is None else cosine[masks[index][:, 0]]
+                    cosine.flatten() if stored is None else cosine[stored[index][:, 0]]
                 )
 
     def result(self) -> Agreement:
@@ -143,7 +143,7 @@ def detections(
     detector = teacher.detector
     if isinstance(content, QueryContent):
         scores, boxes = (value[content.layers[-1]] for value in read(HEAD))
-        scores = _probabilities(scores, uses_softmax(detector))
+        scores = class_probabilities(scores, uses_softmax(detector.bbox_head))
         sizes = boxes.new_tensor([sample.img_shape[1::-1] for sample in samples]).repeat(1, 2)
         return list(zip(bbox_cxcywh_to_xyxy(boxes) * sizes[:, None], scores, strict=True))
     if isinstance(content, ProposalContent):
@@ -155,11 +155,11 @@ def detections(
         assert isinstance(content, RPNContent)
         if RPN[1] not in content.sources:
             return []
-        head, softmax = detector.rpn_head, not detector.rpn_head.use_sigmoid_cls
+        head, softmax = detector.rpn_head, uses_softmax(detector.rpn_head)
         parts = [_levels(read(source)) for source in RPN if source in content.sources]
         width = head.cls_out_channels
     rows = [level.permute(0, 2, 3, 1).reshape(len(samples), -1, width) for level in parts[0]]
-    scores = _probabilities(torch.cat(rows, 1), softmax)
+    scores = class_probabilities(torch.cat(rows, 1), softmax)
     if isinstance(head, YOLOXHead):
         levels = [level.permute(0, 2, 3, 1).reshape(len(samples), -1, 1) for level in parts[2]]
         scores = scores * torch.cat(levels, 1).sigmoid()
@@ -185,7 +185,7 @@ def _of_proposals(
     if Source(f'{path}.fc_cls') not in content.sources:
         return []
     head, rois = detector.get_submodule(path), shared['rois'][path]
-    scores = _probabilities(read(Source(f'{path}.fc_cls')), roi_softmax(head))
+    scores = class_probabilities(read(Source(f'{path}.fc_cls')), uses_softmax(head))
     boxes, deltas = rois[:, 1:], Source(f'{path}.fc_reg')
     if deltas in content.sources:
         values = read(deltas)
@@ -194,10 +194,6 @@ def _of_proposals(
         values = values[torch.arange(len(values)), index]
         boxes = get_box_tensor(head.bbox_coder.decode(boxes, values))
     return [(boxes[rois[:, 0] == i], scores[rois[:, 0] == i]) for i in range(images)]
-
-
-def _probabilities(scores: Tensor, softmax: bool) -> Tensor:
-    return scores.softmax(-1)[..., :-1] if softmax else scores.sigmoid()
 
 
 def _levels(value: Any) -> list[Tensor]:
@@ -227,6 +223,8 @@ def compare(live: TeacherOutputs, cached: CachedTeacher, dataset: Any) -> list[A
             inputs, samples = data['inputs'], data['data_samples']
             said = cached.run(inputs, samples, own, set(), None)
             for each in comparisons:
-                each.add(read, cached.said.__getitem__, said['known'], (shared, said), samples)
+                each.add(
+                    read, cached.said.__getitem__, said['stored_masks'], (shared, said), samples
+                )
             cached.said = {}
     return [each.result() for each in comparisons]

@@ -232,7 +232,9 @@ class _Passes:
         def run() -> None:
             for each in record.passes:
                 each.run_teacher(**data, preprocessor=preprocessor, student=record.student)
-            deep = [e for e in map(distiller.entries.get, self.active) if e.align.is_deep]
+            deep = [
+                e for e in map(distiller.entries.get, self.active) if e.align.runs_teacher_layers
+            ]
             # Once for each maps of the student, which several losses may read.
             for entry in {entry.student: entry for entry in deep}.values():
                 self._run_on_student(entry, record, data['data_samples'])
@@ -257,7 +259,7 @@ class _Passes:
             ends = list(_differentiable(own))
             if 'student' in entry.connectors:
                 own = entry.connectors['student'](own)
-            given = entry.aligns[name].teacher_on(own, step)
+            given = entry.aligns[name].run_teacher_layers(own, step)
             torch.autograd.grad(given, ends, [torch.ones_like(each) for each in given])
 
     def losses(self, data: dict, meter: Meter) -> dict[str, float]:

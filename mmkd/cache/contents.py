@@ -79,13 +79,13 @@ class Restored:
     Args:
         values: By source, as the teacher's module gives it.
         shared: By name, as :meth:`mmkd.families.Family.run` gives it.
-        known: By source, which of its values the teacher has said something about, where that is not
+        stored_masks: By source, which of its values are stored, where not
             all of them: a mask for each map, shape (N, 1 or priors a place, H, W).
     """
 
     values: dict[Source, Any]
     shared: dict[str, Any]
-    known: dict[Source, list[Tensor]]
+    stored_masks: dict[Source, list[Tensor]]
 
 
 class Content:

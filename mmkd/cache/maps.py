@@ -18,11 +18,12 @@ from .views import View
 
 
 class MapContent(Content):
-    """Maps of backbone and neck, as far as they show the image.
+    """Maps of backbone and neck, without padding.
 
-    They are large, and hold for other views less well than boxes do: a map of a flipped image is about the
-    flipped map, one of a resized image is that of another image. They are sampled bilinearly where the
-    places of the new view come to lie; what lies outside of the old one is not known.
+    They are large, and less exact for other views than boxes are: a map of a flipped image is about the
+    flipped map, one of a resized image is that of another image. They are sampled bilinearly at the
+    positions of the new view; positions outside of the old one are not stored
+    (:attr:`mmkd.alignments.Pair.mask` leaves them out).
     """
 
     kind = 'maps'
@@ -50,9 +51,8 @@ class MapContent(Content):
             for index, level in enumerate(levels_of(value, 'teacher')):
                 if level.dim() != 4:
                     raise ConfigError(
-                        f"'{source}' cannot be kept in a cache: it gives a tensor of shape "
-                        f'{tuple(level.shape)}, no '
-                        f'feature maps (N, C, H, W)'
+                        f"'{source}' cannot be kept in a cache: its output must be feature maps "
+                        f'(N, C, H, W), got shape {tuple(level.shape)}'
                     )
                 strides = _strides((height, width), tuple(level.shape[2:]), 2 * stride)
                 stride = max(strides)
@@ -64,23 +64,23 @@ class MapContent(Content):
         return kept
 
     def restore(self, batch: Batch) -> Restored:
-        values, known = {}, {}
+        values, masks = {}, {}
         for number, source in enumerate(self.sources):
             count = sum(name.startswith(f'maps.{number}.') for name in batch.fields[0])
             found = [self._restore(batch, f'{number}.{index}') for index in range(count)]
             levels = [level for level, _ in found]
             values[source] = levels[0] if number in self.settings['single'] else tuple(levels)
             if any(mask is not None for _, mask in found):
-                known[source] = [
+                masks[source] = [
                     level.new_ones(len(level), 1, *level.shape[2:], dtype=torch.bool)
                     if mask is None
                     else mask
                     for level, mask in found
                 ]
-        return Restored(values, {}, known)
+        return Restored(values, {}, masks)
 
     def _restore(self, batch: Batch, name: str) -> tuple[Tensor, Tensor | None]:
-        # A map of one cell is taken for that of the finest stride that it could be of.
+        # A map of one cell fits several strides; the finest is taken.
         strides = torch.stack([fields[f'strides.{name}'] for fields in batch.fields])
         strides = strides.amax(0).tolist()
         size = [_cells(*of) for of in zip(batch.padded, strides, strict=True)]
@@ -104,7 +104,7 @@ def _sample(
         image: Index of the image in it.
         old: Its map in the old view, shape (C, H, W).
         size: Height and width of the new map.
-        strides: Pixels a cell, down and across.
+        strides: Pixels per cell, vertical and horizontal.
 
     Returns:
         Shape (C, *size) and (1, *size).
@@ -133,13 +133,12 @@ def _sample(
 
 
 def _strides(size: tuple[int, int], cells: tuple[int, int], likely: int) -> list[int]:
-    """Pixels a cell of a map, down and across.
+    """Pixels per cell of a map, vertical and horizontal.
 
     Args:
         size: Height and width of the images.
         cells: Of their map.
-        likely: Twice those of the level before it, which decides where several fit: where the map is of one
-            cell.
+        likely: Twice those of the level before it, taken where several fit: for a map of one cell.
     """
     fits = [
         stride

@@ -34,7 +34,7 @@ class PriorContent(Content):
     to the same prior, the surest stays; what leaves the view is dropped. At all other priors the class
     scores (of YOLOX, objectness too) are those of the mean probability of what was not kept, and nothing is
     known of boxes:
-    alignments count them with weight 0 (:attr:`mmkd.cache.contents.Restored.known`).
+    alignments count them with weight 0 (:attr:`mmkd.cache.contents.Restored.stored_masks`).
 
     Distributions of box edges (generalised focal loss) are shifted and stretched bin by bin, with the
     probability of a bin shared between the two it comes to lie between, which keeps the mean.

@@ -1,4 +1,4 @@
-"""What the decoder of a detection transformer says of an image."""
+"""The decoder outputs of a detection transformer."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import torch
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from torch import Tensor
 
-from ..alignments.encoder_memory import QUERIES
-from ..alignments.queries import HEAD, uses_softmax
+from ..alignments.queries import HEAD, QUERIES
 from ..families import Family
+from ..families.class_scores import uses_softmax
 from ..families.transformer import Transformer, num_queries
 from ..recorder import Source
 from .contents import Batch, Content, Read, Restored, half
 from .views import View
 
-# A decoder is trained to say no object by a score of about this much over those of the classes.
+# About how much the score of no-object exceeds those of the classes in a trained decoder.
 NO_OBJECT = 10.0
 
 
 class QueryContent(Content):
     """Class scores and boxes of the decoder layers that are read, and their embeddings if they are.
 
-    Boxes follow the image. A query whose box leaves the view says no object there, as the live
-    teacher's would; its embedding, which is of an object that is not in view, counts by the same
-    confidence and so hardly.
+    Boxes are transformed with the image. A query whose box leaves the view gets the scores of no-object, as
+    the live teacher would give it; the same confidence is the weight of its embedding.
     """
 
     kind = 'queries'
@@ -64,16 +63,16 @@ class QueryContent(Content):
             boxes = bbox_xyxy_to_cxcywh(corners / new[:, None, None])
             gone = (visible < batch.min_visible)[..., None]
             nothing = scores.new_full((scores.shape[-1],), -NO_OBJECT)
-            if uses_softmax(self.detector):
+            if uses_softmax(self.detector.bbox_head):
                 nothing[-1] = NO_OBJECT
             scores = torch.where(gone, nothing, scores)
-        values = {HEAD: (self._in_place(scores), self._in_place(boxes))}
+        values = {HEAD: (self._in_decoder_layout(scores), self._in_decoder_layout(boxes))}
         if QUERIES in self.sources:
-            values[QUERIES] = self._in_place(batch.stack('queries.embeddings'))
+            values[QUERIES] = self._in_decoder_layout(batch.stack('queries.embeddings'))
         return Restored(values, {}, {})
 
-    def _in_place(self, value: Tensor) -> Tensor:
-        """Rows (N, kept layers, …) as the decoder gives them, (layers, N, …); others are zeros."""
+    def _in_decoder_layout(self, value: Tensor) -> Tensor:
+        """Rows (N, stored layers, …) in the decoder's layout, (layers, N, …); other layers are zeros."""
         depth, value = self.detector.decoder.num_layers, value.transpose(0, 1)
         if self.layers == list(range(depth)):
             return value

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,7 +27,9 @@ OWN_KEYS = (
     *('student', 'teacher', 'teacher_name', 'align', 'connector', 'teacher_connector'),
     *('schedule', 'loss_weight'),
 )
-# What labels can tell a loss, and what tells it.
+# A message that starts with a key of the entry, as in "align.select: must be …".
+STARTS_WITH_KEY = re.compile(rf'(?:type|{"|".join(OWN_KEYS)})[\w.\[\]]*: ')
+# What a loss can need of the labels, and the alignment that has it.
 TARGETS = {
     'class': "align=dict(type='RoIClassAlignment') with the student's proposals",
     'box': "align=dict(type='RoIBoxAlignment') with the student's proposals",
@@ -33,18 +38,26 @@ TARGETS = {
 
 
 class LossEntry:
-    """What to compare, brought into correspondence how, by which loss, when and how strongly.
+    """The outputs to compare, how they are paired, by which loss, when and how strongly.
 
     Args:
-        name: The key in ``losses`` and in the log; it must contain ``loss``, since mmengine adds up
-            just such keys.
-        config: ``type`` and arguments of the loss, and beside them: ``student`` and ``teacher``, what
-            to record (:class:`mmkd.recorder.Source`); ``teacher_name``, whose teacher it is where
-            there are several, or the share of each in a mean over them; ``align``, default
-            ``dict(type='FeatureAlignment')``; ``connector``, applied to the student's output, and
-            ``teacher_connector``, applied to the teacher's, both trained and either one or a list of
-            them, one after the other; ``schedule``, the arguments of
-            :class:`mmkd.distillers.schedule.Schedule`; and ``loss_weight``, default 1.
+        name: The key in ``losses`` and in the log; it must contain ``loss``, since mmengine sums just
+            such keys.
+        config: ``type`` and arguments of the loss, and beside them:
+
+            - ``align``: the alignment, its name or a dict; default ``FeatureAlignment``.
+            - ``student`` and ``teacher``: what to record (:class:`mmkd.recorder.Source`). Most
+              alignments have a default (:attr:`Alignment.default_module`). Where one has none, as
+              ``FeatureAlignment``, one of the two is enough if the path is the same in both models.
+            - ``teacher_name``: which teacher this loss uses where there are several, or the weight
+              of each in a mean over them.
+            - ``connector``, applied to the student's output, and ``teacher_connector``, applied to the
+              teacher's: trained modules, one or a list of them in order.
+            - ``schedule``: arguments of :class:`mmkd.distillers.schedule.Schedule`.
+            - ``loss_weight``: default 1.
+
+    A loss on maps gets :attr:`Pair.mask` if its ``forward`` has an argument ``mask``; else both maps are
+    set to 0 outside of the mask.
 
     Raises:
         ConfigError: The entry is not complete or has unknown arguments.
@@ -59,69 +72,85 @@ class LossEntry:
                 )
             config = dict(config)
             own = {key: config.pop(key) for key in OWN_KEYS if key in config}
-            absent = [key for key in ('student', 'teacher') if key not in own] + [
-                key for key in ('type',) if key not in config
-            ]
-            if absent:
-                raise ConfigError(f'{", ".join(absent)} not given')
-            self.student, self.teacher = Source.parse(own['student']), Source.parse(own['teacher'])
+            if 'type' not in config:
+                raise ConfigError("type: not given; name a loss such as 'KLDivergence'")
             self.loss_weight = float(own.get('loss_weight', 1.0))
             try:
                 self.schedule = Schedule(**(own.get('schedule') or {}))
             except TypeError as error:
-                raise ConfigError(f'schedule: {error}') from None
-            self.loss: nn.Module = build(MODELS, config, 'loss')
-            #: What the loss must be told of the labels, if anything: a key of :data:`TARGETS`.
+                raise ConfigError(f'schedule: {_constructor_message(error)}') from None
+            self.loss: nn.Module = build(MODELS, config)
+            if any(True for _ in self.loss.parameters()):
+                raise ConfigError(
+                    f'{type(self.loss).__name__} has parameters of its own, which no optimizer would '
+                    f'train; put trainable parts into a connector'
+                )
+            self._takes_mask = 'mask' in inspect.signature(self.loss.forward).parameters
+            #: What the loss needs of the labels, if anything: a key of :data:`TARGETS`.
             self.needs_target: str | None = getattr(self.loss, 'needs_target', None)
             if self.needs_target and self.needs_target not in TARGETS:
                 raise ConfigError(
-                    f'{type(self.loss).__name__}.needs_target={self.needs_target!r} is none of {(*TARGETS,)}'
+                    f'{type(self.loss).__name__}.needs_target must be one of {(*TARGETS,)}, got '
+                    f'{self.needs_target!r}'
                 )
             #: The share of each teacher, by name.
             self.shares = shares_of(own.get('teacher_name', TEACHER))
-            #: By teacher, as an alignment knows the pair of models it brings together.
-            self.aligns: dict[str, Alignment] = {}
-            for teacher in self.shares:
-                align = build(
-                    TASK_UTILS, own.get('align') or dict(type='FeatureAlignment'), 'align'
-                )
-                align.bind(self.student, self.teacher)
-                align.wants_target = bool(self.needs_target)
-                self.aligns[teacher] = align
-            #: Whether the way back to the student's output is taken as soon as the loss is there.
-            self.backpropagates_early = self.align.is_deep
+            #: The alignment with each teacher, by its name.
+            self.aligns: dict[str, Alignment] = {
+                teacher: build(TASK_UTILS, own.get('align') or 'FeatureAlignment', 'align')
+                for teacher in self.shares
+            }
+            #: The sources that the config gives, by model; where not, the alignment has a default.
+            self._given = _given_sources(own, self.align)
+            for align in self.aligns.values():
+                align.bind(*self._given.values(), bool(self.needs_target))
             if len(self.shares) > 1 and own.get('teacher_connector'):
                 raise ConfigError(
-                    'teacher_connector belongs to one teacher; teacher_name gives several'
+                    'teacher_connector: belongs to one teacher, but teacher_name names several'
                 )
-            #: What is trained for this entry alone, by the side whose output it adapts.
+            #: The modules trained for this entry alone, by the model whose output they adapt.
             self.connectors: dict[str, nn.Module] = {
                 side: _connector(own[key], key)
                 for side, key in (('student', 'connector'), ('teacher', 'teacher_connector'))
                 if own.get(key)
             }
-            if any(True for _ in self.loss.parameters()):
-                raise ConfigError(
-                    f'{type(self.loss).__name__} has weights of its own, which nothing would train; '
-                    f'trainable parts belong into a connector'
-                )
+            #: Whether the backward pass to the student's output is taken as soon as the loss is there.
+            self.backpropagates_early = self.align.runs_teacher_layers
 
-    def prefix_errors(self) -> _ErrorPrefix:
+    @contextmanager
+    def prefix_errors(self) -> Iterator[None]:
         """A context in which every UserError names this entry."""
-        return _ErrorPrefix(self.name)
+        try:
+            yield
+        except UserError as error:
+            message, entry = str(error), f'losses.{self.name}'
+            if not message.startswith(entry):
+                link = '.' if STARTS_WITH_KEY.match(message) else ': '
+                error.args = (entry + link + message,)
+            raise
 
     @property
     def align(self) -> Alignment:
         """The alignment with the first of its teachers."""
         return next(iter(self.aligns.values()))
 
+    @property
+    def student(self) -> Source | None:
+        """The recorded output of the student; None for a default before :meth:`check`."""
+        return self.align.student
+
+    @property
+    def teacher(self) -> Source | None:
+        """That of the first of its teachers, likewise."""
+        return self.align.teacher
+
     def student_sources(self, teacher: str) -> list[Source]:
         """What is recorded of the student for the comparison with a teacher."""
-        return [self.student, *self.aligns[teacher].student_sources]
+        return [self.aligns[teacher].student, *self.aligns[teacher].student_sources]
 
     def teacher_sources(self, teacher: str) -> list[Source]:
         """What is recorded of a teacher."""
-        return [self.teacher, *self.aligns[teacher].teacher_sources]
+        return [self.aligns[teacher].teacher, *self.aligns[teacher].teacher_sources]
 
     def teacher_parts(self, teacher: str, family: Family) -> set[str]:
         """Parts of a teacher that must run for this entry."""
@@ -134,35 +163,37 @@ class LossEntry:
         """Refuse a pair of models this entry cannot compare, before the first iteration."""
         align = self.aligns[name]
         with self.prefix_errors():
+            sources = (
+                self._given[owner] or align.default_source(owner, model)
+                for owner, model in (('student', student), ('teacher', teacher))
+            )
+            align.bind(*sources, bool(self.needs_target))
             align.check(student, teacher, options)
-            activation = getattr(self.loss, 'activation', None)
-            if activation and align.activation and activation != align.activation:
-                raise ConfigError(
-                    f'the scores are made for a {align.activation}: set activation='
-                    f"'{align.activation}'"
-                )
             if self.needs_target and self.needs_target != align.target:
                 raise self._no_target()
+            wanted, given = (getattr(it, 'activation', None) for it in (self.loss, align))
+            if wanted and given and wanted != given:
+                raise ConfigError(f"the scores are made for a {given}: set activation='{given}'")
             wanted, given = (getattr(it, 'box_format', None) for it in (self.loss, align))
             if wanted and given and wanted != given:
                 raise ConfigError(
-                    f"{type(self.loss).__name__} compares boxes as {wanted}: set align.box_format='{wanted}'"
+                    f'align.box_format: must be {wanted!r} for {type(self.loss).__name__}, got {given!r}'
                 )
-            if len(self.aligns) > 1 and not align.rows_are_fixed:
+            if len(self.aligns) > 1 and not align.can_average_teachers:
                 raise ConfigError(
-                    f'teacher_name: each teacher would choose what {type(align).__name__} compares here, so '
-                    f'there is no mean over them; write an entry for each'
+                    f'teacher_name: the rows that {type(align).__name__} compares here depend on the '
+                    f'teacher, so they cannot be averaged; write an entry for each teacher'
                 )
 
     def __call__(self, steps: Mapping[str, Step], factor: float = 1.0) -> Tensor:
         """The weighted loss of one step, a scalar; the mean over pairs (levels).
 
         Args:
-            steps: What it reads, by teacher.
+            steps: The data of the step, by teacher.
             factor: Of its schedule.
         """
         with self.prefix_errors():
-            student = next(iter(steps.values())).student_record[self.student]
+            student = self.align.student_output(next(iter(steps.values())))
             if self.backpropagates_early and can_backpropagate_early():
                 weights = [w for c in self.connectors.values() for w in c.parameters()]
                 return backpropagate_early(
@@ -171,67 +202,71 @@ class LossEntry:
             return self._loss(student, steps, factor)
 
     def _loss(self, student: Any, steps: Mapping[str, Step], factor: float) -> Tensor:
+        pairs = self._pairs(student, steps)
+        values = torch.stack([self._value(pair) for pair in pairs])
+        if self.align.reduces_over_ranks and get_world_size() > 1:
+            values = values * shares_of_ranks(torch.stack([pair.divisor for pair in pairs]))
+        return values.mean() * (self.loss_weight * factor)
+
+    def _pairs(self, student: Any, steps: Mapping[str, Step]) -> list[Pair]:
+        """What is compared, per level; with several teachers, their mean."""
         if 'student' in self.connectors:
             student = self.connectors['student'](student)
-        pairs_of = {}
+        pairs = []
         for name, align in self.aligns.items():
-            teacher = steps[name].teacher_record[self.teacher]
+            teacher = steps[name].teacher_record[align.teacher]
             if 'teacher' in self.connectors:
                 teacher = self.connectors['teacher'](teacher)
-            pairs_of[name] = align(student, teacher, steps[name])
-        pairs = next(iter(pairs_of.values()))
-        if len(pairs_of) > 1:
-            maps = [step.class_map for step in steps.values()]
-            require_same_classes([each for each in maps if each is not None])
-            pairs = mean_over_teachers(
-                list(pairs_of.values()), list(self.shares.values()), self.align.activation
-            )
-        values = [
-            self.loss(pair.student, pair.teacher, pair.weight, **self._target(pair)) * pair.scale
-            for pair in pairs
-        ]
-        if self.align.reduces_over_ranks and get_world_size() > 1:
-            values = torch.stack(values) * shares_of_ranks(_totals(pairs))
-        return sum(values) / len(values) * (self.loss_weight * factor)
+            pairs.append(align(student, teacher, steps[name]))
+        if len(pairs) == 1:
+            return pairs[0]
+        require_same_classes([it.class_map for it in steps.values() if it.class_map is not None])
+        return mean_over_teachers(pairs, list(self.shares.values()), self.align.activation)
 
-    def _target(self, pair: Pair) -> dict[str, Tensor]:
-        if not self.needs_target:
-            return {}
-        if pair.target is None:
-            raise self._no_target()
-        return dict(target=pair.target)
+    def _value(self, pair: Pair) -> Tensor:
+        """The loss of one pair, a scalar."""
+        student, teacher, more = pair.student, pair.teacher, {}
+        if self.needs_target:
+            if pair.target is None:
+                raise self._no_target()
+            more['target'] = pair.target
+        if pair.mask is not None and self._takes_mask:
+            more['mask'] = pair.mask
+        elif pair.mask is not None:
+            student, teacher = (it.masked_fill(~pair.mask[:, None], 0) for it in (student, teacher))
+        value = self.loss(student, teacher, pair.weight, **more)
+        return value if pair.total is None else value * (pair.weight_sum / pair.total)
 
     def _no_target(self) -> ConfigError:
         return ConfigError(
             f'{type(self.loss).__name__} needs the labelled {self.needs_target} of each row or map, which '
-            f'{type(self.align).__name__} does not tell here; use {TARGETS[self.needs_target]}'
+            f'{type(self.align).__name__} does not return here; use {TARGETS[self.needs_target]}'
         )
 
 
-def _totals(pairs: list[Pair]) -> Tensor:
-    """What the mean over each pair's rows is divided by, their number or the sum of their weights."""
-    like = pairs[0].student
-    weights = [like.new_ones(len(p.student)) if p.weight is None else p.weight for p in pairs]
-    return torch.stack([weight.float().sum() for weight in weights])
+def _given_sources(own: Mapping[str, Any], align: Alignment) -> dict[str, Source | None]:
+    """The sources that an entry gives, by model; None where it leaves one to the alignment.
 
-
-class _ErrorPrefix:
-    """Prefixes the message of a UserError with the config key it comes from."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        prefix = f'losses.{self.name}: '
-        if isinstance(error, UserError) and not str(error).startswith(prefix):
-            error.args = (prefix + str(error),)
+    Raises:
+        ConfigError: The alignment has no default either.
+    """
+    given = {
+        owner: Source.parse(own[owner]) if own.get(owner) else None
+        for owner in ('student', 'teacher')
+    }
+    if align.default_module is None:
+        either = given['student'] or given['teacher']
+        if either is None:
+            raise ConfigError(
+                f'student: not given; {type(align).__name__} has no default, name a module such as '
+                f"'neck'"
+            )
+        given = {owner: source or either for owner, source in given.items()}
+    return given
 
 
 def shares_of(teachers: Any) -> dict[str, float]:
-    """The share of each teacher in a loss; they add up to 1.
+    """The share of each teacher in a loss; they sum to 1.
 
     Args:
         teachers: A teacher's name, or weights by name.
@@ -243,8 +278,8 @@ def shares_of(teachers: Any) -> dict[str, float]:
         return {teachers: 1.0}
     if not isinstance(teachers, dict) or not teachers or min(teachers.values()) <= 0:
         raise ConfigError(
-            f'teacher_name={teachers!r} is neither the name of a teacher nor a weight above 0 for each of '
-            f'several, as in dict(first=0.5, second=0.5)'
+            f'teacher_name: must be the name of a teacher, or a weight above 0 for each of several, as in '
+            f'dict(first=0.5, second=0.5), got {teachers!r}'
         )
     total = sum(teachers.values())
     return {name: weight / total for name, weight in teachers.items()}
@@ -256,17 +291,30 @@ def _connector(config: Any, key: str) -> nn.Module:
     return nn.Sequential(*(build(MODELS, each, f'{key}[{i}]') for i, each in enumerate(config)))
 
 
-def build(registry: Any, config: dict[str, Any], what: str) -> Any:
-    """Build from a registry; a wrong type or argument is a ConfigError that names what is possible."""
+def build(registry: Any, config: str | dict[str, Any], key: str = '') -> Any:
+    """Build from a registry; a wrong type or argument is a ConfigError that names what is possible.
+
+    Args:
+        registry: The registry.
+        config: A name, or a dict with a ``type`` and arguments.
+        key: The key of the config in the entry, for messages.
+    """
+    config = dict(type=config) if isinstance(config, str) else config
     if not isinstance(config, dict) or 'type' not in config:
-        raise ConfigError(f'{what}={config!r} is no dict with a type')
+        raise ConfigError(f'{key}: must be a name or a dict with a type, got {config!r}')
     kind = config['type']
     if isinstance(kind, str) and registry.get(kind) is None:
         raise PathError(
-            f"{what}.type='{kind}' is not registered{did_you_mean(kind, registry.module_dict)}"
+            f"{'.'.join(filter(None, (key, 'type')))}: '{kind}' is not registered"
+            f'{did_you_mean(kind, registry.module_dict)}'
         )
     try:
         return registry.build(dict(config))
     except TypeError as error:
-        # Registries wrap the constructor's own message, which is the useful part.
-        raise ConfigError(f'{what} {kind}: {str(error).split("__init__() ")[-1]}') from None
+        found = f'{kind}: {_constructor_message(error)}'
+        raise ConfigError(f'{key}: {found}' if key else found) from None
+
+
+def _constructor_message(error: TypeError) -> str:
+    """The message without the constructor's name."""
+    return str(error).split('__init__() ')[-1]

@@ -168,7 +168,11 @@ class TwoStage(Family):
             self.detector.rpn_head(features)
         shared = {}
         for stage in stages:
-            rois = student[ROIS if ROIS in student else _rois(stage or 0)]
+            source = ROIS if ROIS in student else _rois(stage or 0)
+            if stage and source not in student:  # a cascade ends at a stage without proposals
+                rois = features[0].new_zeros(0, 5, dtype=torch.float)
+            else:
+                rois = student[source]
             # Double heads, and mask branches without an extractor of their own, call it once more.
             rois = rois[0] if isinstance(rois, list) else rois
             _evaluate(self.detector, features, _scaled(rois, scale), stage)

@@ -163,7 +163,7 @@ class CachedTeacher(Teacher):
     ) -> dict[str, Any]:
         """Read what the teacher said of the images; arguments and result as of a :class:`Teacher`.
 
-        Shares ``known`` besides: by source, which of its values are known
+        Shares ``stored_masks`` besides: by source, which of its values are stored
         (:class:`mmkd.cache.contents.Restored`).
 
         Raises:
@@ -172,12 +172,12 @@ class CachedTeacher(Teacher):
         padded = tuple(inputs.shape[-2:])
         batch = self._batch(data_samples, padded, inputs.device)
         _move_buffers(self.detector, inputs.device)
-        shared: dict[str, Any] = dict(known={}, scale=self._factors(padded))
+        shared: dict[str, Any] = dict(stored_masks={}, scale=self._factors(padded))
         self.said = {}
         for content in self._contents:
             restored = content.restore(batch)
             self.said.update(restored.values)
-            shared['known'].update(restored.known)
+            shared['stored_masks'].update(restored.stored_masks)
             shared.update(restored.shared)
         return shared
 

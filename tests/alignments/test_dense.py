@@ -237,13 +237,13 @@ def test_the_teachers_confidence_can_be_the_normalizer():
         pair = pair_up(step, kind, normalizer='confidence')
         rows = (pair.student - pair.teacher).square().mean(-1)
         weight = torch.ones(len(rows)) if pair.weight is None else pair.weight
-        value = MSE()(pair.student, pair.teacher, pair.weight) * pair.scale
+        value = MSE()(pair.student, pair.teacher, pair.weight) * pair.weight_sum / pair.total
         assert value.item() == pytest.approx(((rows * weight).sum() / seen).item(), rel=1e-4)
     blank = yolox_step()
     for level in blank.teacher_record[HEAD][2]:
         level.fill_(-40.0)  # nothing is to be seen
     pair = pair_up(blank, 'DenseObjectnessAlignment', normalizer='confidence')
-    assert pair.scale == len(pair.student)
+    assert pair.total == 1
 
 
 def test_scores_of_sigmoid_heads_may_be_taken_for_a_softmax():
@@ -319,10 +319,10 @@ def test_the_sum_is_divided_by_the_normalizer(confidence):
             weight = torch.ones(len(rows)) if pair.weight is None else pair.weight
             of_each = 4 if kind == 'DenseDistributionAlignment' else 1
             wanted = (rows * weight).sum() / of_each / number
-            value = MSE()(pair.student, pair.teacher, pair.weight) * pair.scale
+            value = MSE()(pair.student, pair.teacher, pair.weight) * pair.weight_sum / pair.total
             assert value.item() == pytest.approx(wanted.item(), rel=1e-4)
     del step.student_record[source]
-    assert pair_up(step, normalizer=declared, **options).scale > 0
+    assert pair_up(step, normalizer=declared, **options).total > 0
 
 
 def test_options_are_checked():

@@ -11,8 +11,8 @@ from tiny_models import faster_rcnn
 from tiny_transformers import transformer
 
 from mmkd.alignments import ClassMap, Step
-from mmkd.alignments.encoder_memory import FEATURES, QUERIES
-from mmkd.alignments.queries import HEAD
+from mmkd.alignments.encoder_memory import FEATURES
+from mmkd.alignments.queries import HEAD, QUERIES
 from mmkd.errors import ConfigError
 
 CLASSES = ('cat', 'dog', 'person')
@@ -50,7 +50,7 @@ def align(kind, student, teacher, **options):
     return made
 
 
-def test_tokens_meet_maps_place_by_place(detr):
+def test_tokens_are_compared_with_maps_position_by_position(detr):
     memory, maps = torch.rand(2, 6, 4), torch.rand(2, 4, 2, 3)
     convolutional = MODELS.build(faster_rcnn())
     step = make_step(convolutional, detr, *samples((64, 96), (64, 96)))
@@ -67,7 +67,9 @@ def test_levels_of_an_encoder_are_told_apart(detr):
     ours, theirs = torch.rand(1, 24 + 6, 4), torch.rand(1, 6, 4)
     (pair,) = align('EncoderMemoryAlignment', detr, detr)(ours, theirs, step)
     assert torch.equal(pair.student, ours[0, 24:])
-    with pytest.raises(ConfigError, match="student's recorded output has 25 tokens.*6 places"):
+    with pytest.raises(
+        ConfigError, match='student: .* one token per position of its maps, 6, got 25'
+    ):
         align('EncoderMemoryAlignment', detr, detr)(ours[:, :25], theirs, step)
     with pytest.raises(ConfigError, match="LinearConnector', in_channels=3, out_channels=4"):
         align('EncoderMemoryAlignment', detr, detr)(ours[..., :3], theirs, step)
@@ -88,7 +90,7 @@ def test_models_without_an_encoder_are_refused(detr):
     plain = MODELS.build(faster_rcnn())
     with pytest.raises(ConfigError, match='neither the student, a FasterRCNN.*FeatureAlignment'):
         align('EncoderMemoryAlignment', plain, plain)
-    with pytest.raises(ConfigError, match="asks the teacher's queries.*FasterRCNN"):
+    with pytest.raises(ConfigError, match="needs the teacher's decoder queries.*FasterRCNN"):
         align('QueryWeightedFeatureAlignment', detr, plain)
 
 
@@ -149,5 +151,5 @@ def test_maps_of_another_width_than_the_queries_are_refused(detr):
     memory = torch.rand(1, 6, 5)
     with pytest.raises(ConfigError, match="5 channels and its queries 4.*'neck' or 'encoder'"):
         align('QueryWeightedFeatureAlignment', detr, detr)(memory, memory, step)
-    with pytest.raises(ConfigError, match='gamma=2'):
+    with pytest.raises(ConfigError, match=r'align.gamma: must be in \[0, 1\], got 2'):
         align('QueryWeightedFeatureAlignment', detr, detr, gamma=2)

@@ -45,7 +45,9 @@ def test_what_cannot_be_paired_says_why():
         FeatureAlignment()(maps(8), [maps(8)[0][:1]], STEP)
     with pytest.raises(ConfigError, match="ConvConnector', in_channels=4, out_channels=6"):
         FeatureAlignment()(maps(8), maps(8, channels=6), STEP)
-    with pytest.raises(ConfigError, match="the teacher's output is .*dict.*, not feature maps"):
+    with pytest.raises(
+        ConfigError, match='teacher: the recorded output must be feature maps, got .*dict'
+    ):
         FeatureAlignment()(maps(8), dict(a=1), STEP)
 
 
@@ -63,7 +65,9 @@ def test_some_of_the_common_levels_can_be_chosen():
     assert [pair.student is ours[index] for pair, index in zip(pairs, (0, 2), strict=True)]
     assert [pair.teacher is theirs[index] for pair, index in zip(pairs, (1, 3), strict=True)]
     for wrong in ([3], [-1], []):
-        with pytest.raises(ConfigError, match='there are 3 common levels, 0 to 2'):
+        with pytest.raises(
+            ConfigError, match='align.levels: must be indices of the 3 common levels, 0 to 2'
+        ):
             FeatureAlignment(levels=wrong)(ours, theirs, STEP)
 
 
@@ -81,10 +85,10 @@ def literal_foreground(images, size, shape):
     return result
 
 
-def labelled_step(images, shape):
+def labelled_step(images, shape, image=None):
     samples = []
     for boxes in images:
-        sample = DetDataSample(metainfo=dict(img_shape=(40, 40), batch_input_shape=shape))
+        sample = DetDataSample(metainfo=dict(img_shape=image or shape, batch_input_shape=shape))
         sample.gt_instances = InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4))
         samples.append(sample)
     return Step(samples, None, None, None, STEP)
@@ -108,8 +112,8 @@ def test_foreground_is_what_the_labelled_boxes_cover():
     assert pair.target.shape == (3, 12, 16) and not pair.target.any()
 
 
-def test_the_map_shows_the_padded_batch_and_not_the_image_alone():
-    step = labelled_step([[(0.0, 0.0, 39.0, 39.0)]], (40, 80))
+def test_the_foreground_ends_with_the_image():
+    step = labelled_step([[(0.0, 0.0, 39.0, 39.0)]], (40, 80), image=(40, 40))
     level = torch.zeros(1, 2, 10, 20)
     (pair,) = ForegroundFeatureAlignment()(level, level, step)
-    assert (pair.target[0, :, :11] > 0).all() and not pair.target[0, :, 11:].any()
+    assert (pair.target[0, :, :10] == 0.01).all() and not pair.target[0, :, 10:].any()

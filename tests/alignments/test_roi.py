@@ -51,7 +51,7 @@ class Scene:
         )
 
     def pair(self, align, proposals='student'):
-        align.bind(Source(HEAD), Source(HEAD))
+        align.bind(Source(HEAD), Source(HEAD), align.needs_target)
         align.check(self.student, self.teacher, dict(proposals=proposals))
         if isinstance(align, RoIBoxAlignment):
             return align(self.student_reg, self.teacher_reg, self.step)[0]
@@ -162,9 +162,9 @@ def test_what_cannot_be_paired_says_why():
         Scene(teacher=faster_rcnn(roi_head=sigmoid)).pair(RoIClassAlignment())
     with pytest.raises(ConfigError, match="needs the student's proposals.*align.select='teacher'"):
         Scene().pair(RoIBoxAlignment(select='labels'), proposals='teacher')
-    with pytest.raises(ConfigError, match="select='foreground'"):
+    with pytest.raises(ConfigError, match="align.select: must be one of .*got 'foreground'"):
         RoIClassAlignment(select='foreground')
-    with pytest.raises(ConfigError, match="coordinates='pixel'"):
+    with pytest.raises(ConfigError, match="align.coordinates: must be one of .*got 'pixel'"):
         RoIBoxAlignment(coordinates='pixel')
     scene = Scene()
     scene.teacher_cls = scene.teacher_cls[:3]
@@ -173,7 +173,7 @@ def test_what_cannot_be_paired_says_why():
     other = faster_rcnn()
     other['roi_head']['bbox_head']['bbox_coder'] = dict(type='TBLRBBoxCoder')
     with pytest.raises(
-        ConfigError, match="teacher's boxes are coded by TBLRBBoxCoder.*coordinates='box'"
+        ConfigError, match="teacher's boxes are encoded by TBLRBBoxCoder.*coordinates='box'"
     ):
         Scene(teacher=other).pair(RoIBoxAlignment())
 
@@ -305,14 +305,16 @@ def test_boxes_of_the_labels_are_recorded_for_such_a_loss_only():
     scene, target = Scene(), Source(HEAD, method='get_targets', index=2)
     align = RoIBoxAlignment()
     assert scene.pair(align).target is None and target not in align.student_sources
-    align.wants_target = True
+    align.needs_target = True
     align.check(scene.student, scene.teacher, dict(proposals='student'))
     assert target in align.student_sources
     align = RoIBoxAlignment()
-    align.wants_target = True
+    align.needs_target = True
     assert scene.pair(align, proposals='teacher').target is None
     assert target not in align.student_sources
     align = RoIBoxAlignment(select='all')
-    align.wants_target = True
-    with pytest.raises(ConfigError, match="align.select='all' counts .* set align.select='labels'"):
+    align.needs_target = True
+    with pytest.raises(
+        ConfigError, match="align.select: must be 'labels' for this loss.*got 'all'"
+    ):
         scene.pair(align)

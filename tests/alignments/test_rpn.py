@@ -52,7 +52,7 @@ def test_deltas_count_by_the_teachers_objectness():
     assert torch.allclose(weight[start : start + 3], cell)
 
 
-def test_deltas_are_brought_to_the_students_normalisation():
+def test_deltas_are_converted_to_the_students_normalisation():
     student = MODELS.build(faster_rcnn())
     teacher = MODELS.build(faster_rcnn(rpn_head=dict(bbox_coder=dict(target_stds=[0.5] * 4))))
     align = RPNBoxAlignment(confidence=False)
@@ -92,5 +92,5 @@ def test_what_cannot_be_paired_says_why():
     with pytest.raises(ConfigError, match='no common level'):
         RPNClassAlignment().check(student, shifted, {})
     softmax = MODELS.build(faster_rcnn(rpn_head=dict(loss_cls=dict(use_sigmoid=False))))
-    with pytest.raises(ConfigError, match=r'1 \(student\) and 2 \(teacher\) scores an anchor'):
+    with pytest.raises(ConfigError, match=r'1 \(student\) and 2 \(teacher\) scores per anchor'):
         RPNClassAlignment().check(student, softmax, {})

@@ -39,15 +39,25 @@ def test_very_sure_teachers_stay_finite(activation):
     assert pair.teacher.isfinite().all()
 
 
-def test_weights_and_scales_are_averaged_and_labels_kept():
+def test_weights_and_divisors_are_averaged_and_labels_kept():
     values, target = torch.randn(4, 3), torch.arange(4)
     pairs = pairs_of(values, values, target=target)
-    pairs[0][0].weight, pairs[0][0].scale = torch.tensor([0.0, 1.0, 0.5, 2.0]), 3.0
+    pairs[0][0].weight, pairs[0][0].total = torch.tensor([0.0, 1.0, 0.5, 2.0]), 7.0
     (pair,) = mean_over_teachers(pairs, [0.25, 0.75], None)
     assert torch.equal(pair.weight, 0.25 * pairs[0][0].weight + 0.75)
-    assert pair.scale == 0.25 * 3 + 0.75 and torch.equal(pair.target, target)
+    assert pair.total == 0.25 * 7 + 0.75 * 4 and torch.equal(pair.target, target)
     assert pair.student is pairs[0][0].student
-    assert mean_over_teachers(pairs_of(values, values), [0.5, 0.5], None)[0].weight is None
+    (pair,) = mean_over_teachers(pairs_of(values, values), [0.5, 0.5], None)
+    assert pair.weight is None and pair.total is None and pair.mask is None
+
+
+def test_positions_count_where_they_do_with_all_teachers():
+    maps = torch.randn(2, 3, 1, 4)
+    pairs = pairs_of(maps, maps, maps)
+    first, second = torch.rand(2, 1, 4) > 0.5, torch.rand(2, 1, 4) > 0.5
+    pairs[0][0].mask, pairs[2][0].mask = first, second
+    (pair,) = mean_over_teachers(pairs, [0.2, 0.3, 0.5], None)
+    assert torch.equal(pair.mask, first & second)
 
 
 def test_what_has_no_mean_is_refused():

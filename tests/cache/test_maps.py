@@ -65,13 +65,13 @@ def test_the_same_view_whatever_the_padding(models):
                 close(level[..., :height, :width], other[..., :height, :width])
                 beside = levels_of(padded[source])[number][index]
                 close(beside[:, :height, :width], other[0, :, :height, :width])
-                known = more['known'][source][number][index]
+                known = more['stored_masks'][source][number][index]
                 assert known.shape == (1, *beside.shape[1:])
                 assert known[:, :height, :width].all()
                 assert not known[:, :, width:].any()
                 assert not beside[:, :, width:].any()
         if index == 0:
-            assert not shared['known']  # all is known
+            assert not shared['stored_masks']  # all is stored
 
 
 def other_stride(level: Tensor, raw: dict, axis: int) -> int:
@@ -98,7 +98,7 @@ def test_flips_of_whole_cells_mirror_them(models):
         for level, other in zip(levels_of(value), levels_of(flipped[0][source]), strict=True):
             if level.shape[-1] % 2 == 0 or level.shape[-1] == 5:
                 close(other, level.flip(-1))
-        for mask in flipped[1]['known'][source]:
+        for mask in flipped[1]['stored_masks'][source]:
             assert mask.all()
 
 
@@ -116,7 +116,7 @@ def test_crops_of_whole_cells_cut_them_out(models):
             if stride < 64:
                 close(other, level[..., 64 // stride :, 32 // stride :])
             assert other.shape[2:] == (64 // stride, 128 // stride)
-            assert shared['known'][source][number].all()
+            assert shared['stored_masks'][source][number].all()
 
 
 def test_resizing_samples_between_cells(models):
@@ -135,13 +135,13 @@ def test_resizing_samples_between_cells(models):
         cached.teacher.reader = reader
     found = said[COPIED][0, 0]
     assert found.shape == (24, 32)
-    assert shared['known'][COPIED][0].all()
+    assert shared['stored_masks'][COPIED][0].all()
     # A cell of 8 pixels is one of 4 in the old view, 16 pixels to the left of the crop.
     wanted = ((torch.arange(32) + 0.5) * 4 + 16) / 8 - 0.5
     close(found, wanted.expand(24, 32))
 
 
-def test_what_lies_outside_of_the_old_view_is_not_known(models):
+def test_positions_outside_of_the_old_view_are_not_stored(models):
     """An image moved to the right (TranslateX) shows nothing on its left."""
     _, cached = models
     one = single(RAW)[0]
@@ -152,7 +152,7 @@ def test_what_lies_outside_of_the_old_view_is_not_known(models):
     sample.set_metainfo(dict(homography_matrix=matrix))
     said, shared = answers(cached, raw)
     before = answers(cached, one)[0]
-    level, known = said[COPIED][0], shared['known'][COPIED][0][0]
+    level, known = said[COPIED][0], shared['stored_masks'][COPIED][0][0]
     assert not known[..., :8].any()
     assert known[..., 8:].all()
     assert not level[..., :8].any()
@@ -160,11 +160,28 @@ def test_what_lies_outside_of_the_old_view_is_not_known(models):
     assert all(torch.isfinite(value) for value in losses_of(cached, raw).values())
 
 
-def test_losses_leave_out_what_is_not_known(models):
-    """Values of the teacher, and the student's there, count for nothing."""
+def test_losses_of_a_padded_batch_are_those_with_the_teacher(models):
+    """Padding is not stored, and does not count with the teacher itself."""
+    live, cached = models
+    ours, theirs = losses_of(cached, RAW), losses_of(live, RAW)
+    for name, value in theirs.items():
+        assert value > 0
+        assert ours[name].item() == pytest.approx(value.item(), rel=5e-3), name
+
+
+def test_positions_that_are_not_stored_do_not_count(models):
+    """Neither do the student's outputs there: its gradients are 0."""
     _, cached = models
-    values = losses_of(cached, RAW)
-    assert all(torch.isfinite(value) and value > 0 for value in values.values())
+    raw = view(single(RAW)[0], flip=True)
+    matrix = torch.eye(3, dtype=torch.float64).numpy()
+    matrix[0, 2] = 64.0  # moved to the right, so that nothing is stored of its left
+    raw['data_samples'][0].set_metainfo(dict(homography_matrix=matrix))
+    entry, maps = cached.entries['loss_third'], []
+    hook = entry.loss.register_forward_pre_hook(lambda _, given: maps.append(given[0]))
+    value = losses_of(cached, raw)['loss_third']
+    hook.remove()
+    (gradient,) = torch.autograd.grad(value, maps[0])
+    assert not gradient[..., :4].any() and gradient[..., 4:].any()
 
 
 @pytest.mark.parametrize('scale', [2, 0.5])
@@ -223,7 +240,10 @@ def test_what_is_no_map_is_refused(tmp_path):
     loss = dict(type='MSE', student='backbone', teacher='backbone')
     live, _ = both(tmp_path, config, config, dict(loss_kd=loss), RAW)
     content = MapContent(live.teacher.detector, live.teacher.family, [Source('backbone')])
-    with pytest.raises(ConfigError, match=r"'backbone' cannot be kept.*shape \(1, 5, 8\), no"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'backbone' cannot be kept.*feature maps \(N, C, H, W\), got shape \(1, 5, 8\)",
+    ):
         content.extract(
             lambda _: torch.zeros(1, 5, 8), dict(padded=(32, 32)), 0, View((1, 1), (0, 0), (32, 32))
         )

@@ -93,7 +93,7 @@ def test_the_same_view_whatever_the_padding(models, kind):
         # The images are padded to different sizes when they are shown together.
         padded, shared = answers(cached, RAW)
         for number, (part, other) in enumerate(zip(padded[HEAD], wanted, strict=True)):
-            for level, truth, known in zip(part, other, shared['known'][HEAD], strict=True):
+            for level, truth, known in zip(part, other, shared['stored_masks'][HEAD], strict=True):
                 height, width = truth.shape[2:]
                 close(level[index, :, :height, :width], truth[0])
                 assert known.dtype == torch.bool
@@ -191,7 +191,7 @@ def test_boxes_and_scores_come_to_where_they_belong(models, tmp_path, kind, chan
     raw = view(one, **VIEWS[change])
     wanted = expected(cached, '0', raw)
     said, shared = answers(cached, raw)
-    known = shared['known'][HEAD]
+    known = shared['stored_masks'][HEAD]
     assert sum(int(mask.sum()) for mask in known) == len(wanted)
     assert 0 < len(wanted) <= 40
     for (level, row, column, kind_of), (scores, box, rest) in wanted.items():
@@ -220,7 +220,7 @@ def test_all_else_is_their_mean(models, tmp_path, kind):
     head, (one, _) = cached.teacher.detector.bbox_head, single(RAW)
     said, shared = answers(cached, one)
     wanted = answers(live, one)[0][HEAD]
-    known = torch.cat([mask.permute(0, 2, 3, 1).flatten() for mask in shared['known'][HEAD]])
+    known = torch.cat([mask.permute(0, 2, 3, 1).flatten() for mask in shared['stored_masks'][HEAD]])
     assert int(known.sum()) == 40
     parts, truths = (
         [torch.cat(rows_of(head, p), 1)[0] for p in each] for each in (said[HEAD], wanted)
@@ -301,7 +301,7 @@ def test_flips_agree_with_a_teacher_that_is_symmetrical(tmp_path, kind):
     assert not torch.allclose(wanted[0][0], plain[0][0], atol=0.01)  # it is no symmetrical image
     said, shared = answers(cached, raw)
     head = cached.teacher.detector.bbox_head
-    for mask in shared['known'][HEAD]:
+    for mask in shared['stored_masks'][HEAD]:
         assert mask.all()
     for number, (part, other) in enumerate(zip(said[HEAD], wanted, strict=True)):
         for level, (values, truth) in enumerate(zip(part, other, strict=True)):
@@ -437,7 +437,7 @@ def test_an_rpn_keeps_four_times_as_many_and_the_mean_of_the_rest(tmp_path):
     (one, _) = single(RAW)
     said, shared = answers(cached, one)
     wanted = answers(live, one)[0]
-    mask = torch.cat([m.permute(0, 2, 3, 1).flatten() for m in shared['known'][RPN[1]]])
+    mask = torch.cat([m.permute(0, 2, 3, 1).flatten() for m in shared['stored_masks'][RPN[1]]])
     assert int(mask.sum()) == 100
     scores, truth = (
         torch.cat([v.permute(0, 2, 3, 1).reshape(-1, 2) for v in each[RPN[0]]])
@@ -529,7 +529,7 @@ def test_a_dense_head_with_a_softmax(tmp_path):
     wanted = answers(live, one)[0][HEAD]
     head = cached.teacher.detector.bbox_head
     scores, truth = (torch.cat(rows_of(head, each[0]), 1)[0] for each in (said[HEAD], wanted))
-    mask = torch.cat([m.permute(0, 2, 3, 1).flatten() for m in shared['known'][HEAD]])
+    mask = torch.cat([m.permute(0, 2, 3, 1).flatten() for m in shared['stored_masks'][HEAD]])
     close(scores[mask], truth[mask])
     foreground = truth.softmax(-1)[:, :-1].amax(-1)  # not the background, which is surest of all
     assert foreground[mask].min() >= foreground[~mask].max() - 1e-6
@@ -553,7 +553,7 @@ def test_priors_are_those_of_the_students_classes(tmp_path):
     wanted = answers(live, one)[0][HEAD]
     head = cached.teacher.detector.bbox_head
     truth = torch.cat(rows_of(head, wanted[0]), 1)[0].sigmoid()
-    mask = torch.cat([m.permute(0, 2, 3, 1).flatten() for m in shared['known'][HEAD]])
+    mask = torch.cat([m.permute(0, 2, 3, 1).flatten() for m in shared['stored_masks'][HEAD]])
     own = truth[:, [0, 2]].amax(-1)
     assert own[mask].min() >= own[~mask].max() - 1e-6
     every = truth.amax(-1)
@@ -579,7 +579,7 @@ def test_images_of_another_size_for_the_teacher(tmp_path, kind, scale):
             close(level, truth)
     # A view twice as large is to this teacher what it was to one of twice the scale.
     large = view(one, scale=2.0)
-    known = answers(cached, large)[1]['known'][HEAD]
+    known = answers(cached, large)[1]['stored_masks'][HEAD]
     sizes = [level.shape[2:] for level in answers(live, large)[0][HEAD][0]]
     assert [mask.shape[2:] for mask in known] == sizes
     assert not known[0].any()
@@ -596,7 +596,7 @@ def test_nothing_of_the_image_is_left(models):
         found = losses_of(cached, raw)
     finally:
         cached.teacher.min_visible = before
-    assert not any(mask.any() for mask in shared['known'][HEAD])
+    assert not any(mask.any() for mask in shared['stored_masks'][HEAD])
     assert float(found['loss_kd_box']) == 0
     assert torch.isfinite(found['loss_kd_cls'])
 

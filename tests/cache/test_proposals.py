@@ -86,7 +86,7 @@ def test_the_same_view_whatever_the_padding(models):
         assert shared['rois'][HEAD][:, 0].unique().tolist() == list(range(len(ids)))
         for source, value in wanted.items():
             close(said[source], value[chosen])
-        assert not shared['known']
+        assert not shared['stored_masks']
 
 
 def test_losses_of_one_image_are_those_with_the_teacher(models):

@@ -9,10 +9,10 @@ from tiny_caches import answers, both, distiller, losses_of, single, view
 from tiny_models import batch
 from tiny_transformers import transformer
 
-from mmkd.alignments.encoder_memory import QUERIES
-from mmkd.alignments.queries import HEAD, uses_softmax
+from mmkd.alignments.queries import HEAD, QUERIES
 from mmkd.cache.files import CacheWriter
 from mmkd.cache.queries import NO_OBJECT
+from mmkd.families.class_scores import class_probabilities, uses_softmax
 
 RAW = batch((96, 128))  # of unequal width
 QUERY = dict(student='bbox_head', teacher='bbox_head')
@@ -64,7 +64,7 @@ def test_the_same_view_whatever_the_padding(models):
         assert torch.equal(said[HEAD][1], wanted[HEAD][1][:, images])  # boxes keep every digit
         close(said[QUERIES], wanted[QUERIES][:, images])
         assert shared['scale'] == (1.0, 1.0)
-        assert not shared['known']
+        assert not shared['stored_masks']
 
 
 def test_losses_of_one_image_are_those_with_the_teacher(models):
@@ -115,9 +115,9 @@ def with_boxes(cached, folder, boxes: torch.Tensor):
         fields['queries.boxes'] = boxes.expand_as(fields['queries.boxes']).clone()
         writer.add(name, fields)
     writer.finish()
-    student = transformer('DETR' if uses_softmax(cached.student) else 'DeformableDETR')
+    student = transformer('DETR' if uses_softmax(cached.student.bbox_head) else 'DeformableDETR')
     return distiller(
-        student, dict(cache=str(folder)), losses(sigmoid=not uses_softmax(cached.student))
+        student, dict(cache=str(folder)), losses(sigmoid=not uses_softmax(cached.student.bbox_head))
     )
 
 
@@ -139,7 +139,7 @@ def test_what_a_crop_leaves_out_is_no_object(models, tmp_path, flip):
     before = answers(cached, one)[0][HEAD][0]
     assert torch.equal(scores[:, :, seen], before[:, :, seen])
     gone = scores[:, :, ~seen]
-    probability = gone.softmax(-1)[..., :-1] if uses_softmax(cached.student) else gone.sigmoid()
+    probability = class_probabilities(gone, uses_softmax(cached.student.bbox_head))
     assert float(probability.max()) < 1e-4
     assert float(gone.abs().max()) == NO_OBJECT
     value = losses_of(cached, view(RAW, flip=flip, crop=crop, scale=2.0))

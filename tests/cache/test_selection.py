@@ -163,7 +163,7 @@ REFUSED = {
         transformer('DETR'),
         dict(queries(type='SharedQueryAlignment')),
         {},
-        'the teacher answers random queries',
+        'answers to random queries',
     ),
     'index queries': (
         transformer('DETR'),
@@ -180,7 +180,7 @@ REFUSED = {
             align=dict(type='EncoderMemoryAlignment'),
         ),
         {},
-        'what an encoder gives cannot be kept',
+        "cannot hold an encoder's output",
     ),
     'student proposals': (
         faster_rcnn(),

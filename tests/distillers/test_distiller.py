@@ -418,11 +418,11 @@ def test_mistakes_in_an_entry_are_blamed_on_it(make, losses, error, message):
     'losses, error, message',
     [
         (dict(kd=ROI_LOSSES['loss_kd_cls']), ConfigError, "losses.kd: the name must contain 'loss'"),
-        (entry(type='KLDivergense'), PathError, "loss.type='KLDivergense' is not registered; near: KLDivergence"),
-        (entry(temperature=3), ConfigError, "losses.loss_kd_cls: loss KLDivergence: .*'temperature'"),
-        (entry(align=dict(type='RoIClassAlignment', choose='all')), ConfigError, "align RoIClassAlignment: .*'choose'"),
-        (entry(schedule=dict(stop=3)), ConfigError, "losses.loss_kd_cls: schedule: .*'stop'"),
-        (dict(loss_kd=dict(type='MSE', student='neck')), ConfigError, 'losses.loss_kd: teacher not given'),
+        (entry(type='KLDivergense'), PathError, "losses.loss_kd_cls.type: 'KLDivergense' is not registered; near: KLDivergence"),
+        (entry(temperature=3), ConfigError, "losses.loss_kd_cls: KLDivergence: .*'temperature'"),
+        (entry(align=dict(type='RoIClassAlignment', choose='all')), ConfigError, "losses.loss_kd_cls.align: RoIClassAlignment: .*'choose'"),
+        (entry(schedule=dict(stop=3)), ConfigError, "losses.loss_kd_cls.schedule: got an unexpected .*'stop'"),
+        (dict(loss_kd=dict(type='MSE')), ConfigError, "losses.loss_kd.student: not given; FeatureAlignment has no default, name .* 'neck'"),
         (entry(type='Shared2FCBBoxHead', tau=None), ConfigError, 'losses.loss_kd_cls: '),
     ],
 )  # fmt: skip
@@ -559,7 +559,7 @@ def test_connectors_may_follow_one_another(make):
     assert distiller.get_parameter('connectors.loss_kd.0.convs.0.weight').grad.any()
     wrong = dict(entry, connector=[context, dict(type='ConvConnektor')])
     with pytest.raises(
-        PathError, match=r"losses.loss_kd: connector\[1\].type='ConvConnektor' is not"
+        PathError, match=r"losses.loss_kd.connector\[1\].type: 'ConvConnektor' is not"
     ):
         make(losses=dict(loss_kd=wrong))
 
@@ -613,7 +613,7 @@ def test_a_loss_of_ones_own_must_say_which_labels_it_needs(make):
         try:
             losses = dict(loss_kd=dict(type='Own', student='neck', teacher='neck'))
             with pytest.raises(
-                ConfigError, match="loss_kd: Own.needs_target=True is none of .'class'"
+                ConfigError, match="loss_kd: Own.needs_target must be one of .'class'.*got True"
             ):
                 make(losses=losses)
         finally:

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from ddp_worker import (
+    CACHED,
+    cached_images,
     work,
     work_on_a_share,
+    work_on_a_share_with_a_cache,
     work_with_a_cache,
     work_with_a_dense_head,
     work_with_queries,
@@ -92,3 +95,24 @@ def test_two_processes_learn_what_one_learns_from_the_same_batch(tmp_path: Path)
     for name, value in alone['after'].items():
         torch.testing.assert_close(one['after'][name], value, rtol=1e-3, atol=1e-5, msg=name)
         assert torch.equal(one['after'][name], two['after'][name]), name
+
+
+@pytest.mark.parametrize('kind', CACHED)
+def test_two_processes_learn_what_one_learns_from_a_cache(tmp_path: Path, kind):
+    """Where the cache holds fewer rows for the images of the second rank."""
+    model, losses = CACHED[kind]
+    both(tmp_path, model(), model(), losses, cached_images(), num_priors=16)
+    work_on_a_share_with_a_cache(0, 1, str(tmp_path), kind)
+    arguments = (2, str(tmp_path), kind)
+    multiprocessing.spawn(work_on_a_share_with_a_cache, args=arguments, nprocs=2)
+    alone, one, two = (
+        torch.load(tmp_path / f'{name}.pth') for name in ('1_rank0', '2_rank0', '2_rank1')
+    )
+    for name, value in alone['losses'].items():
+        halves = [each['losses'][name] for each in (one, two)]
+        assert sum(halves) / 2 == pytest.approx(value, rel=1e-4), name
+        assert 'box' not in name or min(halves) < 0.8 * max(halves), name
+    assert alone['gradients'].keys() == one['gradients'].keys() == two['gradients'].keys()
+    for name, value in alone['gradients'].items():
+        mean = (one['gradients'][name] + two['gradients'][name]) / 2
+        torch.testing.assert_close(mean, value, rtol=1e-3, atol=1e-6, msg=name)

@@ -116,9 +116,9 @@ def test_a_teacher_that_no_loss_names_is_not_loaded(files):
     [
         (of(CLASS, 'secnd'), {}, "losses.loss_kd.teacher_name='secnd': no such teacher .*, but teacher, second"),
         (of(CLASS, dict(teacher=0.5, second=0)), {}, 'a weight above 0'),
-        (of(CLASS, []), {}, 'neither the name of a teacher'),
-        (of(dict(BOX, align=dict(type='RoIBoxAlignment', select='teacher')), dict(teacher=1, second=1)), {}, 'each teacher would choose'),
-        (of(dict(feature_loss(), teacher_connector=feature_loss()['connector']), dict(teacher=1, second=1)), {}, 'teacher_connector belongs to one'),
+        (of(CLASS, []), {}, 'teacher_name: must be the name of a teacher'),
+        (of(dict(BOX, align=dict(type='RoIBoxAlignment', select='teacher')), dict(teacher=1, second=1)), {}, 'teacher_name: the rows that RoIBoxAlignment compares here depend'),
+        (of(dict(feature_loss(), teacher_connector=feature_loss()['connector']), dict(teacher=1, second=1)), {}, 'teacher_connector: belongs to one'),
         (CLASS, dict(teachers=dict(teacher=dict())), None),
         (CLASS, dict(init_student=dict(from_teacher=['neck'], teacher_name='x')), "init_student.teacher_name='x'"),
     ],

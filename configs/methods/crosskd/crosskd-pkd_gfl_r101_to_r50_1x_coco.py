@@ -8,6 +8,8 @@ model = dict(
             type='PKD',
             student='neck',
             teacher='neck',
+            # Padding counts there too: its PKDLoss.
+            align=dict(type='FeatureAlignment', count_padding=True),
             loss_weight=6.0 * 5,  # 6 a level; levels are added up there, here the mean is taken
         )
     )

@@ -17,6 +17,8 @@ model = dict(
             tau=1.0,
             student='bbox_head.gfl_cls',
             teacher='bbox_head.gfl_cls',
+            # Padding counts there too: mmrazor's models/losses/cwd.py.
+            align=dict(type='FeatureAlignment', count_padding=True),
             loss_weight=5.0 * 5,  # 5 a level; levels are added up there, here the mean is taken
         ),
     ),

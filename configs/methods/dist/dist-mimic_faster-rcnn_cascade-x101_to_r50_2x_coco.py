@@ -7,6 +7,8 @@ model = dict(
             type='MSE',
             student='neck',
             teacher='neck',
+            # Padding counts there too: models/losses/mse.py.
+            align=dict(type='FeatureAlignment', count_padding=True),
             connector=dict(type='ConvConnector', in_channels=[256] * 5, out_channels=256),
             loss_weight=1.0 * 5,  # 1 a level; levels are added up there, here the mean is taken
         )

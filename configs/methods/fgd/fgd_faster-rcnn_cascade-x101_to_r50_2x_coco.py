@@ -20,7 +20,8 @@ model = dict(
             tau=0.5,
             student='neck.fpn_convs.*.conv',
             teacher='neck.fpn_convs.*.conv',
-            align=dict(type='ForegroundFeatureAlignment'),
+            # Padding counts there too: distillation/losses/fgd.py.
+            align=dict(type='ForegroundFeatureAlignment', count_padding=True),
             loss_weight=4,  # levels are added up there, here the mean is taken
         ),
         loss_kd_global=dict(
@@ -28,6 +29,8 @@ model = dict(
             reduction='sum',
             student='neck.fpn_convs.*.conv',
             teacher='neck.fpn_convs.*.conv',
+            # Padding counts there too: distillation/losses/fgd.py.
+            align=dict(type='FeatureAlignment', count_padding=True),
             connector=dict(type='GlobalContextConnector', channels=256, levels=4),
             teacher_connector=dict(type='GlobalContextConnector', channels=256, levels=4),
             loss_weight=5e-7 * 4,  # lambda

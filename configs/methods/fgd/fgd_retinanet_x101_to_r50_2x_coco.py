@@ -22,7 +22,8 @@ model = dict(
             tau=0.5,
             student='neck',
             teacher='neck',
-            align=dict(type='ForegroundFeatureAlignment'),
+            # Padding counts there too: distillation/losses/fgd.py.
+            align=dict(type='ForegroundFeatureAlignment', count_padding=True),
             loss_weight=5,  # levels are added up there, here the mean is taken
         ),
         loss_kd_global=dict(
@@ -30,6 +31,8 @@ model = dict(
             reduction='sum',
             student='neck',
             teacher='neck',
+            # Padding counts there too: distillation/losses/fgd.py.
+            align=dict(type='FeatureAlignment', count_padding=True),
             connector=dict(type='GlobalContextConnector', channels=256, levels=5),
             teacher_connector=dict(type='GlobalContextConnector', channels=256, levels=5),
             loss_weight=5e-6 * 5,  # lambda

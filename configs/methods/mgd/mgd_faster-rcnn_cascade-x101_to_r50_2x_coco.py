@@ -17,6 +17,8 @@ model = dict(
             reduction='sum',
             student='neck.fpn_convs.*.conv',
             teacher='neck.fpn_convs.*.conv',
+            # Padding counts there too: distillation/losses/mgd.py.
+            align=dict(type='FeatureAlignment', count_padding=True),
             connector=dict(
                 type='MaskedGenerationConnector',
                 in_channels=256,

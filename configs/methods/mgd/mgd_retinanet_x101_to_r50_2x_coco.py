@@ -20,6 +20,8 @@ model = dict(
             reduction='sum',
             student='neck',
             teacher='neck',
+            # Padding counts there too: distillation/losses/mgd.py.
+            align=dict(type='FeatureAlignment', count_padding=True),
             connector=dict(
                 type='MaskedGenerationConnector',
                 in_channels=256,

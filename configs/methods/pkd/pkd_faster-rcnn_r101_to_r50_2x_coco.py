@@ -16,6 +16,8 @@ model = dict(
             # P2 to P5: the first four of the neck's five maps.
             student='neck.fpn_convs.*.conv',
             teacher='neck.fpn_convs.*.conv',
+            # Padding counts there too: mmrazor's models/losses/pkd_loss.py.
+            align=dict(type='FeatureAlignment', count_padding=True),
             loss_weight=6.0 * 4,  # 6 a level; levels are added up there, here the mean is taken
         ),
     ),

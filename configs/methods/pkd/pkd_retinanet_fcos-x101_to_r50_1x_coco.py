@@ -15,7 +15,11 @@ model = dict(
             type='PKD',
             student='neck',
             teacher='neck',
-            align=dict(type='FeatureAlignment', levels=(0, 1, 2, 3)),  # P3 to P6: four of five
+            align=dict(
+                type='FeatureAlignment',
+                levels=(0, 1, 2, 3),  # P3 to P6: four of five
+                count_padding=True,  # as there: mmrazor's models/losses/pkd_loss.py
+            ),
             loss_weight=10.0 * 4,  # 10 a level; levels are added up there, here the mean is taken
         ),
     ),

@@ -17,6 +17,8 @@ model = dict(
             # The last convolution of each level, before normalisation and activation.
             student='neck.out_convs.*.conv',
             teacher='neck.out_convs.*.conv',
+            # Padding counts there too: mmrazor's models/losses/cwd.py.
+            align=dict(type='FeatureAlignment', count_padding=True),
             connector=dict(
                 type='ConvConnector',
                 in_channels=[128, 128, 128],
