@@ -115,6 +115,7 @@ class Study:
 
         from mmkd.analysis.work_dir import essence
         from mmkd.datasets.preflight import replace_data_root
+        from mmkd.hooks import add_distillation_hook
 
         root = HERE.parent
         cfg = Config.fromfile(str(root / settings.config))
@@ -124,6 +125,8 @@ class Study:
         cfg.merge_from_dict({'randomness.seed': seed})
         cfg.merge_from_dict({'val_evaluator.type': 'CocoF1Metric'})
         cfg.setdefault('custom_imports', dict(imports=['mmkd'], allow_failed_imports=False))
+        if cfg.model.get('losses'):  # as digests have it since the first results
+            add_distillation_hook(cfg)
         distils = cfg.model.type == 'Distiller'
         whole = cfg.to_dict()
         for teacher in (

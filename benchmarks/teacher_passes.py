@@ -28,10 +28,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'plain': {},
     'bfloat16': dict(amp='bfloat16'),
     'float16': dict(amp='float16'),
-    'channels last': dict(channels_last=True),
-    'compiled': dict(compile=True),
-    'bfloat16, channels last': dict(amp='bfloat16', channels_last=True),
-    'all three': dict(amp='bfloat16', channels_last=True, compile=True),
 }
 
 

@@ -38,7 +38,6 @@ model = dict(
 )
 
 # Checks the pair before the first iteration, and keeps connectors in checkpoints.
-default_hooks = dict(distillation=dict(type='DistillationHook'))
 
 # COCO's mAP, and F1 beside it.
 val_evaluator = dict(type='CocoF1Metric')

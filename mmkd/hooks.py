@@ -6,6 +6,7 @@ from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine._strategy import DeepSpeedStrategy, FSDPStrategy
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
@@ -17,6 +18,21 @@ from .errors import ConfigError
 from .random_state import preserve_rng_state
 
 STATE = 'distillation'
+HOOK_KEY = 'distillation'
+
+
+def add_distillation_hook(config: Config) -> None:
+    """Add a :class:`DistillationHook` to the ``default_hooks`` of a config that distils and has none."""
+    hooks = config.get('default_hooks') or {}
+    declared = [*hooks.values(), *(config.get('custom_hooks') or ())]
+    named = [str((each or {}).get('type')) for each in declared]
+    distils = str((config.get('model') or {}).get('type')).endswith(Distiller.__name__)
+    if (
+        distils
+        and HOOK_KEY not in hooks
+        and not any(DistillationHook.__name__ in it for it in named)
+    ):
+        config.merge_from_dict({'default_hooks': {HOOK_KEY: dict(type=DistillationHook.__name__)}})
 
 
 @HOOKS.register_module()
@@ -24,7 +40,8 @@ class DistillationHook(Hook):
     """Checks a distillation before its first iteration and keeps what only it needs in checkpoints.
 
     Connectors, and the average of the student where that is its teacher, lie under the key
-    ``distillation`` beside ``state_dict``, which stays that of the plain student. In a config:
+    ``distillation`` beside ``state_dict``, which stays that of the plain student. mmkd's tools add the
+    hook themselves (:func:`add_distillation_hook`); for others write into the config
     ``default_hooks=dict(distillation=dict(type='DistillationHook'))``.
     """
 

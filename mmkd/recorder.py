@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from .errors import ConfigError, PathError, did_you_mean
+from .method_override import MethodOverride
 from .nested import map_tensors, to_float32
 
 CAPTURES = ('output', 'input')
@@ -77,13 +78,6 @@ class Source:
         return name if self.capture == 'output' else f'input of {name}'
 
 
-class Enough(BaseException):
-    """Leaves a pass from which nothing more is recorded; who runs the pass catches it.
-
-    It is no ``Exception``, so that no ``except`` inside a model keeps it.
-    """
-
-
 class Recorder:
     """Forward hooks that live as long as a ``with`` block.
 
@@ -104,9 +98,6 @@ class Recorder:
         PathError: A module or method does not exist; near names are listed.
     """
 
-    # Those inside of their block.
-    _open: ClassVar[list[Recorder]] = []
-
     def __init__(
         self,
         model: nn.Module,
@@ -116,10 +107,6 @@ class Recorder:
     ) -> None:
         self.owner = owner
         self.float32 = float32
-        #: :attr:`calls` at which :class:`Enough` is raised, unless another recorder watches the same pass;
-        #: None: never.
-        self.enough: dict[Source, list[int]] | None = None
-        self._model = model
         self.sources = list(dict.fromkeys(sources))
         self._modules = {source: self._find(model, source) for source in self.sources}
         # Of each source what each of its modules gave, call by call.
@@ -127,15 +114,17 @@ class Recorder:
         # The same with a number that tells whether it was changed since.
         self._versions: dict[Source, list[tuple[Any, Any]]] = {}
         self._handles: list[Any] = []
-        self._wrapped: list[tuple[nn.Module, str, Any]] = []
 
     def _find(self, model: nn.Module, source: Source) -> list[nn.Module]:
         # By the names they have where nothing wraps them; what is wrapped comes after its wrapper.
-        modules = {WRAPPERS.sub('', name): each for name, each in model.named_modules()}
+        # A module that has several names is found by each.
+        named = model.named_modules(remove_duplicate=False)
+        modules = {WRAPPERS.sub('', name): each for name, each in named}
         names = [source.module]
         if '*' in source.module:
             pattern = re.compile(re.escape(source.module).replace(r'\*', r'[^.]+'))
-            names = [name for name in modules if pattern.fullmatch(name)]
+            found = {modules[name]: name for name in reversed(modules) if pattern.fullmatch(name)}
+            names = list(reversed(found.values()))  # each module once, by its first name
         if not names or names[0] not in modules:
             hint = did_you_mean(source.module, modules)
             raise PathError(
@@ -153,31 +142,8 @@ class Recorder:
                 )
         return [modules[name] for name in names]
 
-    @property
-    def recorded(self) -> list[tuple[nn.Module, str | None]]:
-        """The modules whose calls are captured, and with which method if not their own call."""
-        return [(each, it.method) for it, modules in self._modules.items() for each in modules]
-
-    @property
-    def calls(self) -> dict[Source, list[int]]:
-        """How often each module of each source was called so far."""
-        return {
-            source: [len(each) for each in self._calls.get(source, [()] * len(modules))]
-            for source, modules in self._modules.items()
-        }
-
-    @property
-    def holds_tensors_only(self) -> bool:
-        """Whether tensors and tuples of them are all that was captured.
-
-        Into a list or a dict, later calls could put other tensors without anybody noticing.
-        """
-        calls = (one for calls in self._calls.values() for one in calls)
-        return all(_is_of_tensors(value) for one in calls for value in one)
-
     def __enter__(self) -> Recorder:
         self.clear()
-        self._open.append(self)
         try:
             for source, modules in self._modules.items():
                 for place, module in enumerate(modules) if source.method is None else ():
@@ -197,17 +163,8 @@ class Recorder:
             self.clear()
 
     def _release(self) -> None:
-        if self in self._open:
-            self._open.remove(self)
         while self._handles:
             self._handles.pop().remove()
-        while self._wrapped:
-            module, method, own = self._wrapped.pop()
-            # The wrapper shadows the class's method on this one instance only.
-            if own is None:
-                del module.__dict__[method]
-            else:
-                module.__dict__[method] = own
 
     def _wrap_method(self, source: Source, place: int, module: nn.Module) -> None:
         inner = getattr(module, source.method)
@@ -217,8 +174,7 @@ class Recorder:
             self._keep(source, place, args, kwargs, result)
             return result
 
-        self._wrapped.append((module, source.method, module.__dict__.get(source.method)))
-        module.__dict__[source.method] = recorded
+        self._handles.append(MethodOverride(module, source.method, recorded))
 
     def _on_call(
         self, source: Source, place: int, module: nn.Module, args: tuple, kwargs: dict, output: Any
@@ -243,11 +199,6 @@ class Recorder:
         calls = self._calls.setdefault(source, [[] for _ in self._modules[source]])
         calls[place].append(value)
         self._versions.setdefault(source, []).append((value, _version(value)))
-        if self.enough is not None and self.calls == self.enough and self._is_alone():
-            raise Enough
-
-    def _is_alone(self) -> bool:
-        return all(each is self or each._model is not self._model for each in self._open)
 
     def __getitem__(self, source: Source) -> Any:
         calls = self._calls.get(source)
@@ -279,13 +230,6 @@ class Recorder:
     def __contains__(self, source: Source) -> bool:
         return bool(self._calls.get(source))
 
-    def replace(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Put ``function`` of each captured tensor in its place, such as a part of it."""
-        self._calls = {
-            source: [map_tensors(function, each) for each in calls]
-            for source, calls in self._calls.items()
-        }
-
     def clear(self) -> None:
         """Drop everything captured."""
         self._calls.clear()
@@ -297,9 +241,3 @@ def _version(value: Any) -> Any:
     if isinstance(value, Tensor):
         return 0 if value.is_inference() else value._version
     return [_version(each) for each in value] if isinstance(value, (list, tuple)) else None
-
-
-def _is_of_tensors(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_of_tensors, value))
-    return value is None or isinstance(value, Tensor)

@@ -182,6 +182,16 @@ def test_modules_behind_a_star_are_called_once_each():
         record[source]
 
 
+def test_a_shared_module_is_found_by_each_of_its_names():
+    shared = nn.Linear(2, 2)
+    model = nn.ModuleDict(dict(first=shared, second=shared))
+    sources = [Source('first'), Source('second')]
+    with Recorder(model, [*sources, Source('*')]) as seen:
+        out = model['first'](torch.ones(1, 2))
+    assert all(seen[source] is out for source in sources)
+    assert [each is out for each in seen[Source('*')]] == [True]
+
+
 def test_a_star_that_matches_nothing_is_an_error():
     with pytest.raises(PathError, match=r"no module 'blocks.\*.conv'"):
         Recorder(Levels(), [Source('blocks.*.conv')])

@@ -81,17 +81,22 @@ def run_tool(main: Callable[[argparse.Namespace], None], args: argparse.Namespac
 def one_line(error: BaseException) -> str | None:
     """The message of a user's fault as one line; None for an unexpected exception.
 
-    A registry may wrap the fault in another exception, so causes are searched too.
+    A registry wraps the fault in another exception that quotes it, so that is searched too. An unexpected
+    exception raised while a fault was handled is not the user's.
     """
     # Looked up, not imported: when the stack is missing `import mmkd` itself is what failed.
     errors = sys.modules.get('mmkd.errors')
     while errors is not None and error is not None:
+        wrapped = error.__cause__ or error.__context__
+        if isinstance(wrapped, errors.UserError) and str(wrapped) in str(error):
+            error = wrapped
+            continue
         if isinstance(error, errors.UserError):
             text = str(error)
             if 'Traceback (most recent call last)' in text:  # re-raised from a data loader worker
                 text = text.strip().splitlines()[-1].split(': ', 1)[-1]
             return ' '.join(text.split())
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
 
 
@@ -105,6 +110,7 @@ def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
     from mmkd.datasets.class_subset import check_classes
     from mmkd.datasets.preflight import check_files, replace_data_root
     from mmkd.errors import MissingFileError
+    from mmkd.hooks import add_distillation_hook
 
     if args.launcher != 'none':
         _read_launcher(args.launcher)
@@ -125,6 +131,7 @@ def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
         cfg.work_dir = args.work_dir or os.path.join('work_dirs', path.stem)
     check_files(cfg, modes, config_path=str(path))
     check_classes(cfg, modes)
+    add_distillation_hook(cfg)
     if args.launcher != 'none':
         _join_cpu_group(cfg)
     return cfg

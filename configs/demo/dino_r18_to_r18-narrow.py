@@ -37,6 +37,5 @@ model = dict(
     ),
 )
 
-default_hooks = dict(distillation=dict(type='DistillationHook'))
 val_evaluator = dict(type='CocoF1Metric')
 test_evaluator = dict(type='CocoF1Metric')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,10 +84,6 @@ class Distiller(BaseModel):
             self.entries = {
                 name: LossEntry(name, config) for name, config in (losses or {}).items() if config
             }
-        deep = Counter(it.student for it in self.entries.values() if it.backpropagates_early)
-        for entry in self.entries.values():
-            # What several make of the same maps is computed once, and its way back is one, at the end.
-            entry.backpropagates_early &= deep[entry.student] == 1
         self.inherited_modules, self._inherits_from = _modules_to_inherit(init_student)
         readers = {t: f'losses.{name}' for name, it in self.entries.items() for t in it.aligns}
         #: Names of the teachers that losses compare with.
@@ -153,7 +148,7 @@ class Distiller(BaseModel):
             # Teachers first where they can be: then their activations are gone when the student's come.
             for teacher in record.before_student:
                 teacher.run_teacher(*given)
-            with record.student, record.alongside():
+            with record.student:
                 losses = self._task_losses(inputs, data_samples, record)
             for teacher in record.after_student:
                 teacher.run_teacher(*given)
@@ -213,11 +208,17 @@ class Distiller(BaseModel):
         hub = MessageHub.get_current_instance()
         averages = any(self.teachers.is_average(name) for name in self._compared)
         beside = bool(self.connector_state()) or averages
-        if beside and hub.get_info('loop_stage') == 'train' and not self.has_hook:
-            what = "student's average" if averages else 'connectors of the losses'
-            raise ConfigError(
-                f'checkpoints would lose the {what}; add to the config: '
+        if hub.get_info('loop_stage') == 'train' and not self.has_hook:
+            todo = (
+                "train with mmkd's tools, which add the DistillationHook, or add it to the config: "
                 "default_hooks=dict(distillation=dict(type='DistillationHook'))"
+            )
+            if beside:
+                what = "student's average" if averages else 'connectors of the losses'
+                raise ConfigError(f'default_hooks: checkpoints would lose the {what}; {todo}')
+            MMLogger.get_current_instance().warning(
+                f'default_hooks: no DistillationHook, the data is not checked before the first iteration; '
+                f'{todo}'
             )
         for name in (name for name in self.teachers.read if name in self._compared):
             teacher = self._load_teacher(name)

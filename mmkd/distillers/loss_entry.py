@@ -20,7 +20,6 @@ from ..families import Family
 from ..losses.reduction import shares_of_ranks
 from ..recorder import Source
 from ..teachers import TEACHER
-from .early_backward import backpropagate_early, can_backpropagate_early
 from .schedule import Schedule
 
 OWN_KEYS = (
@@ -114,8 +113,6 @@ class LossEntry:
                 for side, key in (('student', 'connector'), ('teacher', 'teacher_connector'))
                 if own.get(key)
             }
-            #: Whether the backward pass to the student's output is taken as soon as the loss is there.
-            self.backpropagates_early = self.align.runs_teacher_layers
 
     @contextmanager
     def prefix_errors(self) -> Iterator[None]:
@@ -194,19 +191,11 @@ class LossEntry:
         """
         with self.prefix_errors():
             student = self.align.student_output(next(iter(steps.values())))
-            if self.backpropagates_early and can_backpropagate_early():
-                weights = [w for c in self.connectors.values() for w in c.parameters()]
-                return backpropagate_early(
-                    lambda own: self._loss(own, steps, factor), student, weights
-                )
-            return self._loss(student, steps, factor)
-
-    def _loss(self, student: Any, steps: Mapping[str, Step], factor: float) -> Tensor:
-        pairs = self._pairs(student, steps)
-        values = torch.stack([self._value(pair) for pair in pairs])
-        if self.align.reduces_over_ranks and get_world_size() > 1:
-            values = values * shares_of_ranks(torch.stack([pair.divisor for pair in pairs]))
-        return values.mean() * (self.loss_weight * factor)
+            pairs = self._pairs(student, steps)
+            values = torch.stack([self._value(pair) for pair in pairs])
+            if self.align.reduces_over_ranks and get_world_size() > 1:
+                values = values * shares_of_ranks(torch.stack([pair.divisor for pair in pairs]))
+            return values.mean() * (self.loss_weight * factor)
 
     def _pairs(self, student: Any, steps: Mapping[str, Step]) -> list[Pair]:
         """What is compared, per level; with several teachers, their mean."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from mmdet.structures import SampleList
@@ -15,7 +14,6 @@ from ..errors import ConfigError
 from ..families import Family, family_of
 from ..recorder import Recorder, Source
 from ..teachers import Teacher
-from .last_call import LastCall
 from .loss_entry import LossEntry
 
 
@@ -47,11 +45,6 @@ class StepRecorders:
         self.after_student = [each for each in self.passes if each.needs_student]
         self._sources = [source for each in self.passes for source in each.of_student]
         self.student = Recorder(student, self._sources, owner='student')
-
-    def alongside(self) -> AbstractContextManager[None]:
-        """The block the student's own pass runs in; it computes there for a joint pass what it can."""
-        joint = [each for each in self.before_student if each.joint is not None]
-        return joint[0].alongside(self.student) if len(joint) == 1 else nullcontext()
 
     def run_joint_parts(self) -> None:
         """Run the student on what teachers chose, as far as its own pass did not."""
@@ -133,7 +126,6 @@ class TeacherPass:
         ]
         own = [source for entry in self.first for source in entry.teacher_sources(name)]
         self.recorder = teacher.recorder(own + ends)
-        self._last_call = LastCall(self.recorder, teacher.may_end_early)
         #: Recorders of the joint pass, student and teacher, or None where there is none.
         self.joint: tuple[Recorder, Recorder] | None = None
         self._joint_parts: tuple[set[str], set[str]] = (set(), joint)
@@ -172,18 +164,11 @@ class TeacherPass:
             preprocessor: The student's.
             student: What the student recorded on the same images, if :attr:`needs_student`.
         """
-        self._last_call.expect(inputs.shape)
         with self.recorder:
             self.shared = self.teacher.run(inputs, data_samples, preprocessor, self.parts, student)
-        self._last_call.learn(inputs.shape, result_is_needed=self.shared.keys() != {'scale'})
         if self.joint is not None:
             with self.joint[1]:
                 self.teacher.run_joint_parts(self.recorder, self.shared, self._joint_parts[1])
-
-    def alongside(self, student: Recorder) -> AbstractContextManager[None]:
-        """See :meth:`Family.alongside`; once the teacher has run."""
-        joint, parts = self.joint[0], self._joint_parts[0]
-        return self.teacher.family.alongside(self.model, joint, student, self.shared, parts)
 
     def run_joint_parts(self, student: Recorder) -> None:
         """Run the student on what the teacher chose, unless it has."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from mmdet.structures import SampleList
@@ -21,7 +20,7 @@ class Family:
 
     Some parts can only be compared on inputs that one of the two models chose: proposals, decoder
     queries. Parts for which the teacher chooses (:meth:`joint_parts`) are computed in a joint pass, after
-    both models' own (:meth:`run_joint_parts`), or within the student's own (:meth:`alongside`).
+    both models' own (:meth:`run_joint_parts`).
 
     Args:
         detector: The detector to run.
@@ -135,25 +134,3 @@ class Family:
             shared: What :meth:`run` gave, and ``scale``, as there.
             parts: Those of its parts that are read.
         """
-
-    def alongside(
-        self,
-        model: nn.Module,
-        joint: Recorder,
-        own: Recorder,
-        shared: dict[str, Any],
-        parts: set[str],
-    ) -> AbstractContextManager[None]:
-        """Have the student compute the joint parts in its own pass, which runs inside the block.
-
-        This saves what a second pass costs whatever its size. Where one pass cannot serve both, as here,
-        nothing is recorded, and :meth:`run_joint_parts` comes after.
-
-        Args:
-            model: The student.
-            joint: Where the joint parts are recorded.
-            own: What records the rest of the student's pass; it must see what it would see alone.
-            shared: What :meth:`run` gave.
-            parts: Those of the student's parts that are read.
-        """
-        return nullcontext()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.roi_heads import CascadeRoIHead
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox2roi
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ConfigError
-from ..nested import map_tensors
 from ..recorder import Recorder, Source
 from .base import Family
 
@@ -42,8 +39,7 @@ class TwoStage(Family):
     - a single box head teaches the first stage of a cascade.
 
     With ``proposals='teacher'`` both evaluate the proposals of the teacher's RPN, in whatever stages are
-    named. The student's RoI head looks at them together with its own where one call can serve both, and
-    else runs once more.
+    named; the student's RoI head runs on them after its own pass.
 
     Args:
         detector: A ``TwoStageDetector``.
@@ -188,35 +184,6 @@ class TwoStage(Family):
         for stage in _stages(parts):
             _evaluate(model, recorded[FEATURES], rois, stage)
 
-    @contextmanager
-    def alongside(
-        self,
-        model: nn.Module,
-        joint: Recorder,
-        own: Recorder,
-        shared: dict[str, Any],
-        parts: set[str],
-    ) -> Iterator[None]:
-        if not _one_call_serves(model, joint, own):
-            yield
-            return
-        head, alone = model.roi_head, model.roi_head._bbox_forward
-
-        def together(x: Any, rois: Tensor) -> dict[str, Any]:
-            if all(source in joint for source in joint.sources):
-                return alone(x, rois)
-            count = len(rois)
-            with joint:
-                found = alone(x, torch.cat([rois, _shared_rois(shared).to(rois)]))
-            joint.replace(lambda each: each[count:])
-            return map_tensors(lambda each: each[:count], found)
-
-        head.__dict__['_bbox_forward'] = together
-        try:
-            yield
-        finally:
-            del head.__dict__['_bbox_forward']
-
 
 def has_box_head(model: nn.Module) -> bool:
     """Whether a detector has an RoI head with boxes."""
@@ -285,19 +252,6 @@ def _shared_rois(shared: dict[str, Any]) -> Tensor:
 
 def _evaluate(model: nn.Module, features: Any, rois: Tensor, stage: int | None) -> None:
     model.roi_head._bbox_forward(*(() if stage is None else (stage,)), features, rois)
-
-
-def _one_call_serves(model: nn.Module, joint: Recorder, own: Recorder) -> bool:
-    """Whether a student's box head can look at two sets of proposals in one call."""
-    head = getattr(model, 'roi_head', None)
-    if getattr(type(head), '_bbox_forward', None) is not StandardRoIHead._bbox_forward:
-        return False  # which ends in tensors with a row for each proposal, as recorded modules must
-    if any(s.method or not s.module.startswith(f'{BOX_HEAD}.') for s in joint.sources):
-        return False
-    if any(source.module.startswith('roi_head') for source in own.sources):
-        return False
-    # Statistics of a batch would be those of both sets.
-    return not any(isinstance(each, _BatchNorm) and each.training for each in head.modules())
 
 
 def _needs_boxes_only(head: nn.Module) -> bool:

@@ -10,7 +10,6 @@ from mmengine.dist import get_world_size
 from torch import nn
 
 from ..errors import ConfigError
-from ..teachers.speed import TeacherSpeed
 from .units import units_of
 
 
@@ -19,38 +18,24 @@ class TeacherSharding:
 
     Each keeps one part of the weights of backbone, neck, encoder and decoder, and gathers those of a
     unit (:func:`mmkd.sharding.units.units_of`) just for as long as it runs. Buffers and heads are with every
-    process. What the teacher says stays the same, bit for bit.
-
-    All processes must run the same units in the same order, so the pass of such a teacher does not end
-    early where only some could.
+    process. The teacher's outputs stay the same, bit for bit.
 
     Args:
         name: How messages call the teacher's config, e.g. ``teacher``.
         shard: Whether weights are shared out.
-        speed: What else its pass is meant to be.
 
     Raises:
-        ConfigError: torch is too old, or the teacher shall be compiled or channels last too.
+        ConfigError: torch is too old.
     """
 
-    def __init__(self, name: str, shard: bool, speed: TeacherSpeed) -> None:
+    def __init__(self, name: str, shard: bool = False) -> None:
         if not isinstance(shard, bool):
             raise ConfigError(f'{name}.shard={shard!r} is neither True nor False')
         self.name = name
         self.shard = shard
         self._is_done = False
-        if not shard:
-            return
-        fully_shard_of_torch(name)
-        for option, value in (
-            ('compile', speed.compile_options is not None),
-            ('channels_last', speed.channels_last),
-        ):
-            if value:
-                raise ConfigError(
-                    f'{name}.{option} lays out or compiles weights that {name}.shard gathers anew each time; '
-                    f'leave one of the two out'
-                )
+        if shard:
+            fully_shard_of_torch(name)
 
     def settle(self, detector: nn.Module, device: torch.device) -> None:
         """Bring a teacher to its device before a pass, its weights shared out if they shall be."""

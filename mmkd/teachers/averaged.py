@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,8 @@ from torch import nn
 from ..errors import ConfigError
 from ..sharding.teacher import TeacherSharding
 from .live import LiveTeacher
+from .precision import TeacherPrecision
 from .resolution import check_scale
-from .speed import TeacherSpeed, convert_weights
 
 
 class AveragedTeacher(LiveTeacher):
@@ -28,7 +27,7 @@ class AveragedTeacher(LiveTeacher):
         ema: Config of an averaged model of mmengine or mmdet, as an ``EMAHook`` has it: ``type``,
             ``momentum``, ``update_buffers`` …
         classes: The student's class names.
-        name, scale, amp, channels_last, compile, options: As :class:`Teacher`.
+        name, scale, amp, options: As of :class:`LiveTeacher`.
     """
 
     def __init__(
@@ -39,25 +38,16 @@ class AveragedTeacher(LiveTeacher):
         name: str = 'teacher',
         scale: float = 1.0,
         amp: str | bool | None = None,
-        channels_last: bool = False,
-        compile: bool | dict[str, Any] = False,
         **options: Any,
     ) -> None:
         self.scale = check_scale(scale, name)
-        self.speed = TeacherSpeed(name, amp, channels_last, compile)
+        self.precision = TeacherPrecision(name, amp)
         if 'shard' in options:
             raise ConfigError(
                 f'{name}.shard is for a teacher from a checkpoint: each process averages its own student; '
                 f'leave it out'
             )
-        self.sharding = TeacherSharding(name, False, self.speed)
-        if ((self.speed.compile_options or {}).get('options') or {}).get('freezing'):
-            raise ConfigError(
-                f'{name}.compile.options.freezing: the weights of an average do not stay as they are'
-            )
-        if channels_last:
-            # Before it is averaged: the average holds on to the memory of the weights it starts with.
-            student = convert_weights(copy.deepcopy(student))
+        self.sharding = TeacherSharding(name)
         config = dict(dict(type='ExpMomentumEMA', update_buffers=True), **ema)
         try:
             self.average = MODELS.build(config, default_args=dict(model=student))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
@@ -101,10 +101,6 @@ class CachedTeacher(Teacher):
         )
         #: What it says of the present batch, by source.
         self.said: dict[Source, Any] = {}
-
-    @property
-    def may_end_early(self) -> bool:
-        return False  # there is no pass
 
     @property
     def options(self) -> dict[str, Any]:
@@ -206,11 +202,6 @@ class CachedTeacher(Teacher):
 class StoredOutputs:
     """What a :class:`CachedTeacher` says of the present batch, where a recorder would stand."""
 
-    # There is no pass that could end early.
-    enough = None
-    calls: ClassVar[dict] = {}
-    holds_tensors_only = False
-
     def __init__(self, teacher: CachedTeacher) -> None:
         self.teacher = teacher
 
@@ -255,5 +246,7 @@ def _of_family(options: dict[str, Any]) -> dict[str, Any]:
     return {key: decode(value) for key, value in options.items() if key not in TEACHER_OPTIONS}
 
 
-# What a Teacher takes beside the options of its family, and what it does without.
-TEACHER_OPTIONS = dict(scale=1.0, amp=None, channels_last=False, compile=False)
+# Options of earlier releases: memory format and compilation of the teacher. Caches may name them.
+REMOVED_OPTIONS = ('channels_last', 'compile')
+# What a LiveTeacher takes beside the options of its family, and the defaults.
+TEACHER_OPTIONS = dict(scale=1.0, amp=None, **dict.fromkeys(REMOVED_OPTIONS, False))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .averaged import AveragedTeacher
 from .base import Teacher
-from .cached import CachedTeacher
+from .cached import REMOVED_OPTIONS, CachedTeacher
 from .live import LiveTeacher
 
 # The name of the teacher that `model.teacher` declares.
@@ -94,13 +95,13 @@ class DeclaredTeachers(Mapping[str, Teacher]):
             classes: The student's class names.
         """
         if name not in self._loaded:
-            config = dict(self.configs[name])
+            config = self._without_removed(name)
             if self.is_average(name):
                 config.setdefault('classes', classes)
                 self._loaded[name] = self._build(name, AveragedTeacher, student=student, **config)
             else:
                 cached = self.is_cached(name)
-                config = config if cached else self._asked_itself(name)
+                config = config if cached else self._without_cache(name)
                 self._loaded[name] = self._build(
                     name, CachedTeacher if cached else LiveTeacher, **config
                 )
@@ -115,7 +116,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
         """
         if not self.is_cached(name):
             return self[name]
-        config = self._asked_itself(name)
+        config = self._without_cache(name)
         absent = [key for key in ('config', 'checkpoint') if key not in config]
         if absent:
             raise ConfigError(
@@ -124,9 +125,20 @@ class DeclaredTeachers(Mapping[str, Teacher]):
             )
         return self._build(name, LiveTeacher, **config)
 
-    def _asked_itself(self, name: str) -> dict[str, Any]:
-        """The config of a teacher without what concerns its cache."""
-        config = self.configs[name]
+    def _without_removed(self, name: str) -> dict[str, Any]:
+        """The config of a teacher without the options of earlier releases that changed no output."""
+        config = dict(self.configs[name])
+        removed = [key for key in REMOVED_OPTIONS if config.pop(key, None)]
+        if removed:
+            MMLogger.get_current_instance().warning(
+                f'{self.key_of(name)}.{removed[0]}: ignored, this option saved no time and was removed; '
+                f'delete it'
+            )
+        return config
+
+    def _without_cache(self, name: str) -> dict[str, Any]:
+        """The same without what concerns its cache."""
+        config = self._without_removed(name)
         # Without a cache its options are left to be refused; `cache=None` is how a command line drops one.
         dropped = CACHE_OPTIONS if CACHE in config else ()
         return {key: value for key, value in config.items() if key not in dropped}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,13 +20,13 @@ from ..errors import ConfigError
 from ..families import family_of
 from ..nested import to_float32
 from ..random_state import preserve_rng_state
-from ..recorder import Enough, Recorder, Source
+from ..recorder import Recorder, Source
 from ..sharding.teacher import TeacherSharding
 from .base import Teacher
 from .config import config_classes, load_config
-from .normalization import renormalize
+from .normalization import Renormalization
+from .precision import TeacherPrecision
 from .resolution import check_scale, resize
-from .speed import TeacherSpeed
 
 
 class LiveTeacher(Teacher):
@@ -40,8 +39,8 @@ class LiveTeacher(Teacher):
         classes: Its class names, when neither checkpoint nor config tells them.
         name: How messages call its config, ``teacher`` or ``teachers.<name>``.
         scale: How much larger than the student's the images are that it sees.
-        amp, channels_last, compile: What makes its pass cheaper (:class:`TeacherSpeed`).
-        shard: Whether the processes of a training share its weights out (:class:`TeacherSharding`).
+        amp: The precision of its pass (:class:`TeacherPrecision`).
+        shard: Whether the processes of a training run share its weights out (:class:`TeacherSharding`).
         options: What the detector's family offers, e.g. ``proposals`` (:mod:`mmkd.families`).
 
     Raises:
@@ -58,15 +57,13 @@ class LiveTeacher(Teacher):
         name: str = 'teacher',
         scale: float = 1.0,
         amp: str | bool | None = None,
-        channels_last: bool = False,
-        compile: bool | dict[str, Any] = False,
         shard: bool = False,
         **options: Any,
     ) -> None:
         cfg = load_config(config, name)
         self.scale = check_scale(scale, name)
-        self.speed = TeacherSpeed(name, amp, channels_last, compile)
-        self.sharding = TeacherSharding(name, shard, self.speed)
+        self.precision = TeacherPrecision(name, amp)
+        self.sharding = TeacherSharding(name, shard)
         self.checkpoint = checkpoint
         where = f"{name}.checkpoint='{checkpoint}'"
         weights = read_checkpoint(checkpoint, where, hint=_how_to_get(config))
@@ -82,12 +79,8 @@ class LiveTeacher(Teacher):
     def _freeze(self, detector: nn.Module, options: dict[str, Any]) -> None:
         self.detector: nn.Module = detector.eval().requires_grad_(False)
         self.family = family_of(self.detector, **options)
-        self.speed.apply_to(self.detector)
-
-    @property
-    def may_end_early(self) -> bool:
-        """Whether one process may leave a pass where another goes on."""
-        return not self.sharding.shard
+        self.precision.apply_to(self.detector)
+        self._renormalization: Renormalization | None = None
 
     def _class_names(
         self, names: Sequence[str] | str | None, key: str, given: bool
@@ -111,9 +104,7 @@ class LiveTeacher(Teacher):
 
     def recorder(self, sources: list[Source]) -> Recorder:
         """A recorder for the teacher's modules, which gives float32 whatever the pass runs in."""
-        recorder = Recorder(self.detector, sources, owner='teacher', float32=True)
-        self.speed.respect(recorder)
-        return recorder
+        return Recorder(self.detector, sources, owner='teacher', float32=True)
 
     @torch.no_grad()
     def run(
@@ -139,14 +130,13 @@ class LiveTeacher(Teacher):
         """
         self.sharding.settle(self.detector, inputs.device)
         own = self.detector.data_preprocessor
-        inputs = renormalize(inputs, data_samples, preprocessor, own)
+        if self._renormalization is None or self._renormalization.given is not preprocessor:
+            self._renormalization = Renormalization(preprocessor, own)
+        inputs = self._renormalization(inputs, data_samples)
         scale = (1.0, 1.0)
         if self.scale != 1:
             inputs, data_samples, scale = resize(inputs, data_samples, self.scale)
-        shared: dict[str, Any] = {}
-        # A pass ends early only where it would have shared nothing.
-        with self.speed.running(self.detector, inputs.device), suppress(Enough):
-            inputs = self.speed.images(inputs)
+        with self.precision.running(inputs.device):
             shared = self.family.run(inputs, data_samples, parts, student, scale)
         return dict(to_float32(shared), scale=scale)
 
@@ -154,7 +144,7 @@ class LiveTeacher(Teacher):
     def run_joint_parts(self, recorded: Recorder, shared: dict[str, Any], parts: set[str]) -> None:
         """Compute the parts of the joint pass; see :meth:`mmkd.families.Family.run_joint_parts`."""
         device = next(self.detector.parameters()).device
-        with self.speed.running(self.detector, device):
+        with self.precision.running(device):
             self.family.run_joint_parts(self.detector, recorded, shared, parts)
 
 

@@ -8,50 +8,58 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
 
-def renormalize(
-    inputs: Tensor,
-    data_samples: SampleList,
-    given: BaseDataPreprocessor,
-    wanted: BaseDataPreprocessor,
-) -> Tensor:
-    """Bring a batch from one preprocessor's normalisation to another's.
+class Renormalization:
+    """Converts a batch from one preprocessor's normalisation to another's.
+
+    What has to be done is decided once, here: a comparison on the device would make the host wait per step.
 
     Args:
-        inputs: Batch as ``given`` made it, shape (N, 3, H, W).
-        data_samples: Their ``img_shape`` tells image from padding.
-        given: The preprocessor the batch went through.
-        wanted: The preprocessor whose output is asked for.
-
-    Returns:
-        ``inputs`` itself where both normalise alike, else a new tensor of the same shape.
+        given: The preprocessor that the batches went through.
+        wanted: The preprocessor whose output is needed.
     """
-    flip = _swaps_channels(given) != _swaps_channels(wanted)
-    mean, std = _statistics(given, inputs)
-    new_mean, new_std = _statistics(wanted, inputs)
-    if not flip and torch.equal(mean, new_mean) and torch.equal(std, new_std):
-        return inputs
-    pixels = inputs * std + mean
-    if flip:
-        pixels = pixels.flip(1)
-    outputs = (pixels - new_mean) / new_std
-    # Padding is a constant after normalisation, not a pixel value to be normalised.
-    pad = float(getattr(wanted, 'pad_value', 0))
-    for output, sample in zip(outputs, data_samples or (), strict=False):
-        height, width = sample.metainfo.get('img_shape', output.shape[-2:])[:2]
-        output[:, height:] = pad
-        output[:, :, width:] = pad
-    return outputs
+
+    def __init__(self, given: BaseDataPreprocessor, wanted: BaseDataPreprocessor) -> None:
+        self.given, self.wanted = given, wanted
+        self.flips_channels = _swaps_channels(given) != _swaps_channels(wanted)
+        #: Whether batches are converted at all.
+        self.is_needed = self.flips_channels or any(
+            not bool((ours.cpu() == theirs.cpu()).all())
+            for ours, theirs in zip(_statistics(given), _statistics(wanted), strict=True)
+        )
+
+    def __call__(self, inputs: Tensor, data_samples: SampleList) -> Tensor:
+        """Convert a batch.
+
+        Args:
+            inputs: As ``given`` made it, shape (N, 3, H, W).
+            data_samples: Their ``img_shape`` separates the image from its padding.
+
+        Returns:
+            ``inputs`` itself where both normalise alike, else a new tensor of the same shape.
+        """
+        if not self.is_needed:
+            return inputs
+        mean, std = (each.to(inputs) for each in _statistics(self.given))
+        pixels = inputs * std + mean
+        if self.flips_channels:
+            pixels = pixels.flip(1)
+        mean, std = (each.to(inputs) for each in _statistics(self.wanted))
+        outputs = (pixels - mean) / std
+        # Padding is a constant after normalisation, not a pixel value to be normalised.
+        pad = float(getattr(self.wanted, 'pad_value', 0))
+        for output, sample in zip(outputs, data_samples or (), strict=False):
+            height, width = sample.metainfo.get('img_shape', output.shape[-2:])[:2]
+            output[:, height:] = pad
+            output[:, :, width:] = pad
+        return outputs
 
 
 def _swaps_channels(preprocessor: BaseDataPreprocessor) -> bool:
     return bool(getattr(preprocessor, '_channel_conversion', False))
 
 
-def _statistics(preprocessor: BaseDataPreprocessor, like: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (1, like.shape[1], 1, 1)
+def _statistics(preprocessor: BaseDataPreprocessor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each of shape (1, 3 or 1, 1, 1)."""
     if not getattr(preprocessor, '_enable_normalize', False):
-        return like.new_zeros(shape), like.new_ones(shape)
-    mean, std = (
-        stat.to(like).reshape(1, -1, 1, 1) for stat in (preprocessor.mean, preprocessor.std)
-    )
-    return mean.expand(shape), std.expand(shape)
+        return torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    return preprocessor.mean.reshape(1, -1, 1, 1), preprocessor.std.reshape(1, -1, 1, 1)

@@ -141,10 +141,7 @@ def test_the_teachers_proposals_suit_any_two_heads(distil, ours, theirs):
     )
     student, teacher, losses = watch(distiller.train(), [rois_of(ours)], [rois_of(theirs)])
     seen, shared = student[rois_of(ours)], teacher[rois_of(theirs)]
-    if ours is None:  # together with its own, in one call
-        first, second = seen.split([len(seen) - len(shared), len(shared)])
-    else:
-        first, second = seen  # in its own pass and in the joint one
+    first, second = seen  # in its own pass and in the joint one
     assert torch.equal(second, shared) and len(first) == 32 and not torch.equal(first, second)
     assert all(losses[name].isfinite() and losses[name] > 0 for name in distiller.entries)
 
@@ -164,34 +161,6 @@ def calls_of_box_head(distiller, **options):
         found = step_and_gradients(distiller, **options)
     rois = recorder[rois]
     return len(rois) if isinstance(rois, list) else 1, *found
-
-
-@pytest.mark.parametrize('config', [faster_rcnn(), mask_rcnn()], ids=['boxes', 'masks'])
-def test_one_call_of_the_students_head_gives_what_two_give(distil, config, monkeypatch):
-    """Nothing changes for the student's own losses, and nothing for the distillation."""
-    masks = config.type == 'MaskRCNN'
-    losses = losses_of((None, None))
-    losses['loss_embedding'] = dict(
-        type='MSE',
-        student=dict(module=f'{HEAD}.shared_fcs.0', copy=True),
-        teacher=dict(module=f'{HEAD}.shared_fcs.0', copy=True),
-        align=dict(type='FeatureAlignment'),
-    )
-    distiller = distil(config, faster_rcnn(), losses, proposals='teacher', num_proposals=5)
-    distiller.train()
-    calls, values, gradients = calls_of_box_head(distiller, masks=masks)
-    assert '_bbox_forward' not in vars(distiller.roi_head)
-    monkeypatch.setattr('mmkd.families.two_stage._one_call_serves', lambda *_: False)
-    twice, wanted, wanted_gradients = calls_of_box_head(distiller, masks=masks)
-    assert twice == calls + 1
-    assert values.keys() == wanted.keys() >= set(losses)
-    for name, value in values.items():
-        for one, other in zip(
-            *(v if isinstance(v, list) else [v] for v in (value, wanted[name])), strict=True
-        ):
-            assert one.item() == pytest.approx(other.item(), rel=1e-4, abs=1e-6), name
-    for name, gradient in gradients.items():
-        assert torch.allclose(gradient, wanted_gradients[name], rtol=1e-3, atol=1e-6), name
 
 
 def test_statistics_of_a_batch_remain_those_of_the_students_own_proposals(distil):

@@ -62,15 +62,7 @@ def test_large_modules_are_units_of_their_own(reports):
     assert not any(name.startswith(('roi_head', 'rpn_head')) for name in found)
 
 
-@pytest.mark.parametrize(
-    ('option', 'message'),
-    [
-        (dict(shard='yes'), r"shard='yes' is neither"),
-        (dict(shard=True, channels_last=True), r'teacher\.channels_last .* teacher\.shard'),
-        (dict(shard=True, compile=True), r'teacher\.compile .* teacher\.shard'),
-    ],
-)
-def test_what_does_not_go_together_is_refused(tmp_path: Path, option, message):
+def test_what_is_no_truth_value_is_refused(tmp_path: Path):
     checkpoint = save_teacher(tmp_path / 'teacher.pth', faster_rcnn())
-    with pytest.raises(ConfigError, match=message):
-        LiveTeacher(dict(model=faster_rcnn()), str(checkpoint), **option)
+    with pytest.raises(ConfigError, match=r"shard='yes' is neither"):
+        LiveTeacher(dict(model=faster_rcnn()), str(checkpoint), shard='yes')

@@ -114,7 +114,7 @@ def test_only_the_parts_that_are_read_run_without_assignment_or_suppression(tmp_
     watched = [Source('neck'), Source('rpn_head'), Source('roi_head.bbox_head')]
     for parts in ({'features'}, {'features', 'rpn'}, {'roi'}, {'rpn', 'roi'}):
         with held.recorder(watched) as seen:
-            held(data['inputs'], data['data_samples'], student.data_preprocessor, parts, feed)
+            held.run(data['inputs'], data['data_samples'], student.data_preprocessor, parts, feed)
         ran = {source.module for source in watched if source in seen}
         assert ran == {'neck'} | {
             {'rpn': 'rpn_head', 'roi': 'roi_head.bbox_head'}[p] for p in parts - {'features'}

@@ -92,3 +92,24 @@ def test_an_unexpected_error_keeps_its_traceback(tool, config):
     )
     with pytest.raises(ZeroDivisionError):
         tool('train', failing, '--gpus', 0)
+
+
+@MODELS.register_module(force=True)
+class HandlingModel:
+    """Fails by itself while it handles a user's fault."""
+
+    def __init__(self) -> None:
+        try:
+            raise mmkd.errors.ConfigError('what is wrong')
+        except mmkd.errors.ConfigError:
+            {}['none']
+
+
+def test_an_unexpected_error_while_a_fault_is_handled_is_not_passed_off_as_it(tool, config, capsys):
+    failing = Path(config).with_name('failing.py')
+    failing.write_text(
+        f"_base_ = './{config.name}'\nmodel = dict(_delete_=True, type='HandlingModel')\n"
+    )
+    with pytest.raises(KeyError):
+        tool('train', failing, '--gpus', 0)
+    assert 'mmkd: error' not in capsys.readouterr().err

@@ -29,4 +29,3 @@ model = dict(
         ),
     )
 )
-default_hooks = dict(distillation=dict(type='DistillationHook'))

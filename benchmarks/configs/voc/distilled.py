@@ -31,4 +31,3 @@ model = dict(
         ),
     ),
 )
-default_hooks = dict(distillation=dict(type='DistillationHook'))

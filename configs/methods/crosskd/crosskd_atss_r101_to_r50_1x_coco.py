@@ -55,5 +55,3 @@ model = dict(
         ),
     ),
 )
-
-default_hooks = dict(distillation=dict(type='DistillationHook'))

@@ -46,5 +46,3 @@ model = dict(
         ),
     ),
 )
-
-default_hooks = dict(distillation=dict(type='DistillationHook'))

@@ -25,4 +25,3 @@ model = dict(
     ),
 )
 
-default_hooks = dict(distillation=dict(type='DistillationHook'))

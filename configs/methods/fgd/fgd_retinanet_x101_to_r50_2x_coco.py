@@ -40,7 +40,6 @@ model = dict(
     ),
 )
 
-default_hooks = dict(distillation=dict(type='DistillationHook'))
 
 # As published; the student's own schedule does not clip.
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -22,5 +22,3 @@ model = dict(
         ),
     ),
 )
-
-default_hooks = dict(distillation=dict(type='DistillationHook'))

@@ -24,5 +24,3 @@ model = dict(
         ),
     ),
 )
-
-default_hooks = dict(distillation=dict(type='DistillationHook'))

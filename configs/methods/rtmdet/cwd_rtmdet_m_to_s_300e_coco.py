@@ -34,5 +34,3 @@ model = dict(
         ),
     ),
 )
-
-default_hooks = dict(distillation=dict(type='DistillationHook'))

@@ -1,0 +1,119 @@
+"""The numeric precision of a teacher's forward pass."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads import DETRHead, TOODHead
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
+from torch import nn
+
+from ..errors import ConfigError, UserError, did_you_mean
+from ..method_override import MethodOverride
+from ..nested import map_tensors, to_float32
+
+PRECISIONS = dict(bfloat16=torch.bfloat16, float16=torch.float16)
+# How operators report that they do not support half precision.
+UNSUPPORTED_DTYPE = re.compile(r'BFloat16|Half|bfloat16|float16|same dtype|scalar type')
+
+
+class TeacherPrecision:
+    """Runs a teacher under autocast; its outputs stay the same but for rounding.
+
+    Three kinds of modules always run in float32: mmcv's operators (RoIAlign, deformable convolutions and
+    attention), which do not support bfloat16; what turns outputs into proposals; and the heads of detection
+    transformers, whose boxes are fractions of an image: of one of 1000 pixels, bfloat16's eight bits
+    resolve four.
+
+    Args:
+        name: How messages call the teacher's config, e.g. ``teacher``.
+        amp: ``bfloat16`` or ``float16`` runs the teacher under autocast of that type, and False in float32
+            also where the student is under autocast. None: it shares the student's autocast.
+
+    Raises:
+        ConfigError: ``amp`` is none of these.
+    """
+
+    def __init__(self, name: str = 'teacher', amp: str | bool | None = None) -> None:
+        if not (amp is None or amp is False or isinstance(amp, str) and amp in PRECISIONS):
+            raise ConfigError(
+                f'{name}.amp: must be one of {", ".join(map(repr, PRECISIONS))}, False or None, got '
+                f'{amp!r}{did_you_mean(str(amp), PRECISIONS)}'
+            )
+        self.name = name
+        self.amp = amp
+
+    def apply_to(self, detector: nn.Module) -> None:
+        """Have the modules of a new teacher that need float32 run in it, for good."""
+        for module in detector.modules() if isinstance(self.amp, str) else ():
+            if _is_operator(module) or isinstance(module, DETRHead):
+                MethodOverride(module, 'forward', _in_float32(module.forward))
+            if isinstance(module, BaseDenseHead) and hasattr(module, 'predict_by_feat'):
+                MethodOverride(module, 'predict_by_feat', _in_float32(module.predict_by_feat))
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """A context in which the teacher runs.
+
+        Raises:
+            ConfigError: Its device or one of its operators does not support ``amp``.
+        """
+        try:
+            with self._autocast(device):
+                yield
+        except RuntimeError as error:
+            message = str(error).strip().split('\n')[0]
+            half = isinstance(self.amp, str) and not isinstance(error, UserError)
+            if not half or not UNSUPPORTED_DTYPE.search(message):
+                raise
+            raise ConfigError(
+                f"{self.name}.amp='{self.amp}': the teacher has an operator that does not run in half "
+                f'precision ({message}); leave amp out'
+            ) from error
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager:
+        if self.amp is None:
+            return nullcontext()
+        if not isinstance(self.amp, str):
+            return torch.autocast(device.type, enabled=False)
+        if self.amp == 'float16' and device.type == 'cpu':
+            raise ConfigError(
+                f"{self.name}.amp='float16' is for GPUs: on the CPU torch has too few operators of it; "
+                f"use 'bfloat16'"
+            )
+        try:
+            return torch.autocast(device.type, dtype=PRECISIONS[self.amp])
+        except RuntimeError as error:
+            raise ConfigError(f"{self.name}.amp='{self.amp}': {error}") from None
+
+
+def _in_float32(function: Callable) -> Callable:
+    """The same function on float32 arguments, outside of autocast."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = map_tensors(to_float32, args), map_tensors(to_float32, kwargs)
+        with torch.autocast(_device_type((args, kwargs)), enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+def _is_operator(module: nn.Module) -> bool:
+    """Whether compiled code of mmcv runs in a module."""
+    # TOOD's head calls a deformable convolution as a function.
+    return isinstance(module, (BaseRoIExtractor, TOODHead)) or any(
+        base.__module__.startswith('mmcv.ops') for base in type(module).__mro__
+    )
+
+
+def _device_type(value: Any) -> str:
+    found: list[str] = []
+    map_tensors(lambda each: found.append(each.device.type) or each, value)
+    return found[0] if found else 'cpu'
