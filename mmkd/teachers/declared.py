@@ -48,6 +48,8 @@ class DeclaredTeachers(Mapping[str, Teacher]):
             raise ConfigError(f"teachers: '{TEACHER}' is how that of model.teacher is called")
         if teacher:
             self.configs = {TEACHER: teacher, **self.configs}
+        for name, config in self.configs.items():
+            self.configs[name] = _without_removed(config, self.key_of(name))
         for name, key in readers.items():
             if not self.configs:
                 what = 'losses are' if key.startswith('losses.') else f'{key} is'
@@ -95,7 +97,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
             classes: The student's class names.
         """
         if name not in self._loaded:
-            config = self._without_removed(name)
+            config = dict(self.configs[name])
             if self.is_average(name):
                 config.setdefault('classes', classes)
                 self._loaded[name] = self._build(name, AveragedTeacher, student=student, **config)
@@ -125,20 +127,9 @@ class DeclaredTeachers(Mapping[str, Teacher]):
             )
         return self._build(name, LiveTeacher, **config)
 
-    def _without_removed(self, name: str) -> dict[str, Any]:
-        """The config of a teacher without the options of earlier releases that changed no output."""
-        config = dict(self.configs[name])
-        removed = [key for key in REMOVED_OPTIONS if config.pop(key, None)]
-        if removed:
-            MMLogger.get_current_instance().warning(
-                f'{self.key_of(name)}.{removed[0]}: ignored, this option saved no time and was removed; '
-                f'delete it'
-            )
-        return config
-
     def _without_cache(self, name: str) -> dict[str, Any]:
-        """The same without what concerns its cache."""
-        config = self._without_removed(name)
+        """The config of a teacher without what concerns its cache."""
+        config = self.configs[name]
         # Without a cache its options are left to be refused; `cache=None` is how a command line drops one.
         dropped = CACHE_OPTIONS if CACHE in config else ()
         return {key: value for key, value in config.items() if key not in dropped}
@@ -189,3 +180,13 @@ class DeclaredTeachers(Mapping[str, Teacher]):
     def _restore(self, name: str) -> None:
         if name in self._loaded and name in self._averages:
             self._loaded[name].average.load_state_dict(self._averages.pop(name))
+
+
+def _without_removed(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """A teacher's config without options of earlier releases, which changed no output."""
+    kept = {name: value for name, value in config.items() if name not in REMOVED_OPTIONS}
+    for name in config.keys() - kept.keys():
+        MMLogger.get_current_instance().warning(
+            f'{key}.{name}: ignored, this option saved no time and was removed; delete it'
+        )
+    return kept
