@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from mmdet.models import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.dist import is_distributed
 from mmengine.logging import MessageHub, MMLogger
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ..alignments import ClassMap
@@ -32,7 +31,7 @@ OPTIONS = (
 
 
 @MODELS.register_module()
-class Distiller(nn.Module):
+class Distiller(BaseModel):
     """Trains a detector on its own losses and on what a teacher says about the same images.
 
     To everything outside it *is* the student: it has the student's modules under the student's
@@ -74,13 +73,13 @@ class Distiller(nn.Module):
         classes: Sequence[str] | None = None,
         **unknown: Any,
     ) -> None:
+        super().__init__()
         if unknown:
             wrong = next(iter(unknown))
             raise ConfigError(
                 f'model.{wrong}: a Distiller has no such option{did_you_mean(wrong, OPTIONS)}'
             )
-        self._become(MODELS.build(copy.deepcopy(student)))  # detectors write into their config
-        of_student = dict(self.__dict__)
+        student = MODELS.build(copy.deepcopy(student))  # detectors write into their config
         with preserve_rng_state():  # connectors must not shift the student's random numbers
             self.entries = {
                 name: LossEntry(name, config) for name, config in (losses or {}).items() if config
@@ -98,6 +97,7 @@ class Distiller(nn.Module):
         if not task_losses and not self.entries:
             raise ConfigError('task_losses=False, but no losses: the student would learn nothing')
         self.task_losses = task_losses
+        self._wear(student)
         connectors = {
             entry.name + ('' if side == 'student' else '/teacher'): connector
             for entry in self.entries.values()
@@ -111,7 +111,6 @@ class Distiller(nn.Module):
         self.has_hook = False
         self._class_map_config = class_map or {}
         self._recorders: dict[tuple[str, ...], StepRecorders] = PerModel()
-        self._refuse_shared_names(of_student)
 
     @property
     def teacher(self) -> Teacher | None:
@@ -126,7 +125,7 @@ class Distiller(nn.Module):
         """As the student's; with ``mode='loss'`` the distillation losses are added."""
         if mode == 'loss':
             return self.loss(inputs, data_samples)
-        return super().forward(inputs, data_samples, mode)
+        return self.student(inputs, data_samples, mode)
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         """One training step's losses: the student's own, and the active distillation losses.
@@ -184,8 +183,7 @@ class Distiller(nn.Module):
 
         mmengine calls this when training starts, before a checkpoint is loaded, and never for testing.
         """
-        with self._without_connectors():  # the student's init_cfg is not about them
-            super().init_weights()
+        self.student.init_weights()
         for name in self.teachers.read:
             if not self.teachers.is_average(name):  # there is nothing to average yet
                 self._load_teacher(name)
@@ -233,8 +231,7 @@ class Distiller(nn.Module):
         self._recorders_of(tuple(self.entries))
 
     def _load_teacher(self, name: str) -> Teacher:
-        with self._without_connectors():  # which the student's average does not have
-            return self.teachers.load(name, self.student, self._student_classes())
+        return self.teachers.load(name, self.student, self._student_classes())
 
     def _student_classes(self) -> Sequence[str] | None:
         meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
@@ -270,48 +267,47 @@ class Distiller(nn.Module):
 
     # ------------------------------------------------------------------ being the student
 
-    def _become(self, student: nn.Module) -> None:
-        """Take over the student's state, and its class as the one after this in the order of lookup.
+    def _wear(self, student: nn.Module) -> None:
+        """Take over the student's tables of modules, parameters and buffers.
 
-        A wrapper that shares the student's tables of modules and tensors instead needs ``__getattr__``,
-        ``__setattr__``, ``train`` and ``parse_losses`` of its own to stay in step with it.
+        The tables of tensors are the student's own objects, so that whatever replaces a tensor does so
+        for both; the table of modules is a copy, since connectors are added to it.
         """
-        kind = type(student)
-        self.__class__ = type(kind.__name__, (Distiller, kind), dict(student_class=kind))
-        self.__dict__.update(student.__dict__)
+        for table in ('_parameters', '_buffers', '_non_persistent_buffers_set'):
+            self.__dict__[table] = student.__dict__[table]
+        self.__dict__['_modules'] = student._modules.copy()
+        # Past nn.Module's __setattr__, which would add the student as a module of its own.
+        self.__dict__['student'] = student
         # mmengine's get_state_dict runs this hook, but not an overridden state_dict().
         self._register_state_dict_hook(_drop_connectors)
 
-    @property
-    def student(self) -> nn.Module:
-        """The student: the same state, with the methods of its own class."""
-        student = object.__new__(self.student_class)
-        object.__setattr__(student, '__dict__', self.__dict__)
-        return student
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        student = self.__dict__.get('student')
+        if student is not None and name in student._modules:
+            student._modules[name] = value  # wrapped, as FSDP does with the modules in a model
 
-    def _refuse_shared_names(self, of_student: dict[str, Any]) -> None:
-        """Refuse a student that uses a name of this class for something else."""
-        # What every detector has is replaced on purpose.
-        own = {*vars(Distiller), *self.__dict__} - {*of_student, *dir(BaseDetector)}
-        shared = sorted(name for name in own if hasattr(self.student_class, name))
-        shared += [name for name, value in of_student.items() if self.__dict__[name] is not value]
-        if shared:
-            raise ConfigError(
-                f"student: {self.student_class.__name__}.{shared[0]} has the name of a Distiller's own "
-                f'attribute; rename it'
-            )
-
-    @contextmanager
-    def _without_connectors(self) -> Iterator[None]:
-        connectors = self._modules.pop(CONNECTORS, None)
+    def __getattr__(self, name: str) -> Any:
         try:
-            yield
-        finally:
-            if connectors is not None:
-                self._modules[CONNECTORS] = connectors
+            return super().__getattr__(name)
+        except AttributeError:
+            if 'student' not in self.__dict__:
+                raise
+            return getattr(self.__dict__['student'], name)
+
+    def train(self, mode: bool = True) -> Distiller:
+        self.training = mode
+        self.student.train(mode)
+        if CONNECTORS in self._modules:
+            self._modules[CONNECTORS].train(mode)
+        return self
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.student.parse_losses(losses)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        # The student may rename keys of older checkpoints here, as mmdet's detectors do.
+        self.student._load_from_state_dict(state_dict, prefix, *args)
         # Connectors are not part of it, so they are never missing: give them what they have.
         for key, value in self.connector_state().items():
             state_dict.setdefault(f'{prefix}{CONNECTORS}.{key}', value)
