@@ -97,7 +97,7 @@ class Distiller(BaseModel):
         if not task_losses and not self.entries:
             raise ConfigError('task_losses=False, but no losses: the student would learn nothing')
         self.task_losses = task_losses
-        self._wear(student)
+        self._adopt_student_modules(student)
         connectors = {
             entry.name + ('' if side == 'student' else '/teacher'): connector
             for entry in self.entries.values()
@@ -267,11 +267,13 @@ class Distiller(BaseModel):
 
     # ------------------------------------------------------------------ being the student
 
-    def _wear(self, student: nn.Module) -> None:
+    def _adopt_student_modules(self, student: nn.Module) -> None:
         """Take over the student's tables of modules, parameters and buffers.
 
         The tables of tensors are the student's own objects, so that whatever replaces a tensor does so
-        for both; the table of modules is a copy, since connectors are added to it.
+        for both; the table of modules is a copy, since connectors are added to it. A class made of the
+        student's own and a mixin would need no copy, but then the student has the connectors too: in its
+        average, in what counts and loads its weights, and beside whatever it calls by the same names.
         """
         for table in ('_parameters', '_buffers', '_non_persistent_buffers_set'):
             self.__dict__[table] = student.__dict__[table]
