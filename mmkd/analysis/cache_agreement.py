@@ -9,14 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.ops import batched_nms
-from mmdet.models.dense_heads import YOLOXHead
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps, get_box_tensor
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
-from ..alignments.dense import HEAD as DENSE
-from ..alignments.dense import uses_softmax as dense_softmax
+from ..alignments.dense_output import HEAD as DENSE
+from ..alignments.dense_output import DenseOutput
 from ..alignments.features import levels_of
 from ..alignments.queries import HEAD
 from ..cache.contents import Content, Read
@@ -26,7 +25,7 @@ from ..cache.proposals import ProposalContent
 from ..cache.queries import QueryContent
 from ..distillers.teacher_outputs import TeacherOutputs
 from ..families.class_scores import class_probabilities, uses_softmax
-from ..families.single_stage import boxes_of
+from ..families.dense_heads import dense_head, prediction_scores
 from ..recorder import Source
 from ..teachers import CachedTeacher, LiveTeacher
 
@@ -150,21 +149,20 @@ def detections(
         return _of_proposals(content, detector, read, shared, len(samples))
     if isinstance(content, DenseContent):
         parts, head = read(DENSE), detector.bbox_head
-        softmax, width = dense_softmax(detector), head.cls_out_channels
     else:
         assert isinstance(content, RPNContent)
         if RPN[1] not in content.sources:
             return []
-        head, softmax = detector.rpn_head, uses_softmax(detector.rpn_head)
+        head = detector.rpn_head
         parts = [_levels(read(source)) for source in RPN if source in content.sources]
-        width = head.cls_out_channels
-    rows = [level.permute(0, 2, 3, 1).reshape(len(samples), -1, width) for level in parts[0]]
-    scores = class_probabilities(torch.cat(rows, 1), softmax)
-    if isinstance(head, YOLOXHead):
-        levels = [level.permute(0, 2, 3, 1).reshape(len(samples), -1, 1) for level in parts[2]]
-        scores = scores * torch.cat(levels, 1).sigmoid()
-    boxes = torch.cat([boxes_of(head, i, level) for i, level in enumerate(parts[1])], 1)
-    return list(zip(boxes, scores, strict=True))
+    found = []
+    for image in range(len(samples)):
+        value = tuple([level[image : image + 1] for level in part] for part in parts)
+        output = DenseOutput(value, 'teacher', head, range(len(parts[0])))
+        quality = output.quality() if dense_head(head).quality else None
+        scores = prediction_scores(head, output.class_logits(), quality)
+        found.append((torch.cat(output.boxes(), 1)[0], scores))
+    return found
 
 
 def _distinct(boxes: Tensor, scores: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmdet.models.dense_heads import YOLOXHead
 from torch import Tensor
 
 from ..alignments.base import strides_of
-from ..alignments.dense import HEAD
+from ..alignments.dense_output import HEAD
 from ..errors import ConfigError
 from ..families import Family, SingleStage, TwoStage
-from ..families.single_stage import decode_boxes, encode_boxes
+from ..families.class_scores import uses_softmax
+from ..families.dense_heads import (
+    class_logits,
+    class_output,
+    decode_boxes,
+    dense_head,
+    encode_boxes,
+    prediction_scores,
+)
 from ..recorder import Source
 from .contents import Batch, Content, Read, Restored, half
 from .views import View, ViewTransform
@@ -80,30 +87,23 @@ class PriorContent(Content):
             place = place.reshape(-1, 3)
             places.append(torch.cat([torch.full((len(place), 1), index), place], -1))
         rows, places = [torch.cat(part) for part in rows], torch.cat(places)
-        probability = self._probability(rows[0])
-        confidence = probability[:, self.settings['classes']].amax(-1)
-        if isinstance(self.head, YOLOXHead):  # which scores classes as if there were an object
-            confidence = confidence * rows[2][:, 0].sigmoid()
+        rows[0] = class_logits(self.head, rows[0])
+        quality = rows[2] if len(rows) > 2 and dense_head(self.head).quality else None
+        scores = prediction_scores(self.head, rows[0], quality)
+        confidence = scores[:, self.settings['classes']].amax(-1)
         chosen = confidence.topk(min(self.settings['num_priors'], len(confidence))).indices
         others = torch.ones(len(confidence), dtype=torch.bool, device=chosen.device)
         others[chosen] = False
         kept = {}
         for number, part in enumerate(rows):
             if number != 1:  # boxes have no mean
-                sigmoid = number > 0 or self._use_sigmoid
+                sigmoid = number > 0 or not uses_softmax(self.head)
                 each = part[others] if others.any() else part
                 kept[f'{self.kind}.rest{number}'] = _mean_scores(each, sigmoid)
         kept[f'{self.kind}.places'] = places.to(chosen.device)[chosen].to(torch.int16)
         for number, part in enumerate(rows):
             kept[f'{self.kind}.part{number}'] = half(part[chosen], f'{self.kind} output {number}')
         return kept
-
-    def _probability(self, scores: Tensor) -> Tensor:
-        return scores.sigmoid() if self._use_sigmoid else scores.softmax(-1)
-
-    @property
-    def _use_sigmoid(self) -> bool:
-        return getattr(self.head, 'use_sigmoid_cls', True)
 
     # ------------------------------------------------------------------ reading
 
@@ -128,6 +128,7 @@ class PriorContent(Content):
             for number, part in enumerate(rows)
         ]
         levels = [grid.levels(index, part, fill) for part, fill in zip(rows, fills, strict=True)]
+        levels[0] = [class_output(self.head, level) for level in levels[0]]
         values = self.sources_of(levels)
         known = grid.levels(index, rows[0].new_ones(len(index), 1), nothing)
         masks = [level > 0.5 for level in known]
@@ -157,7 +158,7 @@ class PriorContent(Content):
         if not rows:
             return new, rows, valid
         after = grid.priors(new)
-        if hasattr(self.head, 'integral'):
+        if dense_head(self.head).coding == 'distribution':
             boxes = decode_boxes(self.head, before, stride[:, :1], rows[0])
             moved = self._distributions_in_new_view(
                 rows[0], _center(after) - center, stride, new_stride, transform, _center(after)

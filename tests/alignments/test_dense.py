@@ -12,9 +12,10 @@ from mmengine.structures import InstanceData
 from tiny_dense import single_stage
 
 from mmkd.alignments import ClassMap, Step
-from mmkd.alignments.dense import HEAD, LABELS
+from mmkd.alignments.dense_output import HEAD
 from mmkd.alignments.valuable_region import valuable_region
 from mmkd.errors import ConfigError, PathError
+from mmkd.families.dense_heads import LOSS_CLS as LABELS
 from mmkd.losses import MSE
 from mmkd.recorder import Recorder, Source
 
@@ -224,7 +225,7 @@ def test_objectness_of_classes_the_student_lacks_is_not_taught():
     assert torch.allclose(pair.teacher.sigmoid()[:, 0], wanted, atol=1e-5)
     assert pair.teacher.isfinite().all()
     blind = yolox_step(('cat', 'bird'), exclude=['bird'])
-    with pytest.raises(ConfigError, match='cannot say where objects of class_map.exclude are'):
+    with pytest.raises(ConfigError, match='cannot tell where objects of class_map.exclude are'):
         pair_up(blind, 'DenseObjectnessAlignment')
 
 
@@ -281,7 +282,7 @@ def test_labels_choose_the_priors():
     assert torch.equal(pair_up(step, select='labels').weight, both.weight)
     step.student_record[LABELS] = step.student_record[LABELS][:-1]
     with pytest.raises(
-        ConfigError, match="select='labels': GFLHead hands .* 217 labels, but has 218"
+        ConfigError, match="align.select: 'labels' found those of 217 priors, but a GFLHead has 218"
     ):
         pair_up(step, select='labels')
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from mmdet.models.dense_heads import YOLOXHead
 from tiny_caches import answers, both, distiller, losses_of, single, teacher_of, view, write
 from tiny_dense import KINDS, single_stage
 from tiny_models import RPN_LOSSES, batch, faster_rcnn
 from torch import Tensor
 
-from mmkd.alignments.dense import HEAD
+from mmkd.alignments.dense_output import HEAD
 from mmkd.cache.contents import Batch
 from mmkd.cache.priors import RPN, DenseContent
 from mmkd.cache.views import View, ViewTransform
 from mmkd.distillers import Distiller
-from mmkd.families.single_stage import boxes_of
+from mmkd.families.class_scores import uses_softmax
+from mmkd.families.dense_heads import boxes_of, class_logits, dense_head, prediction_scores
 
 RAW = batch((128, 160))
 # Of 128 k + 1 pixels all strides are symmetrical; the second image would be padded.
@@ -225,9 +226,9 @@ def test_all_else_is_their_mean(models, tmp_path, kind):
     parts, truths = (
         [torch.cat(rows_of(head, p), 1)[0] for p in each] for each in (said[HEAD], wanted)
     )
-    confidence = truths[0].sigmoid().amax(-1)
-    if isinstance(head, YOLOXHead):
-        confidence = confidence * truths[2][:, 0].sigmoid()
+    truths[0], parts[0] = (class_logits(head, each[0]) for each in (truths, parts))
+    quality = truths[2] if dense_head(head).quality else None
+    confidence = prediction_scores(head, truths[0], quality).amax(-1)
     assert confidence[known].min() >= confidence[~known].max() - 1e-6
     for number, (part, truth) in enumerate(zip(parts, truths, strict=True)):
         close(part[known], truth[known])
@@ -236,8 +237,12 @@ def test_all_else_is_their_mean(models, tmp_path, kind):
         if number == 1:
             assert not rest.any()
         else:
-            mean = truth[~known].sigmoid().mean(0)
-            torch.testing.assert_close(rest[0].sigmoid(), mean, atol=1e-6, rtol=1e-4)
+            of = (
+                torch.sigmoid
+                if number or not uses_softmax(head)
+                else partial(torch.softmax, dim=-1)
+            )
+            torch.testing.assert_close(of(rest[0]), of(truth[~known]).mean(0), atol=1e-6, rtol=1e-4)
     if kind != 'PAA':  # which trains with scikit-learn alone
         assert all(torch.isfinite(value) for value in losses_of(cached, RAW).values())
 
@@ -552,7 +557,8 @@ def test_priors_are_those_of_the_students_classes(tmp_path):
     said, shared = answers(cached, one)
     wanted = answers(live, one)[0][HEAD]
     head = cached.teacher.detector.bbox_head
-    truth = torch.cat(rows_of(head, wanted[0]), 1)[0].sigmoid()
+    truth, centerness = (torch.cat(rows_of(head, wanted[i]), 1)[0].sigmoid() for i in (0, 2))
+    truth = truth * centerness
     mask = torch.cat([m.permute(0, 2, 3, 1).flatten() for m in shared['stored_masks'][HEAD]])
     own = truth[:, [0, 2]].amax(-1)
     assert own[mask].min() >= own[~mask].max() - 1e-6

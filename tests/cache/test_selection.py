@@ -157,7 +157,7 @@ REFUSED = {
             student=dict(module='bbox_head.cls_convs.0.gn', copy=True),
         ),
         {},
-        'align.crossed runs the teacher.s head',
+        'runs the teacher.s head',
     ),
     'shared queries': (
         transformer('DETR'),

@@ -6,25 +6,13 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.hub import get_config
-from tiny_dense import KINDS, single_stage
+from mmengine.logging import MessageHub
+from tiny_dense import KINDS, LAYERS, single_stage
 from tiny_models import CLASSES, batch, faster_rcnn, save_teacher
-from torch import nn
 
-from mmkd.errors import ConfigError, PathError
+from mmkd.errors import ConfigError
 from mmkd.families import Family, SingleStage, family_of
-from mmkd.families.single_stage import boxes_of, run_from
-from mmkd.recorder import Recorder, Source
-
-# Per kind a layer in each tower that an activation follows.
-LAYERS = {
-    'RetinaNet': '{}_convs.0.conv',
-    'FCOS': '{}_convs.0.gn',
-    'ATSS': '{}_convs.0.gn',
-    'PAA': '{}_convs.0.gn',
-    'GFL': '{}_convs.0.gn',
-    'RTMDet': '{}_convs.*.0.bn',
-    'YOLOX': 'multi_level_{}_convs.*.0.bn',
-}
+from mmkd.recorder import Source
 
 
 def entry(of='class', **align):
@@ -47,6 +35,7 @@ def build(student, teacher, losses, tmp_path, **options):
 
 
 def step(model):
+    MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD's first losses depend on it
     if type(model.bbox_head).__name__ == 'PAAHead':
         pytest.importorskip(
             'sklearn', reason="mmdet's PAA fits a mixture with scikit-learn to train"
@@ -59,6 +48,8 @@ def step(model):
 def test_each_kind_distils_a_step(kind, tmp_path):
     """Next to the student's own losses, which stay as they are; nothing reaches the teacher."""
     losses = dict(loss_kd=entry())
+    if kind == 'SSD':  # whose scores go through a softmax
+        losses['loss_kd']['type'] = 'KLDivergence'
     distiller = build(single_stage(kind), single_stage(kind), losses, tmp_path)
     plain = MODELS.build(single_stage(kind)).train()
     plain.load_state_dict(distiller.state_dict())
@@ -78,17 +69,7 @@ def test_each_kind_distils_a_step(kind, tmp_path):
     assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_a_student_that_is_the_teacher_has_nothing_to_learn(kind, tmp_path):
-    distiller = build(single_stage(kind), single_stage(kind), dict(loss_kd=entry()), tmp_path)
-    distiller.load_state_dict(distiller.teacher.detector.state_dict())
-    for module in distiller.student.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-    assert step(distiller)['loss_kd'] < 1e-5
-
-
-@pytest.mark.parametrize('kind', [kind for kind in KINDS if kind != 'PAA'])
+@pytest.mark.parametrize('kind', [kind for kind in LAYERS if kind != 'PAA'])
 def test_each_kind_crosses_and_counts_by_its_own_labels(kind, tmp_path):
     """CrossKD's step: the student's maps through the rest of the teacher's head, divided by objects."""
     layers = {tower: 'bbox_head.' + LAYERS[kind].format(tower) for tower in ('cls', 'reg')}
@@ -185,126 +166,3 @@ def test_which_detectors_are_of_the_family():
     model = get_config('mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py').model
     model.backbone.init_cfg = None
     assert type(family_of(MODELS.build(model))) is Family
-
-
-# ------------------------------------------------------------------------------ a head in part
-
-
-def head_and_features(kind):
-    model = MODELS.build(single_stage(kind))
-    torch.manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=0.1)
-    model.eval().requires_grad_(False)
-    with torch.no_grad():
-        return model.bbox_head, model.extract_feat(torch.randn(2, 3, 128, 160))
-
-
-@pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('tower', ['cls', 'reg'])
-def test_the_rest_of_a_head_makes_of_its_own_maps_what_the_whole_head_does(kind, tower):
-    head, features = head_and_features(kind)
-    layer = LAYERS[kind].format(tower)
-    source = Source(layer, copy=True)
-    with torch.no_grad(), Recorder(head, [source]) as seen:
-        whole = head(features)
-    own = [level.requires_grad_() for level in seen[source]]
-    rest = run_from(head, layer, [level.clone() for level in own])
-    part = dict(cls=0, reg=1)[tower]
-    for mine, wanted in zip(rest[part], whole[part], strict=True):
-        assert mine.requires_grad
-        assert torch.allclose(mine, wanted, atol=1e-5)
-    # Predictions that do not come from these maps have no gradient, and their shape.
-    assert [level.shape for level in rest[1 - part]] == [level.shape for level in whole[1 - part]]
-    assert not any(level.requires_grad for level in rest[1 - part])
-    # The maps learn; the head is the one it was.
-    gradients = torch.autograd.grad(sum(level.sum() for level in rest[part]), own)
-    assert all(gradient.any() for gradient in gradients)
-    assert all('forward' not in vars(module) for module in head.modules())
-    with torch.no_grad():
-        again = head(features)
-    assert all(torch.equal(a, b) for a, b in zip(again[part], whole[part], strict=True))
-
-
-@pytest.mark.parametrize('kind', ['GFL', 'RTMDet', 'YOLOX'])
-def test_what_comes_before_the_layer_is_not_computed(kind):
-    head, features = head_and_features(kind)
-    layer = LAYERS[kind].format('cls')
-    source, ran = Source(layer, copy=True), []
-    with Recorder(head, [source]) as seen, torch.no_grad():
-        head(features)
-    for name, module in head.named_modules():
-        if isinstance(module, nn.Conv2d):
-            own = module._conv_forward
-            module._conv_forward = lambda *args, own=own, name=name: ran.append(name) or own(*args)
-    run_from(head, layer, seen[source])
-    # Left are the predictions and the towers' layers after it.
-    assert not [name for name in ran if '_convs' in name and name.split('.')[-2] == '0']
-    assert [name for name in ran if '_convs' not in name]
-
-
-def test_predictions_of_the_other_tower_are_not_computed():
-    head, features = head_and_features('GFL')
-    layer = LAYERS['GFL'].format('cls')
-    with Recorder(head, [source := Source(layer, copy=True)]) as seen, torch.no_grad():
-        head(features)
-    maps = [level.clone().requires_grad_() * 1 for level in seen[source]]
-    ran = []
-    for name in ('gfl_cls', 'gfl_reg'):
-        own = head.get_submodule(name)._conv_forward
-        head.get_submodule(name)._conv_forward = lambda *args, own=own, name=name: (
-            ran.append(name) or own(*args)
-        )
-    run_from(head, layer, maps)
-    assert set(ran) == {'gfl_cls'}
-
-
-def test_what_shadows_a_layers_forward_is_there_again():
-    head, features = head_and_features('GFL')
-    layer = LAYERS['GFL'].format('cls')
-    module = head.get_submodule(layer)
-    module.forward = shadow = torch.relu
-    with Recorder(head, [source := Source(layer, copy=True)]) as seen, torch.no_grad():
-        head(features)
-    run_from(head, layer, seen[source])
-    assert vars(module)['forward'] is shadow
-
-
-def test_an_unknown_layer_is_near_a_known_one():
-    head, features = head_and_features('GFL')
-    with pytest.raises(
-        PathError, match=r"GFLHead has no layer 'cls_convs.0.bn'; near: cls_convs.0"
-    ):
-        run_from(head, 'cls_convs.0.bn', list(features))
-
-
-# PAA's are ATSS's; its own prediction cannot be had without suppression.
-@pytest.mark.parametrize('kind', [kind for kind in KINDS if kind != 'PAA'])
-def test_boxes_are_those_that_the_head_predicts(kind):
-    """Without threshold and suppression, mmdet's own prediction is the same set of boxes."""
-    head, features = head_and_features(kind)
-    head.test_cfg.update(nms_pre=-1, min_bbox_size=-1, score_thr=-1.0)
-    with torch.no_grad():
-        output = head(features)
-        meta = [dict(img_shape=(10**6, 10**6), scale_factor=(1.0, 1.0))] * 2
-        found = head.predict_by_feat(*output, batch_img_metas=meta, with_nms=False)
-        levels = [boxes_of(head, index, level) for index, level in enumerate(output[1])]
-    boxes = torch.cat(levels, 1)
-    for image, result in enumerate(found):
-        wanted = result.bboxes.clamp(min=0).unique(dim=0)
-        assert len(wanted) >= 10
-        assert torch.cdist(wanted, boxes[image].clamp(min=0), p=1).amin(1).max() < 1e-2
-
-
-def test_fcos_gives_strides_while_training_and_pixels_afterwards():
-    model = MODELS.build(single_stage('FCOS', bbox_head=dict(norm_on_bbox=True)))
-    head, features = model.bbox_head, model.extract_feat(torch.randn(2, 3, 128, 160))
-    nn.init.normal_(head.conv_reg.weight, std=0.1)
-    boxes = {}
-    for mode in (True, False):
-        head.train(mode)
-        boxes[mode] = [boxes_of(head, i, level) for i, level in enumerate(head(features)[1])]
-    for training, testing in zip(boxes[True], boxes[False], strict=True):
-        assert torch.allclose(training, testing, atol=1e-4)
-        assert (training[..., 2:] - training[..., :2]).any()

@@ -21,9 +21,10 @@ from tiny_models import (
 )
 from tiny_transformers import transformer
 
+from mmkd.alignments.dense_output import HEAD
 from mmkd.alignments.valuable_region import valuable_region
 from mmkd.errors import ConfigError
-from mmkd.families.single_stage import boxes_of
+from mmkd.families.dense_heads import boxes_of
 from mmkd.teachers.resolution import resize
 
 GIOU = dict(
@@ -187,9 +188,9 @@ def test_the_valuable_region_lies_where_the_objects_are(distil):
     boxes = torch.cat([sample.gt_instances.bboxes for sample in run.samples])
     region = valuable_region(anchors, boxes, torch.arange(2).repeat_interleave(3), 2)
     region = torch.cat([level.flatten() for level in region])
-    weight = pair.weight / run.distiller.entries['loss_kd'].aligns['teacher']._confidence(
-        run.step('loss_kd')
-    )
+    align, seen = run.distiller.entries['loss_kd'].align, run.step('loss_kd')
+    teacher = align._output(seen.teacher_record[HEAD], 'teacher', seen)
+    weight = pair.weight / align.selection.confidences(teacher, seen)
     assert region.max() > 0 and torch.allclose(weight, region, atol=1e-5)
 
 

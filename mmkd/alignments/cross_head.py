@@ -1,0 +1,201 @@
+"""The teacher's head on the student's maps (CrossKD)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, PathError, did_you_mean
+from ..families.dense_heads import dense_head
+from ..method_override import MethodOverride
+from ..recorder import Source
+from .base import Step, strides_of
+from .features import levels_of
+
+OWNER = 'bbox_head.'
+
+
+class CrossedHead:
+    """Runs the rest of the teacher's head on the student's maps, from one of its layers on.
+
+    Wang et al.: CrossKD, CVPR 2024 (arXiv 2306.11369), sec. 3.2. As in the code published with it, the
+    student's maps get the mean and deviation of the teacher's in each channel first.
+
+    Args:
+        layer: Path of the layer in the teacher, e.g. ``bbox_head.cls_convs.2.gn``.
+
+    Raises:
+        ConfigError: It is no layer of the dense head.
+    """
+
+    def __init__(self, layer: str) -> None:
+        if not layer.startswith(OWNER):
+            raise ConfigError(
+                f"align.crossed: must be a layer of the teacher's bbox_head, got '{layer}'"
+            )
+        #: What is recorded of the teacher, and of the student where its entry names nothing else.
+        self.source = Source(layer, copy=True)
+        self.layer = layer.removeprefix(OWNER)
+
+    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+        """Refuse a pair of models whose maps cannot be exchanged.
+
+        Raises:
+            ConfigError, PathError: What does not fit.
+        """
+        if options.get('cached'):
+            raise ConfigError(
+                "align.crossed: runs the teacher's head, whose weights a cache does not hold; train with the "
+                'teacher itself (without teacher.cache)'
+            )
+        head = teacher.bbox_head
+        if not dense_head(head).can_cross:
+            raise ConfigError(
+                f'align.crossed: the layers of a {type(head).__name__} read more than the maps of one tower; '
+                f'compare the outputs without crossed'
+            )
+        layers_at(head, self.layer)
+        scale = options.get('scale', 1.0)
+        if scale != 1:
+            raise ConfigError(
+                f"align.crossed: the teacher's head cannot take the student's maps for those of images "
+                f'{scale:g} times as large; set teacher.scale=1'
+            )
+        ours, theirs = (strides_of(model.bbox_head.prior_generator) for model in (student, teacher))
+        if ours != theirs:
+            raise ConfigError(
+                f"align.crossed: the teacher's head takes maps of strides {theirs}, the student has {ours}"
+            )
+
+    def output(self, student: Any, step: Step) -> Any:
+        """The output of the teacher's head for the student's recorded maps; once per step."""
+        ours = levels_of(student, 'student')
+        wanted = levels_of(step.teacher_record[self.source], 'teacher')
+        if [level.shape for level in ours] != [level.shape for level in wanted]:
+            shapes = [[tuple(level.shape) for level in levels] for levels in (ours, wanted)]
+            raise ConfigError(
+                f"the student's maps {shapes[0]} cannot take the place of the teacher's {shapes[1]}; where "
+                f"channels differ, add connector=dict(type='ConvConnector', …)"
+            )
+        key = ('crossed', self.source, *map(id, ours))
+        if key not in step.memo:
+            scaled = [_like(level, other) for level, other in zip(ours, wanted, strict=True)]
+            # With the maps, so that the id of one is not used again while it stands in a key.
+            step.memo[key] = (ours, run_from(step.teacher.bbox_head, self.layer, scaled))
+        return step.memo[key][1]
+
+
+def run_from(head: nn.Module, layer: str, levels: list[Tensor]) -> Any:
+    """The output of a dense head with other maps in place of what one of its layers computes.
+
+    Neither the layers before it nor the other towers of convolutions are computed. Predictions of the latter
+    are there, but mean nothing: zeros, where maps have a gradient that shows which those are.
+
+    Args:
+        head: A dense head.
+        layer: Path of the layer in the head, with ``*`` where towers have one a level:
+            ``cls_convs.2.gn``, ``cls_convs.*.1.bn``.
+        levels: The maps, shape (N, C, H, W) a level; an activation that follows may change them in place.
+
+    Returns:
+        As the head's.
+
+    Raises:
+        PathError: The head has no such layer.
+    """
+    given = iter(levels)
+    layers = layers_at(head, layer)
+    replaced: dict[nn.Module, Callable] = {
+        module: lambda *_, **__: next(given) for module in layers
+    }
+    skipped = [before for path in layers.values() for before in _before(head, path, layer)]
+    own = layer.split('.')[0]
+    for name, tower in head.named_children():
+        if name.endswith('_convs') and name != own:
+            skipped += _layers(tower)
+    replaced.update((module, _pass_on) for module in skipped)
+    if all(level.requires_grad for level in levels) and torch.is_grad_enabled():
+        predictors = [each for each in head.children() if type(each) is nn.Conv2d]
+        replaced.update((each, partial(_predict, each)) for each in predictors)
+    with ExitStack() as overrides:
+        for module, forward in replaced.items():
+            overrides.enter_context(MethodOverride(module, 'forward', forward))
+        # Without gradient: the result of the skipped layers is not used.
+        return head([level.detach() for level in levels])
+
+
+def layers_at(head: nn.Module, layer: str) -> dict[nn.Module, str]:
+    """The modules that a path with or without a star names, with their paths.
+
+    Raises:
+        PathError: There is none.
+    """
+    modules = dict(head.named_modules())
+    pattern = re.compile(re.escape(layer).replace(r'\*', r'[^.]+'))
+    found = {module: name for name, module in modules.items() if pattern.fullmatch(name)}
+    if not found:
+        raise PathError(
+            f"a {type(head).__name__} has no layer '{layer}'{did_you_mean(layer, modules)}"
+        )
+    return found
+
+
+def _before(head: nn.Module, path: str, layer: str) -> Iterator[nn.Module]:
+    """The layers of a tower before the module at ``path``."""
+    parent = head
+    for depth, (name, wanted) in enumerate(zip(path.split('.'), layer.split('.'), strict=True)):
+        # The children of the head are its towers, those at a star the levels: neither are a sequence.
+        if depth > 0 and wanted != '*':
+            for sibling, module in parent.named_children():
+                if sibling == name:
+                    break
+                yield module
+        parent = parent.get_submodule(name)
+
+
+def _layers(tower: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(tower, nn.ModuleList):
+        for module in tower:
+            yield from _layers(module)
+    else:
+        yield tower
+
+
+def _predict(layer: nn.Conv2d, value: Tensor) -> Tensor:
+    """A prediction from maps with a gradient; zeros from others, which come from no tower."""
+    if value.requires_grad:
+        return nn.Conv2d.forward(layer, value)
+    size = [
+        (length + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+        for length, pad, dilation, kernel, stride in zip(
+            value.shape[2:],
+            layer.padding,
+            layer.dilation,
+            layer.kernel_size,
+            layer.stride,
+            strict=True,
+        )
+    ]
+    return value.new_zeros(len(value), layer.out_channels, *size)
+
+
+def _pass_on(value: Any, *_: Any, **__: Any) -> Any:
+    return value
+
+
+def _like(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Maps with the mean and deviation of others in each channel, over all images and positions."""
+    axes, single = (0, 2, 3), ours.numel() == ours.shape[1]
+    (std, mean), (wanted_std, wanted_mean) = (
+        torch.std_mean(side.float(), axes, correction=0 if single else 1, keepdim=True)
+        for side in (ours, theirs)
+    )
+    # In one operation: what autograd keeps between several would be as large as the maps.
+    scale = wanted_std / (std + 1e-6)
+    return torch.addcmul(wanted_mean - mean * scale, ours.float(), scale)
