@@ -60,6 +60,7 @@ def single_stage(
         model.backbone = narrow
         model.neck.update(in_channels=channels[:2], out_channels=channels)
         model.neck.update(level_strides=(2,) * 4, level_paddings=(1,) * 4)  # for small images
+        model.neck.l2_norm_scale = None  # whose weights are not set before init_weights
         model.bbox_head.in_channels = channels
         model.bbox_head.anchor_generator.strides = [8, 16, 32, 64, 128, 256]
     else:

@@ -16,6 +16,7 @@ from mmkd.alignments.dense_output import HEAD
 from mmkd.alignments.valuable_region import valuable_region
 from mmkd.errors import ConfigError, PathError
 from mmkd.families.dense_heads import LOSS_CLS as LABELS
+from mmkd.families.dense_heads import dense_head
 from mmkd.losses import MSE
 from mmkd.recorder import Recorder, Source
 
@@ -24,15 +25,21 @@ CLASSES = ('cat', 'dog', 'person')
 
 
 def outputs(model, seed=0, images=2):
-    """What its head gives of random features: maps a level, of classes and boxes."""
+    """Random outputs of its head: maps per level, of classes, boxes and, where it has it, quality."""
     random = torch.Generator().manual_seed(seed)
     head = model.bbox_head
     priors = head.prior_generator.num_base_priors[0]
     width = 4 * (getattr(head, 'reg_max', 0) + 1)
     return tuple(
         [torch.randn(images, priors * w, *size, generator=random) * 3 for size in SIZES]
-        for w in (head.cls_out_channels, width)
+        for w in (head.cls_out_channels, width, 1)[: 3 if dense_head(head).quality else 2]
     )
+
+
+def scores(parts, classes=slice(None)):
+    """The scores that a head predicts, shape (priors, classes), from its raw outputs."""
+    probability = rows_of(parts[0]).sigmoid()[:, classes]
+    return probability if len(parts) < 3 else probability * rows_of(parts[2]).sigmoid()
 
 
 def make(student, teacher, classes=CLASSES, **options):
@@ -88,7 +95,7 @@ def test_classes_go_through_the_class_map():
     pair = pair_up(step)
     theirs = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, 3) for m in step.teacher_record[HEAD][0]])
     assert torch.equal(pair.teacher, theirs[:, [2, 0]])
-    assert torch.allclose(pair.weight, theirs[:, [2, 0]].sigmoid().amax(-1))
+    assert torch.allclose(pair.weight, scores(step.teacher_record[HEAD], [2, 0]).amax(-1))
 
 
 def test_levels_are_paired_by_stride():
@@ -128,11 +135,11 @@ def test_other_outputs_are_refused():
     alignment = TASK_UTILS.build(dict(type='DenseClassAlignment'))
     alignment.check(model, model, {})
     good = step.teacher_record[HEAD]
-    with pytest.raises(ConfigError, match='not one map a level of its 5; record bbox_head'):
+    with pytest.raises(ConfigError, match='not one map per level of its 5; record bbox_head'):
         alignment(good[0][:3], good, step)
     with pytest.raises(ConfigError, match='4 channels, no multiple of 3'):
         alignment(good[1], good, step)
-    with pytest.raises(ConfigError, match='num_priors=0'):
+    with pytest.raises(ConfigError, match='num_priors: must be at least 1, got 0'):
         TASK_UTILS.build(dict(type='DenseClassAlignment', num_priors=0))
 
 
@@ -149,7 +156,7 @@ def test_boxes_of_unlike_heads_are_compared_in_fractions_of_the_image():
     student, teacher = (MODELS.build(single_stage(kind)) for kind in ('ATSS', 'FCOS'))
     step = with_images(make(student, teacher))
     theirs = [level.abs() for level in step.teacher_record[HEAD][1]]
-    step.teacher_record[HEAD] = (step.teacher_record[HEAD][0], theirs)
+    step.teacher_record[HEAD] = (step.teacher_record[HEAD][0], theirs, step.teacher_record[HEAD][2])
     pair = pair_up(step, 'DenseBoxAlignment')
     assert pair.student.shape == (2 * sum(h * w for h, w in SIZES), 4)
     # The last prior of the first level in the second image, by hand: its point is (76, 60).
@@ -163,23 +170,22 @@ def test_boxes_of_unlike_heads_are_compared_in_fractions_of_the_image():
     w, h = 64 * math.exp(0.2 * dw), 64 * math.exp(0.2 * dh)
     wanted = [(x - w / 2) / 76, (y - h / 2) / 60, (x + w / 2) / 76, (y + h / 2) / 60]
     assert pair.student[row].tolist() == pytest.approx(wanted, rel=1e-4)
-    classes = [m.permute(0, 2, 3, 1).reshape(-1, 3) for m in step.teacher_record[HEAD][0]]
-    assert torch.allclose(pair.weight, torch.cat(classes).sigmoid().amax(-1))
+    assert torch.allclose(pair.weight, scores(step.teacher_record[HEAD]).amax(-1))
 
 
 def test_heads_with_other_numbers_of_boxes_a_place_are_refused():
     student, teacher = (MODELS.build(single_stage(kind)) for kind in ('RetinaNet', 'FCOS'))
-    with pytest.raises(ConfigError, match='different priors .9 a place'):
+    with pytest.raises(ConfigError, match='different priors .9 per position'):
         pair_up(with_images(make(student, teacher)), 'DenseBoxAlignment')
 
 
-def test_centredness_is_a_score_a_place():
+def test_centerness_is_one_score_per_position():
     student, teacher = seeded('FCOS', 1), seeded('FCOS', 2)
     step = crossed_step(student, teacher)
     pair = pair_up(step, 'DenseCenternessAlignment')
     wanted = torch.cat([level.flatten()[:, None] for level in step.teacher_record[HEAD][2]])
     assert torch.equal(pair.teacher, wanted) and pair.student.shape == wanted.shape
-    with pytest.raises(ConfigError, match='the student, a GFL, has no score of centredness'):
+    with pytest.raises(ConfigError, match='the student, a GFL, has no score of centerness or iou'):
         pair_up(make(seeded('GFL', 1), seeded('ATSS', 2)), 'DenseCenternessAlignment')
 
 
@@ -301,7 +307,9 @@ def test_the_valuable_priors_are_those_around_objects():
     # Level by level and within them image by image, as the rows.
     assert torch.equal(pair.weight[80:160], values[0][1]) and pair.weight.any()
     points = MODELS.build(single_stage('FCOS'))
-    with pytest.raises(ConfigError, match="select='valuable' is about anchors, and a FCOS has"):
+    with pytest.raises(
+        ConfigError, match="align.select: 'valuable' is about anchors, and a FCOS has"
+    ):
         pair_up(make(points, points), select='valuable')
 
 
@@ -310,7 +318,7 @@ def test_the_sum_is_divided_by_the_normalizer(confidence):
     model = MODELS.build(single_stage('GFL'))
     step = make(model, model)
     source = Source('bbox_head.loss_cls', capture='input', index='avg_factor')
-    step.student_record[source] = [torch.tensor(5.0)] * 5  # a call a level
+    step.student_record[source] = [torch.tensor(5.0)] * 5  # one call per level
     options = dict(confidence=confidence)
     declared = dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')
     for normalizer, number in ((declared, 5.0), (3, 3.0)):
@@ -328,9 +336,12 @@ def test_the_sum_is_divided_by_the_normalizer(confidence):
 
 def test_options_are_checked():
     for options, message in (
-        (dict(select='some'), "select='some' is none of"),
-        (dict(normalizer=0), 'normalizer=0'),
-        (dict(crossed='neck'), "crossed='neck' is no layer of the teacher's bbox_head"),
+        (dict(select='some'), "align.select: must be one of .*, got 'some'"),
+        (dict(normalizer=0), 'align.normalizer: must be above 0, got 0'),
+        (
+            dict(crossed='neck'),
+            "align.crossed: must be a layer of the teacher's bbox_head, got 'neck'",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             TASK_UTILS.build(dict(type='DenseClassAlignment', **options))

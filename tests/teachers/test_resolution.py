@@ -176,7 +176,11 @@ def test_boxes_of_dense_heads_are_fractions_of_each_image(distil, kind, scale):
 
 
 def test_the_valuable_region_lies_where_the_objects_are(distil):
-    losses = dict(loss_kd=dict(GFL_BOXES, align=dict(type='DenseBoxAlignment', select='valuable')))
+    losses = dict(
+        loss_kd=dict(
+            GFL_BOXES, align=dict(type='DenseBoxAlignment', select='valuable', count_padding=True)
+        )
+    )
     run = Run(distil(single_stage('GFL'), losses, 2), size=(128, 192))
     (pair,) = run.pairs('loss_kd')
     generator = run.distiller.bbox_head.prior_generator
