@@ -10,15 +10,18 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from tiny_dense import single_stage
 from tiny_models import faster_rcnn
 from tiny_transformers import transformer
 from torch import nn
 
-from mmkd.alignments import Step
+from mmkd.alignments import ClassMap, Step
+from mmkd.alignments.dense_output import HEAD
 from mmkd.alignments.encoder_memory import FEATURES
 from mmkd.alignments.padding import map_geometry, position_stride, valid_positions
 from mmkd.alignments.rpn import OBJECTNESS
 from mmkd.distillers import LossEntry
+from mmkd.families.dense_heads import dense_head
 
 SMALL, LARGE = (50, 70), (160, 96)
 STRIDES = (4, 8, 16, 32, 64)
@@ -270,3 +273,81 @@ def test_no_mask_where_nothing_is_padding():
     assert valid_positions(samples_of((64, 96), (57, 90)), (8, 12), device) is None
     mask = valid_positions(samples_of((64, 96), (57, 40)), (8, 12), device)
     assert mask[0].all() and mask[1].sum(1).tolist() == [5] * 8
+
+
+# ------------------------------------------------------------------------------ dense heads
+
+DENSE = {
+    'classes': ('ATSS', dict(type='SoftLabelBCE', align=dict(type='DenseClassAlignment'))),
+    'all alike': (
+        'RetinaNet',
+        dict(type='SoftLabelBCE', align=dict(type='DenseClassAlignment', confidence=False)),
+    ),
+    'quality': (
+        'FCOS',
+        dict(type='SoftLabelBCE', align=dict(type='DenseCenternessAlignment', confidence=False)),
+    ),
+    'boxes': ('FCOS', dict(type='L1', align=dict(type='DenseBoxAlignment', confidence=False))),
+    'edges': ('GFL', dict(type='KLDivergence', align=dict(type='DenseDistributionAlignment'))),
+    'top-scoring': ('GFL', dict(type='L1', align=dict(type='DenseBoxAlignment', num_priors=20))),
+    'normalizer': (
+        'GFL',
+        dict(
+            type='SoftLabelBCE',
+            align=dict(type='DenseClassAlignment', confidence=False, normalizer='confidence'),
+        ),
+    ),
+}
+
+
+def dense_pair(kind, config, *sizes, count_padding=False):
+    """What an entry compares of the raw outputs of two heads, and per row the image it is of."""
+    model = MODELS.build(single_stage(kind))
+    head = model.bbox_head
+    width = 4 * (getattr(head, 'reg_max', 0) + 1)
+    kinds = head.prior_generator.num_base_priors[0]
+    widths = (head.cls_out_channels, width, 1)[: 3 if dense_head(head).quality else 2]
+    values = []
+    for owner in ('student', 'teacher'):
+        parts = [maps_of(f'{owner} {w}', kinds * w, STRIDES[1:] + (128,), *sizes) for w in widths]
+        for level in parts[1]:
+            level.abs_()  # distances
+        values.append(tuple(parts))
+    align = dict(config['align'], count_padding=count_padding)
+    entry = LossEntry('loss_kd', dict(config, align=align))
+    entry.check(model, model, {})
+    classes = ('cat', 'dog', 'person')
+    step = Step(
+        samples_of(*sizes),
+        model,
+        model,
+        {entry.align.student: values[0]},
+        {HEAD: values[1]},
+        class_map=ClassMap(classes, classes),
+    )
+    (pair,) = entry.align(*values, step)
+    return entry, pair
+
+
+@pytest.mark.parametrize('name', DENSE)
+def test_priors_of_dense_heads(name):
+    """The sums over priors and their divisors are those of each image alone."""
+    kind, config = DENSE[name]
+    sums, divisors = [], []
+    for sizes in ((SMALL,), (LARGE,), (SMALL, LARGE)):
+        entry, pair = dense_pair(kind, config, *sizes)
+        weight = pair.weight_sum if pair.weight is not None else len(pair.student)
+        sums.append(float(entry.loss(pair.student, pair.teacher, pair.weight) * weight))
+        divisors.append(float(pair.divisor))
+    if name == 'top-scoring':  # of the whole batch, so compared with itself
+        entry, pair = dense_pair(kind, config, SMALL, LARGE)
+        assert pair.student.max() < 1e3 and len(pair.student) == 20
+        return
+    assert divisors[2] == pytest.approx(divisors[0] + divisors[1], rel=1e-5)
+    assert sums[2] == pytest.approx(sums[0] + sums[1], rel=1e-3) and sums[2] > 0
+
+
+def test_priors_on_padding_can_be_counted():
+    kind, config = DENSE['all alike']
+    _, pair = dense_pair(kind, config, SMALL, LARGE, count_padding=True)
+    assert pair.weight is None and pair.divisor == len(pair.student)
