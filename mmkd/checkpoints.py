@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import all_gather_object, get_rank, is_distributed
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
@@ -95,9 +96,7 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
     with _training_globals_allowed():
         try:
             if str(checkpoint).startswith(('http://', 'https://')):
-                content = torch.hub.load_state_dict_from_url(
-                    checkpoint, map_location='cpu', weights_only=True
-                )
+                content = _from_url(str(checkpoint))
             elif Path(checkpoint).is_file():
                 content = torch.load(checkpoint, map_location='cpu', weights_only=True)
             else:
@@ -121,6 +120,29 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
     if any(key.startswith('module.') for key in state):  # saved from inside a DDP wrapper
         content['state_dict'] = {key.removeprefix('module.'): state[key] for key in state}
     return content
+
+
+def _from_url(url: str) -> Any:
+    """What a URL holds. One process of each machine downloads it, the others read its file afterwards."""
+
+    def load() -> Any:
+        return torch.hub.load_state_dict_from_url(url, map_location='cpu', weights_only=True)
+
+    if not is_distributed():
+        return load()
+    content, failure = None, None
+    if os.environ.get('LOCAL_RANK', str(get_rank())) == '0':  # which all launchers set
+        try:
+            content = load()
+        except Exception as error:  # any: the others wait, and must be told
+            failure = error
+    # Also what makes the others wait.
+    reasons = [reason for reason in all_gather_object(failure and first_line(failure)) if reason]
+    if failure is not None:
+        raise failure
+    if reasons:
+        raise CheckpointError(reasons[0])
+    return load() if content is None else content
 
 
 def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str = '') -> None:

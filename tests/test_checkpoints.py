@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import download_worker
 import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.logging import HistoryBuffer, MessageHub
 from tiny_models import faster_rcnn
+from torch.multiprocessing import spawn
 
 from mmkd.checkpoints import allow_training_checkpoints, load_weights, read_checkpoint
 from mmkd.errors import CheckpointError
@@ -78,3 +83,29 @@ def test_what_was_allowed_before_stays_allowed(tmp_path):
     assert set(map(str, torch.serialization.get_safe_globals())) == allowed >= before
     torch.save(dict(log=HistoryBuffer()), path)
     torch.load(path, weights_only=True)
+
+
+def test_one_process_downloads_and_a_failure_reaches_all(tmp_path):
+    """The second URL does not exist: no process waits for it for ever."""
+    torch.save(dict(state_dict=dict(weight=torch.arange(3.0))), tmp_path / 'teacher.pth')
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *_):
+            """Quiet."""
+
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Handler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f'http://127.0.0.1:{server.server_port}'
+        urls = [f'{root}/teacher.pth', f'{root}/none.pth']
+        spawn(download_worker.work, (2, str(tmp_path), urls), nprocs=2)
+        server.shutdown()
+    found = [torch.load(tmp_path / f'found{rank}.pth') for rank in range(2)]
+    assert asked == ['/teacher.pth', '/none.pth'], found
+    for weights, message in found:
+        assert torch.equal(weights['weight'], torch.arange(3.0))
+        assert 'teacher.checkpoint cannot be read: HTTP Error 404' in message

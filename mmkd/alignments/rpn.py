@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..families.class_scores import class_probabilities, uses_softmax
+from ..families.dense_heads import dense_head
 from ..recorder import Source
 from .base import (
     Alignment,
@@ -54,6 +55,7 @@ class RPNAlignment(Alignment):
                     f'{type(self).__name__} pairs RPN heads with anchors; the {owner}, a '
                     f'{type(model).__name__}, has none'
                 )
+            dense_head(model.rpn_head)  # refuses those of other outputs
             generators.append(generator)
         self.cached = options.get('cached', False)
         ours, theirs = generators

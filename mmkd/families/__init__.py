@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import ConfigError
 from .base import Family
 from .single_stage import SingleStage
 from .transformer import Transformer
@@ -18,6 +19,15 @@ FAMILIES: tuple[type[Family], ...] = (TwoStage, Transformer, SingleStage, Family
 
 
 def family_of(detector: nn.Module, **options: Any) -> Family:
-    """The family of a detector, with the options of the ``teacher`` config."""
-    kind = next(family for family in FAMILIES if family.covers(detector))
-    return kind(detector, **options)
+    """The family of a detector, with the options of the ``teacher`` config.
+
+    Raises:
+        ConfigError: It is no detector of mmdet, which has a method ``extract_feat``.
+    """
+    for family in FAMILIES:
+        if family.covers(detector):
+            return family(detector, **options)
+    raise ConfigError(
+        f'a {type(detector).__name__} has no method extract_feat, by which mmkd runs detectors; use one of '
+        f"mmdet's detectors, or derive from its BaseDetector"
+    )

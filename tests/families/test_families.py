@@ -93,3 +93,8 @@ def test_a_cascade_teaches_its_rpn(cascade, tmp_path):
     student = faster_rcnn(rpn_head=dict(anchor_generator=dict(scales=[8])))
     losses = distil(student, cascade, dict(RPN_LOSSES), tmp_path)
     assert losses.keys() == set(RPN_LOSSES)
+
+
+def test_what_is_no_detector_is_refused_by_name():
+    with pytest.raises(ConfigError, match='a Linear has no method extract_feat'):
+        family_of(torch.nn.Linear(1, 1))
