@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from results import METRICS
 from study import BASELINE, TEACHER
 
 if TYPE_CHECKING:
@@ -31,20 +30,19 @@ def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
 
     Where steps were measured, what one costs in steps of the student too.
     """
-    from mmkd.analysis.tables import interval, with_error
+    from mmkd.analysis.tables import interval, markdown_table, with_error
+    from mmkd.analysis.work_dir import METRICS
 
     found = present(study, results)
     costs = {}
     for run in study.runs(None, [study.settings.seeds[0]]) if steps and steps.lines else ():
         costs[run.recipe] = steps.of(run.digest)
     teacher = results.of(study.teacher())
-    rows = [
-        '| recipe | seeds | mAP | AP50 | F1 | mAP over baseline | p | gap closed |',
-        '|---|---:|---:|---:|---:|---:|---:|---:|',
-    ]
+    head = ['recipe', 'seeds', *METRICS, 'mAP over baseline', 'p', 'gap closed']
+    rows = [head + ['step'] * bool(costs)]
     if teacher:
-        cells = ' | '.join(f'{100 * teacher[name]:.1f}' for name in METRICS)
-        rows.append(f'| {TEACHER} | 1 | {cells} | | | |')
+        scores = [f'{100 * teacher[name]:.1f}' for name in METRICS]
+        rows.append([TEACHER, '1', *scores, *[''] * (3 + bool(costs))])
     for recipe, lines in found.items():
         cells = [recipe, str(len(lines))]
         for name in METRICS:
@@ -56,12 +54,7 @@ def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
         if costs:
             line = costs.get(recipe)
             cells.append(f'{line["kd_step_s"] / line["student_step_s"]:.2f}' if line else '')
-        rows.append('| ' + ' | '.join(cells) + ' |')
-    if costs:
-        rows[0] += ' step |'
-        rows[1] += '---:|'
-        if teacher:
-            rows[2] += ' |'
+        rows.append(cells)
     note = (
         "± is half of the 95 % confidence interval of the mean (Student's t). Differences and p are paired "
         'by seed (two-sided t-test). Gap closed: the share of the way from baseline to teacher.'
@@ -70,7 +63,7 @@ def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
         note += (
             ' Step: how many times as long as the step of the student alone, forward and backward.'
         )
-    return '\n'.join([*rows, '', note])
+    return f'{markdown_table(rows)}\n\n{note}'
 
 
 def _difference(

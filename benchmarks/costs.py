@@ -129,11 +129,15 @@ def rounded(value: Any) -> Any:
 
 
 def table(lines: list[dict[str, Any]], scene: dict[str, Any]) -> str:
-    """Medians of all measurements of a scene, a row a pair."""
+    """Medians of all measurements of a scene, one row per pair."""
+    from mmkd.analysis.tables import markdown_table
+
     rows = [
-        '| pair | teacher | student step, ms | teacher pass, ms | distillation step, ms | over '
-        'student and teacher | over student | peak of memory over what is needed | measured |',
-        '|---|---|---:|---:|---:|---:|---:|---:|---:|',
+        [
+            *('pair', 'teacher', 'student step, ms', 'teacher pass, ms', 'distillation step, ms'),
+            *('over student and teacher', 'over student', 'peak of memory over what is needed'),
+            'measured',
+        ]
     ]
     titles = [
         (name, cached)
@@ -160,12 +164,12 @@ def table(lines: list[dict[str, Any]], scene: dict[str, Any]) -> str:
         ratios = [f'{middle(key):.3f}' for key in ('overhead_ratio', 'step_ratio', 'memory_ratio')]
         name = title.split(': ')[-1] if cached else title
         cells = [name, 'cached' if cached else 'live', *times, *ratios, str(len(found))]
-        rows.append('| ' + ' | '.join(cells) + ' |')
+        rows.append(cells)
     note = (
         f'{scene["batch_size"]} random images of {scene["size"]} px, {scene["device"]}'
         f'{", automatic mixed precision" if scene["amp"] else ""}. Medians.'
     )
-    return '\n'.join([*rows, '', note])
+    return f'{markdown_table(rows, left=2)}\n\n{note}'
 
 
 if __name__ == '__main__':

@@ -85,11 +85,10 @@ def hours(seconds: float | None, images: int, epochs: int, devices: int, batch: 
 
 def table(rows: list[dict[str, Any]], images: int, epochs: int, devices: int) -> str:
     """The hours, and below them what they rest on."""
-    lines = [
-        '| config | measured on | images a device | plain student | live teacher | cached teacher '
-        '| writing the cache, one device |',
-        '|---|---|---:|---:|---:|---:|---:|',
-    ]
+    from mmkd.analysis.tables import markdown_table
+
+    head = ['config', 'measured on', 'images per device', 'plain student', 'live teacher']
+    lines = [[*head, 'cached teacher', 'writing the cache, one device']]
     for row in rows:
         device = f'{row["device"]}, {row["threads"]} threads' if row['device'] == 'cpu' else 'GPU'
         height, width = row['size']
@@ -104,14 +103,13 @@ def table(rows: list[dict[str, Any]], images: int, epochs: int, devices: int) ->
             ),
             hours(row.get('teacher'), images, 1, 1, batch),
         ]
-        lines.append(f'| {" | ".join(cells)} |')
-    lines += [
-        '',
-        f'Hours, reckoned: {epochs} epochs of {images:,} images on {devices} devices, each step as long as '
+        lines.append(cells)
+    note = (
+        f'Hours, estimated: {epochs} epochs of {images:,} images on {devices} devices, each step as long as '
         f'the measured one (forward and backward). Communication, loading, optimizer and validation are not '
-        f'in it. The cache is written once, by one pass of the teacher over all images.',
-    ]
-    return '\n'.join(lines)
+        f'in it. The cache is written once, by one pass of the teacher over all images.'
+    )
+    return f'{markdown_table(lines, left=2)}\n\n{note}'
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,31 +1,34 @@
-"""The figures of the report that this project realises, beside what was measured here.
+"""Print the figures of the paper that mmkd realises, beside what was measured in given work directories.
 
-Reported and measured never share a column. A training is put beside a reported figure by the name
-of its config, or because somebody says so.
+The paper: Negi and Shah, Knowledge Distillation for Object Detection. Reported and measured figures never
+share a column. A training run is put beside a reported figure by the name of its config, or by --as.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmengine.config import Config
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / 'tools')]
 
-from ..__main__ import tool_folder
-from ..distillers.teacher import config_classes
-from ..errors import ConfigError, did_you_mean
-from .pairing import differences, row_of
-from .rows import Row
-from .tables import interval, markdown_table, with_error
-from .work_dir import METRICS, WorkDir, essence
+from mmengine.config import Config  # noqa: E402
 
-DASH = '–'
+from _cli import run_tool  # noqa: E402
+from mmkd.analysis.pairing import assign_roles, differences, row_of  # noqa: E402
+from mmkd.analysis.rows import Row, read_rows  # noqa: E402
+from mmkd.analysis.tables import DASH, interval, markdown_table, with_error  # noqa: E402
+from mmkd.analysis.work_dir import METRICS, WorkDir, essence  # noqa: E402
+from mmkd.errors import ConfigError, did_you_mean  # noqa: E402
+from mmkd.teachers.config import config_classes  # noqa: E402
 
 
 @dataclass(frozen=True)
 class Reported:
-    """One detector of the report.
+    """One detector of the paper.
 
     Attributes:
         title: What it is.
@@ -100,8 +103,8 @@ def match_reported(rows: Sequence[Row], told: Mapping[str, str] | None = None) -
     """Which row realises which reported detector.
 
     Args:
-        rows: Of this report.
-        told: Work directories by the keys of :data:`REPORTED`, where config names do not tell.
+        rows: Of the work directories.
+        told: Work directories by the keys of :data:`REPORTED`, where config names do not match.
 
     Raises:
         ConfigError: There is no such key or work directory, or several rows have one's config.
@@ -148,7 +151,7 @@ def reported_table(matched: Mapping[str, Row]) -> str:
 
 def _changed(row: Row, reported: Reported) -> str:
     """Where a training's schedule and data are not those of the config that comes for it."""
-    folder = tool_folder().parent / 'configs'
+    folder = HERE.parent / 'configs'
     found = [path for name in reported.configs for path in folder.rglob(f'{name}.py')]
     if not found:
         return ''  # one of MMDetection's
@@ -182,3 +185,33 @@ def _same_task(row: Row, reported: Reported) -> bool:
 
 def _classes(row: Row) -> int:
     return len(config_classes(row.first.config) or ())
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        'work_dirs', nargs='*', metavar='WORK_DIR', help='of finished training runs'
+    )
+    parser.add_argument(
+        '--as',
+        dest='realises',
+        action='append',
+        default=[],
+        metavar='FIGURE=WORK_DIR',
+        help=f'which run realises which figure, of {", ".join(REPORTED)}',
+    )
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
+    parser.set_defaults(device=None, gpus=None, local_rank=0)
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    for option in args.realises:
+        if not all(option.partition('=')):
+            raise ConfigError(f'--as: must be FIGURE=WORK_DIR, got {option!r}')
+    rows = assign_roles(read_rows(args.work_dirs)) if args.work_dirs else []
+    print(reported_table(match_reported(rows, dict(o.split('=', 1) for o in args.realises))))
+
+
+if __name__ == '__main__':
+    run_tool(main, parse_args())

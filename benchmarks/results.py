@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from study import Run
 
 HERE = Path(__file__).resolve().parent
-# How a result's line calls what the evaluation calls otherwise.
-METRICS = {'mAP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'F1': 'coco/bbox_F1'}
 
 
 class Results:

@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / 'tools'), str(HERE)]
 
 from comparing import compare, plot, publish  # noqa: E402
-from results import METRICS, Results, commit, cores, device_name, versions  # noqa: E402
+from results import Results, commit, cores, device_name, versions  # noqa: E402
 from steps import Steps, measure_step  # noqa: E402
 from study import TEACHER, Run, Study, find_study, last_checkpoint  # noqa: E402
 
@@ -218,6 +218,8 @@ def test_given(study: Study, run: Run, results: Results, device: str | None) -> 
             return [f'{TEACHER}: {last} ({log})']
     found = sorted(path for path in run.folder.glob('*/*.json') if path.stem == path.parent.name)
     scores = json.loads(found[-1].read_text(encoding='utf-8'))
+    from mmkd.analysis.work_dir import METRICS
+
     scores = {name: round(scores[key], 4) for name, key in METRICS.items()}
     line = results.add(run, scores, round(time.monotonic() - start, 1))
     print(f'{TEACHER}: mAP {100 * line["mAP"]:.1f}', flush=True)
@@ -254,7 +256,7 @@ def cut(config: str, checkpoint: Path, run: Run) -> Path:
 
 def final_metrics(folder: Path) -> dict[str, float]:
     """What the last validation of a finished training gave."""
-    from mmkd.analysis.work_dir import read_scalars
+    from mmkd.analysis.work_dir import METRICS, read_scalars
     from mmkd.errors import UserError
 
     found = [line for line in read_scalars(folder) if METRICS['mAP'] in line]

@@ -32,7 +32,6 @@ CONFIG_OF = {
     DISTILLED: 'faster-rcnn_r18_to_mobilenetv2.py',
 }
 TITLE_OF = {TEACHER: 'teacher', STUDENT: 'student', DISTILLED: 'distilled student'}
-METRICS = {'mAP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'F1': 'coco/bbox_F1'}
 
 STATE_FILE = 'stage.json'
 METRICS_FILE = 'metrics.json'
@@ -395,6 +394,7 @@ def _evaluate(
         measure,
     )
     from mmkd.analysis.tables import gap_closed
+    from mmkd.analysis.work_dir import METRICS
     from mmkd.f1_metric import evaluate
 
     hashes = {name: _sha256(path) for name, path in checkpoints.items()}
@@ -456,6 +456,7 @@ def format_table(metrics: dict[str, Any]) -> str:
         metrics: As ``metrics.json`` holds them.
     """
     from mmkd.analysis.tables import markdown_table
+    from mmkd.analysis.work_dir import METRICS
 
     rows = [['', 'parameters', 'GFLOPs', *METRICS, 'ms per image', 'gap closed']]
     for name, values in metrics['models'].items():
@@ -479,6 +480,8 @@ def describe(metrics: dict[str, Any]) -> str:
     Args:
         metrics: As ``metrics.json`` holds them.
     """
+    from mmkd.analysis.work_dir import METRICS
+
     teacher, student, distilled = (
         100 * metrics['models'][name][METRICS['mAP']] for name in (TEACHER, STUDENT, DISTILLED)
     )

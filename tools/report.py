@@ -54,19 +54,6 @@ def parse_args() -> argparse.Namespace:
             help=f'whose {name} is which, where the configs do not tell; may be given again',
         )
     parser.add_argument(
-        '--as',
-        dest='realises',
-        action='append',
-        default=[],
-        metavar='FIGURE=WORK_DIR',
-        help='put a training beside a figure of the report that mmkd realises (dino, vitdet, '
-        'mobilenetv2, mobilenetv2-distilled, detr-r50, detr-r18-distilled); trainings of the '
-        'configs made for it stand there anyway',
-    )
-    parser.add_argument(
-        '--reported', action='store_true', help='show those figures whatever was trained'
-    )
-    parser.add_argument(
         '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
     )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
@@ -85,12 +72,10 @@ def report(args: argparse.Namespace) -> None:
     from mmkd.analysis.rows import add_costs, add_f1, read_rows
     from mmkd.checkpoints import allow_training_checkpoints
     from mmkd.errors import ConfigError
-    from mmkd.reporting.reported import match_reported, reported_table
 
     check_options(args)
     teachers, baselines = _pairs(args.teacher, '--teacher'), _pairs(args.baseline, '--baseline')
     rows = assign_roles(read_rows(args.work_dirs, args.best), teachers, baselines)
-    matched = match_reported(rows, _pairs(args.realises, '--as'))
     if not any(row.finished for row in rows):
         raise ConfigError(f'no training is finished: {"; ".join(row.name for row in rows)}')
 
@@ -107,13 +92,7 @@ def report(args: argparse.Namespace) -> None:
         add_costs(rows, size, timed=not args.no_latency)
     device = device_name()
     table = format_rows(rows)
-    page = [table, describe(rows, size, device, args.best)]
-    if matched or args.reported:
-        page += [
-            'The figures of the report that mmkd realises, beside those measured here:',
-            reported_table(matched),
-        ]
-    text = '\n\n'.join(page) + '\n'
+    text = f'{table}\n\n{describe(rows, size, device, args.best)}\n'
     write(Path(args.out), text, format_csv(rows, size, device), rows)
     print(f'\n{text}')
     for name in ('report.md', 'report.csv', 'report.png'):

@@ -7,17 +7,14 @@ import io
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 from scipy import stats
 from tiny_runs import copied, edit_log, set_scores
 
 from mmkd.analysis.complexity import count_parameters, load_detector
 from mmkd.analysis.page import HEAD, describe, format_csv, format_rows
 from mmkd.analysis.pairing import assign_roles
-from mmkd.analysis.rows import Row, add_costs, add_f1, read_rows
-from mmkd.analysis.work_dir import WorkDir
+from mmkd.analysis.rows import add_costs, add_f1, read_rows
 from mmkd.errors import ConfigError, MissingFileError
-from mmkd.reporting.reported import REPORTED, match_reported, reported_table
 
 SEEDS = ('student_seed0', 'student_seed1', 'distilled_seed0', 'distilled_seed1')
 
@@ -242,64 +239,3 @@ def test_csv_holds_the_numbers_as_logged(scored):
     assert student['checkpoint'].split() == [
         f'{scored}/student_seed{seed}/epoch_2.pth' for seed in (0, 1)
     ]
-
-
-def reported_lines(text):
-    lines = [cells(line) for line in text.splitlines() if line.startswith('|')]
-    return {(line[1], line[2]): line[3:] for line in lines[2:]}
-
-
-def test_reported_figures_stand_apart_from_measured_ones(scored):
-    rows = assign_roles(read_rows([scored / 'distilled_seed0', scored / 'teacher']))
-    add_costs(rows, (64, 96), timed=False)
-    assert match_reported(rows) == {}
-    told = {'detr-r18-distilled': str(scored / 'distilled_seed0')}
-    matched = match_reported(rows, told)
-    lines = reported_lines(reported_table(matched))
-    title = REPORTED['detr-r18-distilled'].title
-    assert lines[title, 'F1'] == ['53', '30.0', 'distilled_seed0']
-    assert lines[title, 'mAP'] == ['–', '22.0', 'distilled_seed0']
-    assert lines[title, 'epochs'] == ['10', '2', 'distilled_seed0']
-    assert lines[REPORTED['vitdet'].title, 'mAP'] == ['50', '–', '–']
-    assert lines[REPORTED['dino'].title, 'parameters'] == ['110 M', '–', '–']
-    # What tells other classes apart is no measurement of the reported thing.
-    text = reported_table(match_reported(rows, {'vitdet': str(scored / 'teacher')}))
-    assert reported_lines(text)[REPORTED['vitdet'].title, 'mAP'] == ['50', '–', '–']
-    assert 'teacher tells 2 classes apart, the reported one 20' in text
-
-
-def test_a_training_of_another_schedule_is_told(monkeypatch, tmp_path):
-    """What was cut short or trained on a part of the images must not pass for the reported thing."""
-    (name,) = REPORTED['mobilenetv2'].configs
-    monkeypatch.setenv('MMKD_VOC', f'{tmp_path}/elsewhere/')
-    (path,) = (Path(__file__).parents[2] / 'configs').rglob(f'{name}.py')
-    row = Row([WorkDir(tmp_path, Config.fromfile(path), (name,), trained=10, length=10)], 'mine')
-    monkeypatch.delenv('MMKD_VOC')
-    assert 'was not trained' not in reported_table({'mobilenetv2': row})
-    row.first.config.merge_from_dict(
-        {'train_dataloader.dataset.indices': 4, 'train_cfg.max_epochs': 1}
-    )
-    said = reported_table({'mobilenetv2': row}).splitlines()[-1]
-    assert f'mine was not trained as {name} says' in said
-    assert 'train_dataloader.dataset.indices is not set, here 4' in said
-    assert 'train_cfg.max_epochs is 10, here 1' in said
-
-
-def test_a_training_is_known_by_its_configs_name(runs, tmp_path):
-    (name,) = REPORTED['mobilenetv2'].configs
-    folder = copied(runs, 'student_seed0', tmp_path / 'mine')
-    (folder / 'student_seed0.py').rename(folder / f'{name}.py')
-    rows = read_rows([folder, runs / 'teacher'])
-    assert match_reported(rows) == {'mobilenetv2': rows[0]}
-    other = copied(runs, 'short', tmp_path / 'other')
-    (other / 'short.py').rename(other / f'{name}.py')
-    with pytest.raises(ConfigError, match='mine, other: each could stand beside mobilenetv2'):
-        match_reported(read_rows([folder, other]))
-    with pytest.raises(ConfigError, match='no such figure; near: vitdet'):
-        match_reported(rows, {'vitdat': str(folder)})
-
-
-def test_reported_configs_exist_or_are_mmdets():
-    known = {path.stem for path in (Path(__file__).parents[2] / 'configs').rglob('*.py')}
-    realised = {name for reported in REPORTED.values() for name in reported.configs}
-    assert realised - known == {'detr_r50_8xb2-150e_coco'}

@@ -72,6 +72,12 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def rows_of(table):
+    """The cells of a Markdown table, row by row, without the rule below the head."""
+    rows = [row for row in table.splitlines() if row.startswith('| ')]
+    return [[cell.strip() for cell in row.strip('|').split('|')] for row in rows]
+
+
 def test_trains_what_is_missing_and_nothing_twice(run, study, tmp_path, capsys):
     results = tmp_path / 'results.jsonl'
     common = (study, '--results', results, '--device', 'cpu')
@@ -89,7 +95,11 @@ def test_trains_what_is_missing_and_nothing_twice(run, study, tmp_path, capsys):
         }
         assert line['study'] == 'tiny' and line['seconds'] > 0 and line['versions']['mmkd']
     table = capsys.readouterr().out
-    assert '| baseline | 1 |' in table and '| kd | 1 |' in table
+    assert [row[:2] for row in rows_of(table)[1:]] == [
+        ['teacher', '1'],
+        ['baseline', '1'],
+        ['kd', '1'],
+    ]
     (folder,) = (tmp_path / 'work_dirs/benchmarks/tiny').glob('kd_seed0_*')
     used = Config.fromfile(folder / 'config.py')
     assert used.model.losses.loss_kd_cls.tau == 3.0 and used.randomness.seed == 0
@@ -111,23 +121,23 @@ def test_the_step_of_a_recipe_is_measured_and_shown(run, study, tmp_path, capsys
     results = tmp_path / 'results.jsonl'
     common = (study, '--results', results, '--device', 'cpu', '--seeds', 0)
     assert run(*common) == 0
-    assert ' step |' not in capsys.readouterr().out
+    assert 'step' not in rows_of(capsys.readouterr().out)[0]
     assert run(*common, '--step-cost') == 0
     (line,) = lines(tmp_path / 'steps.jsonl')
     assert line['recipe'] == 'kd' and set(line['losses_s']) == set(ROI_LOSSES)
     assert line['config_hash'] == lines(results)[-1]['config_hash']
     assert line['student_step_s'] > 0 and line['git_commit'] and line['device']
     table = capsys.readouterr().out
-    header, _, *rows = [row for row in table.splitlines() if row.startswith('|')]
-    assert header.endswith('| step |') and len({row.count('|') for row in rows}) == 1
+    header, *rows = rows_of(table)
+    assert header[-1] == 'step' and len({*map(len, rows)}) == 1
     ratio = f'{line["kd_step_s"] / line["student_step_s"]:.2f}'
-    (kd,) = [row for row in rows if row.startswith('| kd |')]
-    assert kd.endswith(f'| {ratio} |')
+    (kd,) = [row for row in rows if row[0] == 'kd']
+    assert kd[-1] == ratio
     assert len(lines(results)) == 3  # nothing was trained for it
     # Another temperature is another experiment, whose step is not known.
     study.write_text(study.read_text().replace('3.0', '4.0'))
     assert run(*common, '--table') == 0
-    assert '| baseline | 1 |' in capsys.readouterr().out
+    assert ['baseline', '1'] in [row[:2] for row in rows_of(capsys.readouterr().out)]
 
 
 def test_an_interrupted_run_goes_on_where_it_was(run, study, tmp_path):
@@ -245,9 +255,9 @@ def test_the_page_shows_what_the_results_give(monkeypatch, tmp_path):
         steps = module['Steps'](SCRIPT.parent / 'steps.jsonl', path.stem)
         table = module['compare'](study, results, steps)
         assert table in page
-        rows = [row for row in table.splitlines() if row.startswith('| ')][2:]
-        assert {row.split('|')[1].strip() for row in rows} == set(study.settings.recipes)
-        assert all(int(row.split('|')[2]) >= 3 for row in rows)
+        rows = rows_of(table)[2:]
+        assert {row[0] for row in rows} == set(study.settings.recipes)
+        assert all(int(row[1]) >= 3 for row in rows)
         copy = tmp_path / 'page.md'
         copy.write_text(page)
         module['publish'](path.stem, table, copy)
