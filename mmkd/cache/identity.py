@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,17 @@ from urllib.parse import urlparse
 import torch
 
 from ..errors import ConfigError
-from .files import file_hash
 
 _TUPLE = '__tuple__'
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def encode(value: Any) -> Any:

@@ -143,7 +143,9 @@ def test_damage_is_found(tool, make, capsys):
     data = bytearray(path.read_bytes())
     data[-5] ^= 4
     path.write_bytes(data)
-    assert 'cache/00000.safetensors is damaged' in refused(tool, capsys, config, '--verify')
+    assert 'the cache cache is damaged at image 5 5.png' in refused(
+        tool, capsys, config, '--verify'
+    )
 
 
 def test_agreement_is_printed_view_by_view(tool, make, capsys):
