@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tiny_training import train, training_config, write_coco
 
 from mmkd.errors import ConfigError
 
+EARLIER = Path(__file__).parent / 'data/distilled_2026-11-23.ckpt'
 LOSSES = dict(**ROI_LOSSES, **RPN_LOSSES, loss_kd_neck=feature_loss())
 
 
@@ -102,6 +104,60 @@ def test_a_resume_restores_connectors_and_their_optimizer_state(data, teacher, t
         assert torch.allclose(value, trained[name], atol=0.05) and not torch.equal(
             value, MODELS.build(feature_loss()['connector']).state_dict()[name.split('.', 1)[1]]
         )
+
+
+def test_a_checkpoint_of_an_earlier_release_is_resumed(data, tmp_path):
+    """Written on 2026-11-23 after two iterations, with a connector and an average of the student."""
+    narrow = dict(
+        backbone=dict(stem_channels=2, base_channels=2), neck=dict(in_channels=[2, 4, 8, 16])
+    )
+    model = faster_rcnn(channels=16, **narrow)
+    path = save_teacher(tmp_path / 'teacher.pth', model)
+    neck = dict(student='neck', teacher='neck', type='MSE', loss_weight=1e-3)
+    connector = dict(type='ConvConnector', in_channels=8, out_channels=16)
+    model = dict(
+        type='Distiller',
+        student=faster_rcnn(channels=8, **narrow),
+        # These options of then are gone.
+        teacher=dict(config=dict(model=model), checkpoint=str(path), channels_last=True),
+        teachers=dict(average=dict(ema=dict(momentum=0.1))),
+        losses=dict(
+            loss_kd=dict(neck, connector=connector),
+            loss_average=dict(neck, teacher_name='average'),
+        ),
+    )
+    config = training_config(model, data, tmp_path / 'work', iters=3)
+    config.load_from, config.resume = str(EARLIER), True
+    config.optim_wrapper.optimizer.update(lr=0.0, weight_decay=0.0)
+    runner, stored = Runner.from_cfg(config), torch.load(EARLIER, weights_only=False)
+    for group in stored['optimizer']['param_groups']:
+        assert group['lr'] > 0
+    runner.load_or_resume = watched = Watched(runner, stored)
+    runner.train()
+    assert watched.seen and runner.iter == 3
+
+
+class Watched:
+    """Resumes a run and compares what it then has with the checkpoint."""
+
+    def __init__(self, runner, stored):
+        self.runner, self.stored, self.inner = runner, stored, runner.load_or_resume
+        self.seen = False
+
+    def __call__(self):
+        self.inner()
+        model = self.runner.model
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, self.stored['state_dict'][name]), name
+        held = self.stored['distillation']
+        for name, value in model.connector_state().items():
+            assert torch.equal(value, held['connectors'][name]), name
+        average = (
+            model.teachers['average'].average.state_dict() if 'average' in model.teachers else None
+        )
+        wanted = held['averages']['average']
+        assert average is None or all(torch.equal(average[name], wanted[name]) for name in wanted)
+        self.seen = True
 
 
 def test_a_resume_with_other_losses_says_what_differs(data, teacher, tmp_path):
