@@ -128,17 +128,16 @@ def test_a_checkpoint_of_an_earlier_release_is_resumed(data, tmp_path):
     )
     config = training_config(model, data, tmp_path / 'work', iters=3)
     config.load_from, config.resume = str(EARLIER), True
-    config.optim_wrapper.optimizer.update(lr=0.0, weight_decay=0.0)
     runner, stored = Runner.from_cfg(config), torch.load(EARLIER, weights_only=False)
-    for group in stored['optimizer']['param_groups']:
-        assert group['lr'] > 0
     runner.load_or_resume = watched = Watched(runner, stored)
     runner.train()
     assert watched.seen and runner.iter == 3
+    steps = stored['distillation']['averages']['average']['steps']
+    assert runner.model.teachers['average'].average.steps == steps + 1
 
 
 class Watched:
-    """Resumes a run and compares what it then has with the checkpoint."""
+    """Resumes a run and compares the weights it then has with the checkpoint."""
 
     def __init__(self, runner, stored):
         self.runner, self.stored, self.inner = runner, stored, runner.load_or_resume
@@ -152,11 +151,6 @@ class Watched:
         held = self.stored['distillation']
         for name, value in model.connector_state().items():
             assert torch.equal(value, held['connectors'][name]), name
-        average = (
-            model.teachers['average'].average.state_dict() if 'average' in model.teachers else None
-        )
-        wanted = held['averages']['average']
-        assert average is None or all(torch.equal(average[name], wanted[name]) for name in wanted)
         self.seen = True
 
 

@@ -6,8 +6,8 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from .checks import require_maps, require_positive
-from .maps import Mask, fill_outside
+from .checks import require_positive
+from .maps import Mask, fill_outside, require_maps
 from .reduction import weighted_mean
 
 

@@ -7,7 +7,9 @@ is what it would be without padding, and an image without a valid position contr
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..errors import ConfigError
 
 Mask = Tensor | None
 
@@ -29,3 +31,13 @@ def mean_inside(values: Tensor, mask: Mask) -> Tensor:
     if mask is None:
         return values
     return values.sum((2, 3)) / mask.sum((1, 2)).clamp(min=1)[:, None]
+
+
+def require_maps(loss: nn.Module, value: Tensor) -> None:
+    """Raise a ConfigError unless a value is feature maps, shape (N, C, H, W)."""
+    if value.dim() != 4:
+        raise ConfigError(
+            f'{type(loss).__name__} compares feature maps of shape (N, C, H, W), got '
+            f'{tuple(value.shape)}; record a backbone, neck or one of their layers, with '
+            f"align=dict(type='FeatureAlignment')"
+        )

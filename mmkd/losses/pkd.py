@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from .checks import require_maps
-from .maps import Mask
+from .maps import Mask, require_maps
 from .reduction import weighted_mean
 
 

@@ -32,17 +32,17 @@ class TeacherSharding:
         if not isinstance(shard, bool):
             raise ConfigError(f'{name}.shard={shard!r} is neither True nor False')
         self.name = name
-        self.shard = shard
-        self._is_done = False
+        #: Whether weights are still to be shared out, once there are several processes.
+        self.is_pending = shard
         if shard:
             fully_shard_of_torch(name)
 
-    def settle(self, detector: nn.Module, device: torch.device) -> None:
-        """Bring a teacher to its device before a pass, its weights shared out if they shall be."""
-        if self.shard and not self._is_done and get_world_size() > 1:
+    def move(self, detector: nn.Module, device: torch.device) -> None:
+        """Move a teacher to its device before a pass, its weights shared out if they shall be."""
+        if self.is_pending and get_world_size() > 1:
             # One unit after the other goes to the device, so that never all weights are there.
             share_out(detector, device, fully_shard_of_torch(self.name))
-        self._is_done = True
+        self.is_pending = False
         if next(detector.parameters()).device != device:
             detector.to(device)
 

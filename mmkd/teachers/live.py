@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -128,23 +129,28 @@ class LiveTeacher(Teacher):
             What the family shares, and ``scale``: how much larger the images were than the student's, in
             width and in height.
         """
-        self.sharding.settle(self.detector, inputs.device)
-        own = self.detector.data_preprocessor
+        if next(self.detector.parameters()).device != inputs.device or self.sharding.is_pending:
+            self.sharding.move(self.detector, inputs.device)
         if self._renormalization is None or self._renormalization.given is not preprocessor:
+            own = self.detector.data_preprocessor
             self._renormalization = Renormalization(preprocessor, own)
-        inputs = self._renormalization(inputs, data_samples)
+        if self._renormalization.is_needed:
+            inputs = self._renormalization(inputs, data_samples)
         scale = (1.0, 1.0)
         if self.scale != 1:
             inputs, data_samples, scale = resize(inputs, data_samples, self.scale)
-        with self.precision.running(inputs.device):
+        with self._precision(inputs.device):
             shared = self.family.run(inputs, data_samples, parts, student, scale)
         return dict(to_float32(shared), scale=scale)
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[None]:
+        return nullcontext() if self.precision.amp is None else self.precision.running(device)
 
     @torch.no_grad()
     def run_joint_parts(self, recorded: Recorder, shared: dict[str, Any], parts: set[str]) -> None:
         """Compute the parts of the joint pass; see :meth:`mmkd.families.Family.run_joint_parts`."""
         device = next(self.detector.parameters()).device
-        with self.precision.running(device):
+        with self._precision(device):
             self.family.run_joint_parts(self.detector, recorded, shared, parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -78,8 +78,6 @@ class TeacherPrecision:
             ) from error
 
     def _autocast(self, device: torch.device) -> AbstractContextManager:
-        if self.amp is None:
-            return nullcontext()
         if not isinstance(self.amp, str):
             return torch.autocast(device.type, enabled=False)
         if self.amp == 'float16' and device.type == 'cpu':
