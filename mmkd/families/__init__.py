@@ -12,10 +12,10 @@ from .single_stage import SingleStage
 from .transformer import Transformer
 from .two_stage import TwoStage
 
-__all__ = ['Family', 'SingleStage', 'Transformer', 'TwoStage', 'family_of']
+__all__ = ['FAMILIES', 'Family', 'SingleStage', 'Transformer', 'TwoStage', 'family_of']
 
-# The first that covers a detector runs it.
-FAMILIES: tuple[type[Family], ...] = (TwoStage, Transformer, SingleStage, Family)
+# The first that covers a detector runs it; insert your own before the last, which covers all.
+FAMILIES: list[type[Family]] = [TwoStage, Transformer, SingleStage, Family]
 
 
 def family_of(detector: nn.Module, **options: Any) -> Family:

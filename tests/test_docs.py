@@ -1,0 +1,85 @@
+"""The examples in the docs run as they stand there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS, TASK_UTILS
+from tiny_models import CLASSES, batch, faster_rcnn, save_teacher
+from torch import nn
+
+from mmkd.families import FAMILIES, family_of
+from mmkd.recorder import Recorder, Source
+
+DOCS = Path(__file__).parents[1] / 'docs'
+
+
+def examples(page: str) -> list[str]:
+    """The Python blocks of a page."""
+    return re.findall(r'```python\n(.*?)```', (DOCS / page).read_text(encoding='utf-8'), re.S)
+
+
+@pytest.fixture
+def unregistered():
+    """Takes away afterwards what an example registers."""
+    before, families = dict(TASK_UTILS.module_dict), list(FAMILIES)
+    yield
+    for name in TASK_UTILS.module_dict.keys() - before.keys():
+        TASK_UTILS.module_dict.pop(name)
+    FAMILIES[:] = families
+
+
+@pytest.mark.usefixtures('unregistered')
+def test_the_alignment_of_the_page_is_trained_with_the_entry_beside_it(tmp_path):
+    code, config = examples('write_an_alignment.md')
+    exec(code, {'__name__': 'example'})
+    declared: dict = {}
+    exec(config, declared)
+    checkpoint = save_teacher(tmp_path / 'teacher.pth', faster_rcnn())
+    distiller = MODELS.build(
+        dict(
+            type='Distiller',
+            student=faster_rcnn(),
+            teacher=dict(config=dict(model=faster_rcnn()), checkpoint=str(checkpoint)),
+            classes=CLASSES,
+            **declared['model'],
+        )
+    )
+    data = distiller.data_preprocessor(batch(), True)
+    loss = distiller.train()(**data, mode='loss')['loss_kd']
+    with torch.no_grad():
+        levels = [
+            model.extract_feat(data['inputs'])[0]
+            for model in (distiller.student, distiller.teacher.detector)
+        ]
+    assert loss.item() == pytest.approx((levels[0] - levels[1]).square().mean().item(), rel=0.2)
+    loss.backward()
+    assert distiller.neck.lateral_convs[0].conv.weight.grad.any()
+
+
+class WithHead(nn.Module):
+    """A detector of no kind that mmkd knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.neck, self.my_head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+    def extract_feat(self, inputs):
+        return self.neck(inputs)
+
+
+@pytest.mark.usefixtures('unregistered')
+def test_the_family_of_the_page_runs_its_head_only_where_it_is_read():
+    (code,) = examples('write_a_family.md')
+    exec(code, {'__name__': 'example'})
+    detector = WithHead()
+    family = family_of(detector)
+    assert type(family).__name__ == 'OneHead'
+    head, neck = Source('my_head'), Source('neck')
+    for source, ran in ((head, [True, True]), (neck, [True, False])):
+        with Recorder(detector, [neck, head]) as seen:
+            family.run(torch.rand(1, 3, 8, 8), [], {family.part_of(source)}, seen)
+        assert [each in seen for each in (neck, head)] == ran
