@@ -1,7 +1,7 @@
 # make setup   create .venv with pinned versions (PYTHON=python3.12 for another CPython; make clean first)
 # make demo    teacher, student and distilled student on drawn images: a table and two pictures
 # make test    the tests, two at a time (JOBS=4 for more)
-# make lint    ruff: rules and formatting;  make format applies them
+# make lint    ruff: rules and formatting, which make format applies; mypy: types
 # make clean   remove .venv and build outputs; work_dirs/ stays
 
 READY := .venv/.ready
@@ -26,10 +26,11 @@ test: $(READY)
 lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 format: $(READY)
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

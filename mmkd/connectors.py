@@ -38,9 +38,8 @@ class ConvConnector(nn.Module):
         super().__init__()
         self.standardize = StandardizeConnector() if standardize else nn.Identity()
         self.shared = isinstance(in_channels, int) and isinstance(out_channels, int)
-        if self.shared:
-            in_channels = [in_channels]
-        count = len(out_channels if isinstance(in_channels, int) else in_channels)
+        lengths = [len(each) for each in (in_channels, out_channels) if not isinstance(each, int)]
+        count = lengths[0] if lengths else 1
         ins = [in_channels] * count if isinstance(in_channels, int) else list(in_channels)
         outs = [out_channels] * count if isinstance(out_channels, int) else list(out_channels)
         if len(ins) != len(outs):
@@ -194,10 +193,10 @@ class GlobalContextConnector(nn.Module):
         for _ in range(levels or 1):
             attention = nn.Conv2d(channels, 1, 1)
             nn.init.kaiming_normal_(attention.weight, nonlinearity='relu')
-            nn.init.zeros_(attention.bias)
+            nn.init.constant_(attention.get_parameter('bias'), 0)
             last = nn.Conv2d(channels // ratio, channels, 1)
             nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            nn.init.constant_(last.get_parameter('bias'), 0)
             self.attention.append(attention)
             self.transform.append(
                 nn.Sequential(

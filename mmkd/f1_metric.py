@@ -268,7 +268,7 @@ def best_shared_f1(curves: list[ScoreCurve]) -> tuple[float, float]:
     if not curves:
         return -1.0, -1.0
     thresholds = np.unique(np.concatenate([curve.thresholds for curve in curves]))[::-1]
-    mean = sum(curve.f1(thresholds) for curve in curves) / len(curves)
+    mean = np.mean([curve.f1(thresholds) for curve in curves], axis=0)
     if not mean.any():
         return 0.0, 0.0
     best = int(np.argmax(mean))  # the first of equals, which is the highest threshold

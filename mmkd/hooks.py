@@ -121,7 +121,8 @@ class DistillationHook(Hook):
             weights, prefix = checkpoint['state_dict'], f'{CONNECTORS}.'
             names = [name for name in weights if name.startswith(prefix)]
             connectors = {name.removeprefix(prefix): weights.pop(name) for name in names}
-        state = dict(connectors=connectors, averages=model.teachers.average_state())
+        averages = model.teachers.average_state()
+        state: dict[str, dict] = dict(connectors=connectors, averages=averages)
         state = {key: _on_cpu(value) for key, value in state.items() if value}
         if state:
             checkpoint[STATE] = state
@@ -145,7 +146,7 @@ def _restart_workers(runner: Runner) -> None:
 
     An ``IterBasedTrainLoop`` of mmengine 0.10.7 starts them when it is built.
     """
-    iterator = getattr(runner.train_loop, 'dataloader_iterator', None)
+    iterator: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
     if getattr(iterator, '_iterator', None) is not None:
         loader = runner.train_dataloader
         loader._iterator = None  # which persistent workers would be taken from

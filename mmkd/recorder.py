@@ -54,14 +54,14 @@ class Source:
             )
 
     @classmethod
-    def parse(cls, source: str | dict | Source) -> Source:
+    def parse(cls, source: Any) -> Source:
         """A source from its config form: a module path, or a dict of the arguments above."""
         if isinstance(source, cls):
             return source
         if isinstance(source, str):
             return cls(source)
         try:
-            return cls(**source)
+            return cls(**dict(source))
         except TypeError as error:
             raise ConfigError(f'{dict(source)} does not describe what to record: {error}') from None
 
@@ -130,12 +130,10 @@ class Recorder:
             raise PathError(
                 f"the {self.owner} ({type(model).__name__}) has no module '{source.module}'{hint}"
             )
-        for name in names if source.method else ():
-            module = modules[name]
-            if not callable(getattr(module, source.method, None)):
-                hint = did_you_mean(
-                    source.method, (n for n in dir(module) if not n.startswith('_'))
-                )
+        for name in names if source.method is not None else ():
+            module, method = modules[name], str(source.method)
+            if not callable(getattr(module, method, None)):
+                hint = did_you_mean(method, (n for n in dir(module) if not n.startswith('_')))
                 raise PathError(
                     f"{self.owner} module '{name}' ({type(module).__name__}) has no method "
                     f"'{source.method}'{hint}"
@@ -167,14 +165,15 @@ class Recorder:
             self._handles.pop().remove()
 
     def _wrap_method(self, source: Source, place: int, module: nn.Module) -> None:
-        inner = getattr(module, source.method)
+        method = str(source.method)
+        inner = getattr(module, method)
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             result = inner(*args, **kwargs)
             self._keep(source, place, args, kwargs, result)
             return result
 
-        self._handles.append(MethodOverride(module, source.method, recorded))
+        self._handles.append(MethodOverride(module, method, recorded))
 
     def _on_call(
         self, source: Source, place: int, module: nn.Module, args: tuple, kwargs: dict, output: Any

@@ -14,7 +14,7 @@ from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, save_teacher
 PACKAGE = Path(__file__).parents[1] / 'mmkd'
 # From what everything may import to what imports everything; those of one line do not import each other.
 LAYERS = (
-    ('errors', 'version'),
+    ('errors', 'version', 'types'),
     ('compat', 'nested', 'random_state', 'method_override', 'checkpoints'),
     ('recorder', 'converters', 'models', 'f1_metric'),
     ('families', 'losses', 'connectors'),

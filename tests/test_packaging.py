@@ -124,6 +124,11 @@ def test_the_package_itself_is_imported_from_where_it_belongs(plain, editable):
     assert editable.run('-c', code).strip() == str(editable.checkout / 'mmkd/__init__.py')
 
 
+def test_types_are_shipped(plain):
+    """PEP 561: without the marker, type checkers ignore the annotations of an installed package."""
+    assert (plain.site / 'mmkd/py.typed').is_file()
+
+
 def test_no_second_mmdet_is_pulled_in(plain):
     code = 'from importlib.metadata import requires; print("\\n".join(requires("mmkd")))'
     unconditional = [line for line in plain.run('-c', code).splitlines() if 'extra ==' not in line]

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..recorder import Recorder, Source
+from ..types import Detector
 from .class_map import ClassMap
 
 
@@ -62,17 +63,17 @@ class Step:
         teacher: The teacher's model.
         student_record: Recorded outputs of the student.
         teacher_record: Recorded outputs of the teacher.
-        class_map: Correspondence of classes; None when no class-aware alignment is in use.
+        class_map: Correspondence of classes; None, and not read, when no alignment needs it.
         shared: Inputs both were evaluated on, by name (:meth:`mmkd.families.Family.run`).
         memo: Results that several loss entries of a step share, by any key.
     """
 
     data_samples: SampleList
-    student: nn.Module
-    teacher: nn.Module
+    student: Detector
+    teacher: Detector
     student_record: Recorder
     teacher_record: Recorder
-    class_map: ClassMap | None = None
+    class_map: ClassMap = None  # type: ignore[assignment]  # set where needs_class_map
     shared: dict[str, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
 
@@ -119,9 +120,13 @@ class Alignment:
 
     # ---- How the mean is taken.
 
-    #: Whether the mean is over the entries of all ranks, so that a rank with more of them counts more. Such
-    #: an alignment must return equally many pairs on every rank. Otherwise all ranks count alike.
-    reduces_over_ranks = False
+    @property
+    def reduces_over_ranks(self) -> bool:
+        """Whether the mean is over the entries of all ranks, so that a rank with more of them counts more.
+
+        Such an alignment must return equally many pairs on every rank. Otherwise all ranks count alike.
+        """
+        return False
 
     # ---- What it needs.
 
@@ -129,15 +134,20 @@ class Alignment:
     needs_class_map = False
     #: Whether both models are evaluated on queries that the teacher chose, in a pass of their own.
     joint = False
-    #: Whether the teacher's layers run on the student's output (CrossKD), in :meth:`run_teacher_layers`. The
-    #: backward pass of such a loss is taken early, and its time is the teacher's.
-    runs_teacher_layers = False
+
+    @property
+    def runs_teacher_layers(self) -> bool:
+        """Whether the teacher's layers run on the student's output (CrossKD).
+
+        :mod:`mmkd.analysis.training_cost` counts their time, in :meth:`run_teacher_layers`, as the teacher's.
+        """
+        return False
 
     # ---- What an entry tells it, in :meth:`bind`.
 
     #: The recorded outputs of student and teacher.
-    student: Source | None = None
-    teacher: Source | None = None
+    student: Source = None  # type: ignore[assignment]
+    teacher: Source = None  # type: ignore[assignment]
     #: Whether the loss reads :attr:`Pair.target`, which may be costly to compute.
     needs_target = False
 
@@ -150,9 +160,13 @@ class Alignment:
         self, student: Source | None, teacher: Source | None, needs_target: bool = False
     ) -> None:
         """Take what the loss entry has decided: the outputs to compare, and :attr:`needs_target`."""
-        self.student, self.teacher, self.needs_target = student, teacher, needs_target
+        if student is not None:
+            self.student = student
+        if teacher is not None:
+            self.teacher = teacher
+        self.needs_target = needs_target
 
-    def default_source(self, owner: str, model: nn.Module) -> Source | None:
+    def default_source(self, owner: str, model: Detector) -> Source | None:
         """The output to record where the entry names none.
 
         Args:
@@ -171,7 +185,7 @@ class Alignment:
         """What it reads of the teacher beside :attr:`teacher`."""
         return []
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         """Refuse a pair of models that this alignment cannot pair, before the first iteration.
 
         Args:

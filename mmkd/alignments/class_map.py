@@ -73,8 +73,9 @@ class ClassMap:
             )
         self.student, self.teacher, self.unmapped = tuple(student), tuple(teacher), unmapped
         self._given = {_plain(a): _plain(b) for a, b in (synonyms or {}).items()}
-        found = {name: self._counterpart(name) for name in student if name not in exclude}
-        unmatched = [name for name, index in found.items() if index is None]
+        named = {name: self._counterpart(name) for name in student if name not in exclude}
+        unmatched = [name for name, index in named.items() if index is None]
+        found = {name: index for name, index in named.items() if index is not None}
         if unmatched:
             raise ConfigError(
                 f'the teacher has no class for {", ".join(unmatched)} (it has {", ".join(teacher)}); name '
@@ -141,10 +142,10 @@ class ClassMap:
         shared = scores.index_select(axis, self._tensor(self.teacher_index, scores.device))
         if not softmax:
             return shared
-        rest = [len(self.teacher)]
+        others = [len(self.teacher)]
         if self.unmapped == 'background':
-            rest = self.left_over + rest
-        rest = scores.index_select(axis, self._tensor(rest, scores.device))
+            others = self.left_over + others
+        rest = scores.index_select(axis, self._tensor(others, scores.device))
         # The log of summed exponentials is the score that gives the summed probability.
         return torch.cat([shared, rest.logsumexp(axis, keepdim=True)], axis)
 

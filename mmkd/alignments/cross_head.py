@@ -15,6 +15,7 @@ from ..errors import ConfigError, PathError, did_you_mean
 from ..families.dense_heads import dense_head
 from ..method_override import MethodOverride
 from ..recorder import Source
+from ..types import Detector
 from .base import Step, strides_of
 from .features import levels_of
 
@@ -43,7 +44,7 @@ class CrossedHead:
         self.source = Source(layer, copy=True)
         self.layer = layer.removeprefix(OWNER)
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         """Refuse a pair of models whose maps cannot be exchanged.
 
         Raises:
@@ -91,7 +92,7 @@ class CrossedHead:
         return step.memo[key][1]
 
 
-def run_from(head: nn.Module, layer: str, levels: list[Tensor]) -> Any:
+def run_from(head: Detector, layer: str, levels: list[Tensor]) -> Any:
     """The output of a dense head with other maps in place of what one of its layers computes.
 
     Neither the layers before it nor the other towers of convolutions are computed. Predictions of the latter
@@ -130,7 +131,7 @@ def run_from(head: nn.Module, layer: str, levels: list[Tensor]) -> Any:
         return head([level.detach() for level in levels])
 
 
-def layers_at(head: nn.Module, layer: str) -> dict[nn.Module, str]:
+def layers_at(head: Detector, layer: str) -> dict[nn.Module, str]:
     """The modules that a path with or without a star names, with their paths.
 
     Raises:
@@ -146,7 +147,7 @@ def layers_at(head: nn.Module, layer: str) -> dict[nn.Module, str]:
     return found
 
 
-def _before(head: nn.Module, path: str, layer: str) -> Iterator[nn.Module]:
+def _before(head: Detector, path: str, layer: str) -> Iterator[nn.Module]:
     """The layers of a tower before the module at ``path``."""
     parent = head
     for depth, (name, wanted) in enumerate(zip(path.split('.'), layer.split('.'), strict=True)):
@@ -171,16 +172,10 @@ def _predict(layer: nn.Conv2d, value: Tensor) -> Tensor:
     """A prediction from maps with a gradient; zeros from others, which come from no tower."""
     if value.requires_grad:
         return nn.Conv2d.forward(layer, value)
+    settings: Any = (layer.padding, layer.dilation, layer.kernel_size, layer.stride)
     size = [
         (length + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-        for length, pad, dilation, kernel, stride in zip(
-            value.shape[2:],
-            layer.padding,
-            layer.dilation,
-            layer.kernel_size,
-            layer.stride,
-            strict=True,
-        )
+        for length, pad, dilation, kernel, stride in zip(value.shape[2:], *settings, strict=True)
     ]
     return value.new_zeros(len(value), layer.out_channels, *size)
 

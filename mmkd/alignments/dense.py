@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from mmdet.registry import TASK_UTILS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..families.class_scores import uses_softmax
 from ..families.dense_heads import CENTERNESS, IOU, OBJECTNESS, dense_head
 from ..families.single_stage import SingleStage
 from ..recorder import Source
+from ..types import Detector
 from .base import (
     Alignment,
     Pair,
@@ -92,7 +93,7 @@ class DenseAlignment(Alignment):
     def can_average_teachers(self) -> bool:
         return self.selection.num_priors is None and self.crossed is None
 
-    def default_source(self, owner: str, model: nn.Module) -> Source | None:
+    def default_source(self, owner: str, model: Detector) -> Source | None:
         if self.crossed is not None and owner == 'student':
             return self.crossed.source
         return super().default_source(owner, model)
@@ -105,7 +106,7 @@ class DenseAlignment(Alignment):
     def teacher_sources(self) -> list[Source]:
         return [HEAD] if self.crossed is None else [HEAD, self.crossed.source]
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         for owner, model in (('student', student), ('teacher', teacher)):
             if not SingleStage.covers(model):
                 raise ConfigError(
@@ -113,19 +114,19 @@ class DenseAlignment(Alignment):
                     f'{type(model).__name__}, has none with priors'
                 )
             dense_head(model.bbox_head)
-        generators = [model.bbox_head.prior_generator for model in (student, teacher)]
+        ours, theirs = (model.bbox_head.prior_generator for model in (student, teacher))
         self.scale = options.get('scale', 1.0)
-        self.levels = common_strides(*generators, self.scale)
+        self.levels = common_strides(ours, theirs, self.scale)
         if not self.levels:
             raise ConfigError(
-                f'the heads have no common level: {strides_and_scale(*generators, self.scale)}'
+                f'the heads have no common level: {strides_and_scale(ours, theirs, self.scale)}'
             )
         self.selection.check(student, teacher)
         if self.crossed is not None:
             self.crossed.check(student, teacher, options)
         if self.crossed is None or self.selection.select != 'all':
             for index, other in self.levels:
-                self._require_same_priors(*generators, index, other)
+                self._require_same_priors(ours, theirs, index, other)
         softmax = [uses_softmax(model.bbox_head) for model in (student, teacher)]
         if softmax[0] != softmax[1] and self.crossed is None:
             raise ConfigError(
@@ -140,8 +141,9 @@ class DenseAlignment(Alignment):
             if ours is None and theirs is None:
                 same = getattr(student, 'offset', None) == getattr(teacher, 'offset', None)
             else:
-                both = ours is not None and theirs is not None
-                same = both and torch.allclose(ours[index], theirs[other] / self.scale)
+                same = ours is not None and theirs is not None
+                if ours is not None and theirs is not None:
+                    same = torch.allclose(ours[index], theirs[other] / self.scale)
         if not same:
             raise ConfigError(
                 f'at stride {strides_of(student)[index]} the heads have different priors '
@@ -188,7 +190,8 @@ class DenseAlignment(Alignment):
         ours = self._output(outputs[0].value, 'student', step)
         theirs = self._output(step.teacher_record[HEAD], 'teacher', step)
         weight, chosen = self.selection.weights_and_indices(ours, theirs, step)
-        total, stored = None, self._stored(step)
+        total: Tensor | float | None = None
+        stored = self._stored(step)
         if chosen is not None:
             student, teacher = (
                 side.reshape(-1, of_each, side.shape[-1])[chosen].flatten(0, 1)
@@ -230,19 +233,20 @@ class DenseClassAlignment(DenseAlignment):
         super().__init__(**others)
         self._given_activation = activation
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         own = 'softmax' if uses_softmax(teacher.bbox_head) else 'sigmoid'
         self.activation = self._given_activation or own
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        outputs, scores = self.outputs(student, teacher, step), []
+        outputs = self.outputs(student, teacher, step)
+        scores: list[Tensor] = []
         for output in outputs:
             shared = step.class_map.student_logits
             if output.head is step.teacher.bbox_head:
                 shared = step.class_map.teacher_logits
             scores.append(shared(output.class_logits(), uses_softmax(output.head)))
-        return [self.pair(outputs, *scores, step)]
+        return [self.pair(outputs, scores[0], scores[1], step)]
 
 
 class DenseQualityAlignment(DenseAlignment):
@@ -252,7 +256,7 @@ class DenseQualityAlignment(DenseAlignment):
     #: What the third output must estimate.
     qualities: tuple[str, ...] = ()
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         found = [dense_head(model.bbox_head).quality for model in (student, teacher)]
         for owner, model, quality in zip(
@@ -335,7 +339,8 @@ class DenseBoxAlignment(DenseAlignment):
     same_anchors = False
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        outputs, sides = self.outputs(student, teacher, step), []
+        outputs = self.outputs(student, teacher, step)
+        sides: list[Tensor] = []
         size = [sample.metainfo['img_shape'][1::-1] for sample in step.data_samples]
         for output in outputs:
             boxes = output.boxes()
@@ -344,7 +349,7 @@ class DenseBoxAlignment(DenseAlignment):
                 whole = whole * whole.new_tensor(step.scale)
             whole = whole.repeat(1, 2)[:, None]
             sides.append(torch.cat([(level / whole).flatten(0, 1) for level in boxes]))
-        return [self.pair(outputs, *sides, step)]
+        return [self.pair(outputs, sides[0], sides[1], step)]
 
 
 @TASK_UTILS.register_module()
@@ -358,7 +363,7 @@ class DenseDistributionAlignment(DenseAlignment):
 
     activation = 'softmax'
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         bins = [
             head.reg_max if dense_head(head).coding == 'distribution' else None

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..families.dense_heads import box_output, boxes_of, class_logits
 from ..recorder import Source
+from ..types import Detector
 from .base import strides_of
 
 HEAD = Source('bbox_head')
@@ -32,7 +33,7 @@ class DenseOutput:
 
     value: Any
     owner: str
-    head: nn.Module
+    head: Detector
     levels: Sequence[int]
 
     def maps(self, position: int) -> list[Tensor]:

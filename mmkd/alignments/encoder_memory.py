@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps, get_box_tensor
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import ConfigError
 from ..families.class_scores import class_probabilities, uses_softmax
 from ..families.transformer import is_transformer, num_queries
 from ..recorder import Recorder, Source
+from ..types import Detector
 from .base import Alignment, Pair, Step
 from .features import common_levels, levels_of
 from .padding import valid_positions
@@ -44,10 +45,10 @@ class EncoderMemoryAlignment(Alignment):
         self.count_padding = count_padding
         self.is_transformer = dict(student=True, teacher=True)
 
-    def default_source(self, owner: str, model: nn.Module) -> Source:
+    def default_source(self, owner: str, model: Detector) -> Source:
         return Source(self.default_module if is_transformer(model) else 'neck')
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         for owner, model in (('student', student), ('teacher', teacher)):
             self.is_transformer[owner] = is_transformer(model)
         if options.get('cached'):
@@ -140,7 +141,7 @@ class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
             raise ConfigError(f'align.gamma: must be in [0, 1], got {gamma}')
         self.gamma = gamma
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         if not self.is_transformer['teacher']:
             raise ConfigError(
@@ -176,13 +177,13 @@ class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
         confidence = class_probabilities(scores, softmax).amax(-1)
         if self.gamma == 1:
             return confidence
-        labelled = []
+        per_image = []
         for sample in step.data_samples:
             height, width = sample.img_shape[:2]
             found = get_box_tensor(sample.gt_instances.bboxes).to(boxes)
-            labelled.append(found / found.new_tensor([width, height, width, height]))
+            per_image.append(found / found.new_tensor([width, height, width, height]))
         # One more, empty box, so that an image without objects has a largest overlap, 0.
-        labelled = F.pad(pad_sequence(labelled, batch_first=True), (0, 0, 0, 1))
+        labelled = F.pad(pad_sequence(per_image, batch_first=True), (0, 0, 0, 1))
         overlap = bbox_overlaps(bbox_cxcywh_to_xyxy(boxes), labelled).amax(-1)
         return confidence**self.gamma * overlap ** (1 - self.gamma)
 

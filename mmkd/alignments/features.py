@@ -106,7 +106,7 @@ class ForegroundFeatureAlignment(FeatureAlignment):
         return pairs
 
 
-def foreground(step: Step, size: tuple[int, int], device: torch.device) -> Tensor:
+def foreground(step: Step, size: Sequence[int], device: torch.device) -> Tensor:
     """One over the area of the smallest labelled box on each position of a map, 0 where there is none.
 
     Args:

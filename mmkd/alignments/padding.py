@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def valid_positions(
-    data_samples: Sequence[DetDataSample], size: tuple[int, int], device: torch.device
+    data_samples: Sequence[DetDataSample], size: Sequence[int], device: torch.device
 ) -> Tensor | None:
     """The positions of the maps of a batch that show the images.
 
@@ -47,8 +47,8 @@ def both_masks(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def map_geometry(
-    sample: DetDataSample, size: tuple[int, int]
-) -> tuple[tuple[float, float], tuple[int, int]]:
+    sample: DetDataSample, size: Sequence[int]
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Pixels per position of a map, and how many positions show the image; each in height and width."""
     shape = sample.metainfo['img_shape'][:2]
     padded = sample.metainfo.get('batch_input_shape', shape)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from mmdet.utils import reduce_mean
 from mmengine.dist import all_reduce, get_world_size
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..families.class_scores import uses_softmax
 from ..families.dense_heads import dense_head, prediction_scores
 from ..recorder import Source
+from ..types import Detector
 from .base import Step, one_of
 from .dense_output import CLASSES, DenseOutput
 from .features import labelled_boxes
@@ -39,7 +40,7 @@ class PriorSelection:
         select: str,
         confidence: bool,
         num_priors: int | None,
-        normalizer: float | str | dict[str, Any] | None,
+        normalizer: Any,
         count_padding: bool,
     ) -> None:
         one_of('select', select, SELECTIONS)
@@ -50,7 +51,8 @@ class PriorSelection:
         if isinstance(normalizer, (dict, str)) and normalizer != CONFIDENCE:
             normalizer = Source.parse(normalizer)
         self.select, self.confidence, self.num_priors = select, confidence, num_priors
-        self.normalizer: float | str | Source | None = normalizer
+        #: A number, ``confidence``, what is recorded, or None.
+        self.normalizer: Any = normalizer
         self.count_padding = count_padding
         self._labels: tuple[Source, ...] = ()
 
@@ -59,7 +61,7 @@ class PriorSelection:
         """What is recorded of the student."""
         return [self.normalizer] * isinstance(self.normalizer, Source) + [*self._labels]
 
-    def check(self, student: nn.Module, teacher: nn.Module) -> None:
+    def check(self, student: Detector, teacher: Detector) -> None:
         """Refuse heads that cannot be selected from.
 
         Raises:
@@ -100,7 +102,7 @@ class PriorSelection:
         weight, chosen, confidence = self._valid(theirs, step), None, None
         if self.confidence or self.num_priors is not None:
             confidence = self.confidences(theirs, step)
-        factors = [confidence] if self.confidence else []
+        factors = [confidence] if confidence is not None and self.confidence else []
         if self.select != 'all':
             valuable = self.select == 'valuable'
             factors.append(self._valuable(theirs, step) if valuable else self._labelled(ours, step))
@@ -143,9 +145,8 @@ class PriorSelection:
         """The teacher's score of the top-scoring shared class, 0 on padding, shape (priors,)."""
         key = ('dense confidence', tuple(theirs.levels), self.count_padding)
         if key not in step.memo:
-            assert step.class_map is not None
             logits = step.class_map.teacher_logits(theirs.class_logits(), uses_softmax(theirs.head))
-            quality = dense_head(theirs.head).quality and theirs.quality()
+            quality = theirs.quality() if dense_head(theirs.head).quality else None
             scores = prediction_scores(theirs.head, logits, quality).amax(-1)
             valid = self._valid(theirs, step)
             step.memo[key] = scores if valid is None else scores * valid
@@ -202,7 +203,7 @@ class PriorSelection:
         if self.normalizer == CONFIDENCE:
             return reduce_mean(self.confidences(theirs, step).sum()).clamp(min=1.0)
         if not isinstance(self.normalizer, Source):
-            return self.normalizer  # type: ignore[return-value]
+            return self.normalizer
         found: Any = None
         if self.normalizer in step.student_record:
             found = step.student_record[self.normalizer]

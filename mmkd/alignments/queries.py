@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..families.class_scores import class_probabilities, scores_for_sigmoid, uses_softmax
 from ..families.transformer import is_transformer, num_queries, queries_from_image, query_form
 from ..recorder import Source
+from ..types import Detector
 from .base import Alignment, Pair, Step, one_of, require_same_shape
 from .decoder_layers import layer_map
 from .query_matching import Candidates, CostWeights, match
@@ -83,14 +84,14 @@ class QueryAlignment(Alignment):
     def can_average_teachers(self) -> bool:
         return False
 
-    def default_source(self, owner: str, model: nn.Module) -> Source:
+    def default_source(self, owner: str, model: Detector) -> Source:
         return QUERIES if self.of == 'embedding' else HEAD
 
     @property
     def teacher_sources(self) -> list[Source]:
         return [HEAD]  # for the weights of queries
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         for owner, model in (('student', student), ('teacher', teacher)):
             if not is_transformer(model):
                 raise ConfigError(
@@ -143,7 +144,7 @@ class QueryAlignment(Alignment):
         weight = None if weight is None else weight.flatten()
         return [Pair(ours.flatten(0, 2), theirs.flatten(0, 2), weight)]
 
-    def layer_values(self, value: Any, model: nn.Module, owner: str) -> Tensor:
+    def layer_values(self, value: Any, model: Detector, owner: str) -> Tensor:
         """A recorded output at the chosen layers, shape (layers, N, queries, width).
 
         Raises:
@@ -298,7 +299,7 @@ class SharedQueryAlignment(QueryAlignment):
 
     joint = True
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         if options.get('cached'):
             raise ConfigError(
@@ -326,7 +327,7 @@ class IndexQueryAlignment(QueryAlignment):
         options: As :class:`QueryAlignment`.
     """
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         if options.get('cached'):
             raise ConfigError(

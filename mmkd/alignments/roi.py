@@ -8,12 +8,13 @@ import torch
 from mmdet.models.task_modules import DeltaXYWHBBoxCoder
 from mmdet.registry import TASK_UTILS
 from mmdet.structures.bbox import get_box_tensor
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..families.class_scores import uses_softmax
 from ..families.two_stage import BOX_HEAD, box_head_path, has_box_head, is_cascade
 from ..recorder import Source
+from ..types import Detector
 from .base import Alignment, Pair, Step, one_of, require_same_shape
 
 SELECTIONS = ('all', 'labels', 'teacher')
@@ -56,8 +57,8 @@ class RoIAlignment(Alignment):
     def can_average_teachers(self) -> bool:
         return self.labelled
 
-    def default_source(self, owner: str, model: nn.Module) -> Source:
-        path = self.default_module
+    def default_source(self, owner: str, model: Detector) -> Source:
+        path = str(self.default_module)
         if has_box_head(model) and is_cascade(model):
             path = path.replace(BOX_HEAD, f'{BOX_HEAD}.0')
         return Source(path)
@@ -66,7 +67,7 @@ class RoIAlignment(Alignment):
     def student_sources(self) -> list[Source]:
         return [self.labels] if self.labelled else []
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         sides = (('student', student, self.student), ('teacher', teacher, self.teacher))
         for owner, model, _ in sides:
             if not has_box_head(model):
@@ -74,7 +75,8 @@ class RoIAlignment(Alignment):
                     f'{type(self).__name__} pairs the box heads of RoI heads; the {owner}, a '
                     f'{type(model).__name__}, has none'
                 )
-        self.heads = tuple(box_head_path(model, source) for _, model, source in sides)
+        ours, theirs = (box_head_path(model, source) for _, model, source in sides)
+        self.heads = (ours, theirs)
         softmax = [uses_softmax(head) for head in self.heads_of(student, teacher)]
         if softmax[0] != softmax[1]:
             raise ConfigError(
@@ -94,7 +96,7 @@ class RoIAlignment(Alignment):
                 "teacher.proposals='teacher' set align.select='teacher'"
             )
 
-    def heads_of(self, student: nn.Module, teacher: nn.Module) -> tuple[nn.Module, nn.Module]:
+    def heads_of(self, student: Detector, teacher: Detector) -> tuple[Detector, Detector]:
         """The two box heads."""
         return student.get_submodule(self.heads[0]), teacher.get_submodule(self.heads[1])
 
@@ -168,7 +170,7 @@ class RoIClassAlignment(RoIAlignment):
     def width(self, step: Step) -> int:
         return len(step.class_map.student) + self.softmax
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         self.activation = 'softmax' if self.softmax else 'sigmoid'
 
@@ -240,7 +242,7 @@ class RoIBoxAlignment(RoIAlignment):
     def teacher_sources(self) -> list[Source]:
         return [self.classifier]
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         if self._default_select:
             own = options.get('proposals', 'student') == 'student'
             self.select = 'labels' if own else 'teacher'
@@ -275,7 +277,7 @@ class RoIBoxAlignment(RoIAlignment):
             target = None if target is None else target / size
         return [Pair(ours, theirs, weight, target)]
 
-    def _target(self, step: Step, head: nn.Module, rows: Tensor) -> Tensor | None:
+    def _target(self, step: Step, head: Detector, rows: Tensor) -> Tensor | None:
         """The labelled boxes of the student's rows, in deltas or pixels; of background, any values."""
         if not (self.needs_target and self.labelled):
             return None

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from mmdet.registry import TASK_UTILS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..families.class_scores import class_probabilities, uses_softmax
 from ..families.dense_heads import dense_head
 from ..recorder import Source
+from ..types import Detector
 from .base import (
     Alignment,
     Pair,
@@ -46,7 +47,7 @@ class RPNAlignment(Alignment):
         self.levels: list[tuple[int, int]] = []
         self.cached = False
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         generators = []
         for owner, model in (('student', student), ('teacher', teacher)):
             generator = getattr(getattr(model, 'rpn_head', None), 'prior_generator', None)
@@ -130,7 +131,7 @@ class RPNClassAlignment(RPNAlignment):
 
     default_module = 'rpn_head.rpn_cls'
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         ours, theirs = student.rpn_head.cls_out_channels, teacher.rpn_head.cls_out_channels
         if ours != theirs:
@@ -164,7 +165,7 @@ class RPNBoxAlignment(RPNAlignment):
     def teacher_sources(self) -> list[Source]:
         return [OBJECTNESS] if self.confidence or self.cached else []
 
-    def check(self, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> None:
+    def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         super().check(student, teacher, options)
         for owner, model in (('student', student), ('teacher', teacher)):
             require_delta_coder(model.rpn_head.bbox_coder, owner)
@@ -176,9 +177,9 @@ class RPNBoxAlignment(RPNAlignment):
         if self.confidence:
             confidence = self._objectness(step)
             pair.weight = confidence if pair.weight is None else confidence * pair.weight
-        stored = step.stored_masks(self.teacher)
-        if stored is not None:
-            stored = _rows(self.flatten(stored, 1, False))[:, 0]
+        masks = step.stored_masks(self.teacher)
+        if masks is not None:
+            stored = _rows(self.flatten(masks, 1, False))[:, 0]
             pair.weight, pair.total = weights_of_stored(pair.weight, stored)
         return [pair]
 

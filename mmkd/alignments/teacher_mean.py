@@ -49,7 +49,8 @@ def _mean(pairs: list[Pair], shares: Sequence[float], activation: str | None) ->
     if any(pair.weight is not None for pair in pairs):
         ones = first.student.new_ones(len(first.student), dtype=torch.float)
         weights = [ones if pair.weight is None else pair.weight for pair in pairs]
-        weight = sum(share * each for share, each in zip(shares, weights, strict=True))
+        shared = zip(shares, weights, strict=True)
+        weight = sum((share * each for share, each in shared), torch.zeros_like(ones))
     total = None
     if any(pair.total is not None for pair in pairs):
         total = sum(share * pair.divisor for share, pair in zip(shares, pairs, strict=True))

@@ -44,13 +44,13 @@ def valuable_region(
     overlap = bbox_overlaps(boxes, every)
     centers, own = ((side[:, :2] + side[:, 2:]) / 2 for side in (every, boxes))
     apart = (own[:, None] - centers[None]).square().sum(-1)
-    near, start = [], 0
+    overlaps, start = [], 0
     for level in anchors:
         distance = apart[:, start : start + len(level)]
         nearest = distance.topk(min(candidates, len(level)), largest=False).indices + start
-        near.append(overlap.gather(1, nearest))
+        overlaps.append(overlap.gather(1, nearest))
         start += len(level)
-    near = torch.cat(near, 1)
+    near = torch.cat(overlaps, 1)
     threshold = (near.mean(1) + near.std(1))[:, None]
     low = torch.minimum(boxes[:, None, :2], every[None, :, :2])
     high = torch.maximum(boxes[:, None, 2:], every[None, :, 2:])

@@ -26,7 +26,7 @@ from ..cache.queries import QueryContent
 from ..distillers.teacher_outputs import TeacherOutputs
 from ..families.class_scores import class_probabilities, uses_softmax
 from ..families.dense_heads import dense_head, prediction_scores
-from ..recorder import Source
+from ..recorder import Recorder, Source
 from ..teachers import CachedTeacher, LiveTeacher
 
 # What is taken for a detection, what for an answer to one, and when two boxes show the same.
@@ -213,13 +213,15 @@ def compare(live: TeacherOutputs, cached: CachedTeacher, dataset: Any) -> list[A
         ConfigError: The cache lacks what the losses read.
     """
     cached.require(live.entries, live.name, live.class_map)
+    assert isinstance(live.teacher, LiveTeacher)
     comparisons = [Comparison(content, live.teacher) for content in live.contents]
     own = live.teacher.detector.data_preprocessor
     for index in range(len(dataset)):
         data = own(pseudo_collate([dataset[index]]), False)
         with live.run(data) as (read, shared):
             inputs, samples = data['inputs'], data['data_samples']
-            said = cached.run(inputs, samples, own, set(), None)
+            nothing = Recorder(live.teacher.detector, ())
+            said = cached.run(inputs, samples, own, set(), nothing)
             for each in comparisons:
                 each.add(
                     read, cached.said.__getitem__, said['stored_masks'], (shared, said), samples

@@ -52,9 +52,9 @@ class Boxes:
         Args:
             threshold: In 0..1.
         """
+        assert self.scores is not None
         keep = np.flatnonzero(self.scores >= threshold)
-        keep = keep[np.argsort(-self.scores[keep], kind='stable')]
-        return Boxes(self.boxes[keep], self.labels[keep], self.scores[keep])
+        return self._only(keep[np.argsort(-self.scores[keep], kind='stable')])
 
     def distinct(self) -> Boxes:
         """Of boxes that overlap at an IoU of 0.5 or more, whatever their classes, the first one."""
@@ -63,7 +63,11 @@ class Boxes:
         for i in range(len(self)):
             if not keep or overlaps[i, keep].max() < IOU:
                 keep.append(i)
-        return Boxes(self.boxes[keep], self.labels[keep], self.scores[keep])
+        return self._only(np.array(keep, dtype=int))
+
+    def _only(self, keep: np.ndarray) -> Boxes:
+        scores = None if self.scores is None else self.scores[keep]
+        return Boxes(self.boxes[keep], self.labels[keep], scores)
 
 
 @dataclass
@@ -222,7 +226,7 @@ def draw_comparison(
     total_width = width * (1 + len(columns)) + 0.12 * (2 + len(columns))
     total_height = sum(heights) + gap * len(images) + top + bottom
     figure = Figure(figsize=(total_width, total_height), facecolor='white')
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
 
     upper = total_height - top
     for row, (image, truth) in enumerate(zip(images, truths, strict=True)):
@@ -275,8 +279,8 @@ def draw_comparison(
     figure.legend(handles=key, loc='lower center', ncols=3, frameon=False, fontsize=11)
     Path(out_file).parent.mkdir(parents=True, exist_ok=True)
     figure.set_dpi(100)
-    figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert('RGB')
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
     # 256 colours, chosen on every third pixel: a quarter of the bytes, and hardly a difference.
     sample = picture.resize((picture.width // 3, picture.height // 3), Image.Resampling.NEAREST)
     palette = sample.quantize(256, kmeans=1)
@@ -289,6 +293,7 @@ def _draw_found(
     right, hit = judge(found, truth)
     for box in truth.boxes[~hit]:
         _box(axes, image, box, MISSED, ':')
+    assert found.scores is not None
     for i in np.argsort(right, kind='stable'):  # right ones on top
         text = f'{classes[found.labels[i]]} {found.scores[i]:.2f}'
         colour, line = (RIGHT, '-') if right[i] else (WRONG, '--')

@@ -26,9 +26,9 @@ from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.device import get_device
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
-from torch import nn
 
 from ..checkpoints import load_weights, read_checkpoint
+from ..types import Detector
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def build_test_data(config: Config, loader: str = 'test_dataloader') -> BaseData
         return DATASETS.build(config[loader].dataset)
 
 
-def count_parameters(model: nn.Module) -> int:
+def count_parameters(model: Detector) -> int:
     """The number of parameters, trainable or not, each shared one once.
 
     Args:
@@ -93,7 +93,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_flops(model: nn.Module, inputs: torch.Tensor, **arguments: Any) -> int:
+def count_flops(model: Detector, inputs: torch.Tensor, **arguments: Any) -> int:
     """Multiply-adds of one forward pass, by mmengine's analysis.
 
     Operators mmengine does not know, such as RoIAlign and NMS, count nothing, but for attention; so do

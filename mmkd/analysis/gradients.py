@@ -7,7 +7,7 @@ a ``loss_weight`` is to balance are the gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +80,7 @@ def _of_step(
     distiller: Distiller, data: dict, weights: dict[str, Tensor]
 ) -> dict[str, LossGradient]:
     losses = _totals(distiller, distiller.loss(**data))
-    gradients = {}
+    gradients: dict[str, Sequence[Tensor | None]] = {}
     for name, loss in losses.items():
         if not loss.requires_grad:
             gradients[name] = [None] * len(weights)
@@ -109,7 +109,8 @@ def _totals(distiller: Distiller, losses: dict) -> dict[str, Tensor]:
         raise ConfigError('no distillation loss is active; see losses')
 
     def total(value: Tensor | list[Tensor]) -> Tensor:
-        return sum(map(torch.mean, value)) if isinstance(value, list) else value.mean()
+        values = value if isinstance(value, list) else [value]
+        return torch.stack([each.mean() for each in values]).sum()
 
     # As mmengine adds them up: what has 'loss' in its name.
     own = [
@@ -117,7 +118,7 @@ def _totals(distiller: Distiller, losses: dict) -> dict[str, Tensor]:
         for name, value in losses.items()
         if name not in distiller.entries and 'loss' in name
     ]
-    totals = {TASK: sum(own)} if own else {}
+    totals = {TASK: torch.stack(own).sum()} if own else {}
     return totals | {name: total(losses[name]) for name in distiller.entries if name in active}
 
 
@@ -143,11 +144,12 @@ def _against(
     gradients: Iterable[Tensor | None], shared: list[bool], task: Tensor | None
 ) -> tuple[float, float]:
     own = _flat(gradients, shared)
-    length = 0.0 if task is None else float(task.norm())
-    if not length:
+    if task is None or not task.any():
         return math.nan, math.nan
-    norm = 0.0 if own is None else float(own.norm())
-    return norm / length, float(own @ task) / (norm * length) if norm else math.nan
+    if own is None or not own.any():
+        return 0.0, math.nan
+    norm, length = float(own.norm()), float(task.norm())
+    return norm / length, float(own @ task) / (norm * length)
 
 
 def _mean(steps: list[LossGradient]) -> LossGradient:

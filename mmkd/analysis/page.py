@@ -74,13 +74,13 @@ def describe(
             "± is half of the 95 % confidence interval of the mean over runs (Student's t), of a "
             'gain that of the differences between runs of the same seed.'
         )
-    measured = [row for row in rows if row.cost]
+    measured = [(row, row.cost) for row in rows if row.cost is not None]
     if measured:
         inputs: dict[str, list[str]] = {}
-        for row in measured:
-            inputs.setdefault('{} x {}'.format(*row.cost.input_size), []).append(row.name)
+        for row, cost in measured:
+            inputs.setdefault('{} x {}'.format(*cost.input_size), []).append(row.name)
         sizes = ', '.join(f'{size} ({", ".join(names)})' for size, names in inputs.items())
-        timed = any(row.cost.ms_per_image is not None for row in measured)
+        timed = any(cost.ms_per_image is not None for _, cost in measured)
         time = f' ms per image: the median on {device}, batch size 1.' if timed else ''
         lines.append(
             'Parameters, GFLOPs and time are of the detector as deployed, a distilled one without its '

@@ -79,12 +79,12 @@ def _checked_baseline(row: Row, given: Mapping[Row, Row]) -> Row | None:
     """A baseline that was named, with a note on what it does not share."""
     baseline = given.get(row)
     differences = _differences(baseline, row) if baseline else ''
-    if differences:
+    if baseline is not None and differences:
         row.notes.append(f'baseline {baseline.name}, as told, differs: {differences}')
     return baseline
 
 
-def _find_baseline(row: Row, rows: list[Row]) -> Row | None:
+def _find_baseline(row: Row, rows: Sequence[Row]) -> Row | None:
     """The plain training of the same student, schedule and data."""
     student = essence(row.first.config.model.student, NO_MODEL)
     same = [
@@ -142,7 +142,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f'…{text[-39:]}'
 
 
-def _find_teacher(row: Row, rows: list[Row]) -> Row | None:
+def _find_teacher(row: Row, rows: Sequence[Row]) -> Row | None:
     """The training that wrote the teacher's checkpoint, or one of the teacher's config."""
     model = row.first.config.model
     declared = [model.get('teacher'), *(model.get('teachers') or {}).values()]

@@ -69,8 +69,8 @@ class Row:
 
     def values(self, metric: str) -> list[float] | None:
         """A metric of each run, in 0..1; ``None`` if one of them lacks it."""
-        values = [run.scores.get(metric) for run in self.runs]
-        return None if None in values else values
+        values = [run.scores[metric] for run in self.runs if metric in run.scores]
+        return values if len(values) == len(self.runs) else None
 
     def mean(self, metric: str) -> float | None:
         values = self.values(metric)
@@ -83,7 +83,7 @@ class Row:
         """
         ours = self.values('mAP')
         theirs = self.baseline.values('mAP') if self.baseline else None
-        if ours is None or theirs is None:
+        if self.baseline is None or ours is None or theirs is None:
             return None
         seeds = [{run.seed: i for i, run in enumerate(row.runs)} for row in (self, self.baseline)]
         if seeds[0].keys() == seeds[1].keys() and None not in seeds[0]:
@@ -92,10 +92,9 @@ class Row:
 
     def gap_closed(self) -> float | None:
         """The share of the way from the baseline to the teacher; see :func:`tables.gap_closed`."""
-        rows = (self.teacher, self.baseline, self)
-        if not self.comparable or not all(rows) or None in [row.mean('mAP') for row in rows]:
-            return None
-        return gap_closed(*(row.mean('mAP') for row in rows))
+        means = [row and row.mean('mAP') for row in (self.teacher, self.baseline, self)]
+        known = [mean for mean in means if isinstance(mean, float)]
+        return gap_closed(*known) if self.comparable and len(known) == 3 else None
 
 
 def read_rows(paths: Iterable[str | os.PathLike[str]], best: bool = False) -> list[Row]:
@@ -197,7 +196,8 @@ def add_costs(rows: Iterable[Row], image_size: tuple[int, int], timed: bool = Tr
     if timed:
         times = time_in_turns(models, [pseudo_collate([one]) for one in inputs])
         for row, seconds in zip(rows, times, strict=True):
-            row.cost = replace(row.cost, ms_per_image=1000 * seconds)
+            if row.cost is not None:
+                row.cost = replace(row.cost, ms_per_image=1000 * seconds)
 
 
 def _test_input(config: Any, size: tuple[int, int]) -> dict:

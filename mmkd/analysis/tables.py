@@ -12,11 +12,11 @@ DASH = '–'  # stands where nothing was measured
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half width of its 95 % confidence interval (Student's t); nan for one value."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float(values.mean()), float('nan')
-    error = values.std(ddof=1) / len(values) ** 0.5
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error)
+    array = np.asarray(values, dtype=float)
+    if len(array) < 2:
+        return float(array.mean()), float('nan')
+    error = array.std(ddof=1) / len(array) ** 0.5
+    return float(array.mean()), float(stats.t.ppf(0.975, len(array) - 1) * error)
 
 
 def with_error(mean: float, half: float, signed: bool = False) -> str:

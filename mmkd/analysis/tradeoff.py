@@ -56,7 +56,7 @@ def draw_tradeoff(points: Sequence[Point], out_file: str | os.PathLike[str]) -> 
         if point.error == point.error:
             axes.errorbar(x, y, 100 * point.error, color=colour, capsize=4, zorder=2)
         axes.scatter([x], [y], s=60, color=colour, zorder=3)
-        start = by_name.get(point.baseline)
+        start = by_name.get(point.baseline or '')
         if start:
             arrow = dict(arrowstyle='-|>', color=colour, linewidth=1.6, shrinkA=5, shrinkB=5)
             axes.annotate(

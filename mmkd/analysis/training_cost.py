@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample, SampleList
 from mmengine.structures import InstanceData
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ..alignments import Step
@@ -32,6 +32,7 @@ from ..distillers.step import StepRecorders, TeacherPass
 from ..errors import ConfigError
 from ..nested import map_tensors
 from ..random_state import preserve_rng_state
+from ..types import Detector
 
 PASSES = ('student_step', 'teacher_pass', 'kd_step')
 OBJECTS = 7  # an image of COCO's train2017 shows 7.3 on average
@@ -215,7 +216,7 @@ class _Passes:
     def kd_step(self, data: dict, meter: Meter) -> float:
         return self._step(self.distiller, data, meter)
 
-    def _step(self, model: nn.Module, data: dict, meter: Meter) -> float:
+    def _step(self, model: Detector, data: dict, meter: Meter) -> float:
         def run() -> None:
             with self.autocast():
                 losses = model(**data, mode='loss')
@@ -233,7 +234,9 @@ class _Passes:
             for each in record.passes:
                 each.run_teacher(**data, preprocessor=preprocessor, student=record.student)
             deep = [
-                e for e in map(distiller.entries.get, self.active) if e.align.runs_teacher_layers
+                distiller.entries[name]
+                for name in self.active
+                if distiller.entries[name].align.runs_teacher_layers
             ]
             # Once for each maps of the student, which several losses may read.
             for entry in {entry.student: entry for entry in deep}.values():
@@ -265,7 +268,7 @@ class _Passes:
     def losses(self, data: dict, meter: Meter) -> dict[str, float]:
         """What the meter says of each active entry in a step of its own, which has no other backward."""
         entries = self.distiller.entries
-        metered = {name: _MeteredEntry(entry, meter) for name, entry in entries.items()}
+        metered: Any = {name: _MeteredEntry(entry, meter) for name, entry in entries.items()}
         self.distiller.entries = metered
         try:
             with self.autocast():
@@ -317,7 +320,7 @@ def _differentiable(value: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def buffers_kept(model: nn.Module) -> Iterator[None]:
+def buffers_kept(model: Detector) -> Iterator[None]:
     """Put back what training steps without an optimizer change: BatchNorm statistics."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
@@ -329,17 +332,21 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 def _recorded_bytes(run: TeacherPass) -> int:
     """What losses read of a teacher, bytes; parts of one tensor count once, as a whole."""
-    found = []
+    found: list[Tensor] = []
+
+    def look(each: Tensor) -> Tensor:
+        found.append(each)
+        return each
+
     for source in run.sources:
-        record = run.record_of(source)
-        map_tensors(found.append, record[source])
+        map_tensors(look, run.record_of(source)[source])
     storages = {
         each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found
     }
     return sum(storages.values())
 
 
-def _bytes(model: nn.Module) -> int:
+def _bytes(model: Detector) -> int:
     tensors = (*model.parameters(), *model.buffers())
     return sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)  # a cached teacher's
 

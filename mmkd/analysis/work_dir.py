@@ -55,7 +55,7 @@ class WorkDir:
 
     @property
     def finished(self) -> bool:
-        return self.trained is None or self.trained >= self.length
+        return self.trained is None or self.length is None or self.trained >= self.length
 
     @property
     def distilled(self) -> bool:

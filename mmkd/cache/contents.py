@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..families import Family
 from ..recorder import Source
+from ..types import Detector
 from .views import View, ViewTransform
 
 #: Gives what was recorded of a source in a pass.
@@ -57,7 +58,8 @@ class Batch:
     @property
     def enlarged_padded(self) -> tuple[int, int]:
         """Height and width with padding of the images that the teacher sees."""
-        return tuple(max(1, round(length * self.scale)) for length in self.padded)
+        height, width = (max(1, round(length * self.scale)) for length in self.padded)
+        return (height, width)
 
     def stack(self, name: str) -> Tensor:
         """A field that has the same shape for all images, shape (N, …), on the device."""
@@ -103,7 +105,7 @@ class Content:
     is_large: ClassVar[bool] = False
 
     def __init__(
-        self, detector: nn.Module, family: Family, sources: Sequence[Source], **settings: Any
+        self, detector: Detector, family: Family, sources: Sequence[Source], **settings: Any
     ) -> None:
         self.detector, self.family, self.sources = detector, family, list(sources)
         self.settings = settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,8 +82,8 @@ class MapContent(Content):
 
     def _restore(self, batch: Batch, name: str) -> tuple[Tensor, Tensor | None]:
         # A map of one cell fits several strides; the finest is taken.
-        strides = torch.stack([fields[f'strides.{name}'] for fields in batch.fields])
-        strides = strides.amax(0).tolist()
+        of_images = torch.stack([fields[f'strides.{name}'] for fields in batch.fields])
+        strides: list[int] = of_images.amax(0).tolist()
         size = [_cells(*of) for of in zip(batch.padded, strides, strict=True)]
         maps = [
             fields[f'maps.{name}'].to(batch.device, non_blocking=True) for fields in batch.fields
@@ -109,7 +110,7 @@ def _sample(
     Returns:
         Shape (C, *size) and (1, *size).
     """
-    transform, grid, inside = batch.transform, [], []
+    transform, axes, inside = batch.transform, [], []
     for axis, length, stride in ((1, size[0], strides[0]), (0, size[1], strides[1])):
         pixels = (torch.arange(length) + 0.5) * stride
         before = (pixels - transform.offset[image, axis]) / transform.scale[image, axis]
@@ -120,8 +121,8 @@ def _sample(
         seen = (before > start) & (before < old.shape[2 - axis] * stride)
         inside.append(shown & seen)
         # From -1 to 1 across the cells of the old map, as grid_sample wants it.
-        grid.append(2 * before / (old.shape[2 - axis] * stride) - 1)
-    grid = torch.stack(torch.meshgrid(*grid, indexing='ij')[::-1], -1)
+        axes.append(2 * before / (old.shape[2 - axis] * stride) - 1)
+    grid = torch.stack(torch.meshgrid(*axes, indexing='ij')[::-1], -1)
     level = F.grid_sample(
         old[None],
         grid[None].to(old.device, non_blocking=True),
@@ -132,7 +133,7 @@ def _sample(
     return level[0] * mask, mask
 
 
-def _strides(size: tuple[int, int], cells: tuple[int, int], likely: int) -> list[int]:
+def _strides(size: Sequence[float], cells: Sequence[int], likely: int) -> list[int]:
     """Pixels per cell of a map, vertical and horizontal.
 
     Args:
@@ -143,7 +144,7 @@ def _strides(size: tuple[int, int], cells: tuple[int, int], likely: int) -> list
     fits = [
         stride
         for stride in (1 << power for power in range(16))
-        if all(_cells(*of, stride) == count for *of, count in zip(size, cells, strict=True))
+        if all(_cells(length, stride) == count for length, count in zip(size, cells, strict=True))
     ]
     if fits:
         return [max(fits[0], min(likely, fits[-1]))] * 2

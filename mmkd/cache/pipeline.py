@@ -157,7 +157,11 @@ def dataset_as_tested(cfg: Config) -> dict[str, Any]:
             dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
         if dataset:
             pipeline = dataset['pipeline']
-            return replace_pipeline(cfg.train_dataloader.dataset, lambda _, new=pipeline: new)
+
+            def take(_: Any, new: Any = pipeline) -> Any:
+                return new
+
+            return replace_pipeline(cfg.train_dataloader.dataset, take)
     raise ConfigError(
         'the config has no test_dataloader, by whose pipeline the teacher sees the training images'
     )

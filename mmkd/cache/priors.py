@@ -76,17 +76,18 @@ class PriorContent(Content):
     ) -> dict[str, Tensor]:
         parts = self.parts(read)
         kinds = self.head.prior_generator.num_base_priors
-        rows, places = [[] for _ in parts], []
+        by_level: list[list[Tensor]] = [[] for _ in parts]
+        positions: list[Tensor] = []
         for index, levels in enumerate(zip(*parts, strict=True)):
-            for part, level in zip(rows, levels, strict=True):
+            for found, level in zip(by_level, levels, strict=True):
                 # As alignments do: place by place, priors of a place together.
                 each = level[image].permute(1, 2, 0)
-                part.append(each.reshape(-1, each.shape[-1] // kinds[index]).float())
+                found.append(each.reshape(-1, each.shape[-1] // kinds[index]).float())
             height, width = levels[0].shape[2:]
             place = torch.cartesian_prod(*map(torch.arange, (height, width, kinds[index])))
             place = place.reshape(-1, 3)
-            places.append(torch.cat([torch.full((len(place), 1), index), place], -1))
-        rows, places = [torch.cat(part) for part in rows], torch.cat(places)
+            positions.append(torch.cat([torch.full((len(place), 1), index), place], -1))
+        rows, places = [torch.cat(found) for found in by_level], torch.cat(positions)
         rows[0] = class_logits(self.head, rows[0])
         quality = rows[2] if len(rows) > 2 and dense_head(self.head).quality else None
         scores = prediction_scores(self.head, rows[0], quality)
@@ -338,8 +339,8 @@ class _Grid:
             fill: What stands elsewhere in each image, shape (N, width).
         """
         width = rows.shape[-1]
-        flat = [fill[:, None].expand(-1, count, -1).reshape(-1, width) for count in self.counts]
-        flat = torch.cat([*flat, fill[:1]])
+        fills = [fill[:, None].expand(-1, count, -1).reshape(-1, width) for count in self.counts]
+        flat = torch.cat([*fills, fill[:1]])
         flat[index] = rows
         parts = flat[:-1].split([count * self.images for count in self.counts])
         return [

@@ -38,7 +38,7 @@ class QueryContent(Content):
         return self.settings['layers']
 
     def lacks(self, needed: Content) -> str | None:
-        absent = [str(layer) for layer in needed.layers if layer not in self.layers]
+        absent = [str(layer) for layer in needed.settings['layers'] if layer not in self.layers]
         return super().lacks(needed) or (f'decoder layer {", ".join(absent)}' if absent else None)
 
     def extract(
@@ -66,7 +66,9 @@ class QueryContent(Content):
             if uses_softmax(self.detector.bbox_head):
                 nothing[-1] = NO_OBJECT
             scores = torch.where(gone, nothing, scores)
-        values = {HEAD: (self._in_decoder_layout(scores), self._in_decoder_layout(boxes))}
+        values: dict[Source, Any] = {
+            HEAD: (self._in_decoder_layout(scores), self._in_decoder_layout(boxes))
+        }
         if QUERIES in self.sources:
             values[QUERIES] = self._in_decoder_layout(batch.stack('queries.embeddings'))
         return Restored(values, {}, {})

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
-
 from ..alignments import ClassMap
 from ..alignments.queries import QueryAlignment
 from ..errors import ConfigError
 from ..families import Family
 from ..recorder import Source
+from ..types import Detector
 from .contents import Content
 from .maps import MapContent
 from .priors import DenseContent, PriorContent, RPNContent
@@ -30,7 +29,7 @@ NUM_PRIORS = 256
 def contents_for(
     entries: Iterable[Any],
     name: str,
-    detector: nn.Module,
+    detector: Detector,
     family: Family,
     class_map: ClassMap | None = None,
     scale: float = 1.0,
@@ -58,19 +57,19 @@ def contents_for(
         align = entry.aligns[name]
         with entry.prefix_errors():
             for source in entry.teacher_sources(name):
-                kind = _kind_of(source, family)
-                if kind is MapContent and not math.log2(scale).is_integer():
+                of_source = _kind_of(source, family)
+                if of_source is MapContent and not math.log2(scale).is_integer():
                     raise ConfigError(
                         f'maps of images {scale:g} times as large cannot be kept in a cache, only '
                         f'of a power of '
                         f'two times'
                     )
-                if kind is ProposalContent and family.proposals != 'teacher':
+                if of_source is ProposalContent and family.options.get('proposals') != 'teacher':
                     raise ConfigError(
                         f"'{source}' is computed on the student's proposals, which are others in each step: "
                         f"a cache cannot hold that; set teacher.proposals='teacher'"
                     )
-                found.setdefault(kind.kind, []).append(source)
+                found.setdefault(of_source.kind, []).append(source)
             if isinstance(align, QueryAlignment):
                 layers |= {theirs for _, theirs in align.layer_pairs}
     contents = []
@@ -84,12 +83,12 @@ def contents_for(
             if class_map is not None and not of_rpn:
                 classes = sorted(class_map.teacher_index)
             settings.update(num_priors=num_priors * (4 if of_rpn else 1), classes=classes)
-        contents.append(KINDS[kind](detector, family, dict.fromkeys(sources), **settings))
+        contents.append(KINDS[kind](detector, family, list(dict.fromkeys(sources)), **settings))
     return contents
 
 
 def restored_contents(
-    described: dict[str, dict[str, Any]], detector: nn.Module, family: Family
+    described: dict[str, dict[str, Any]], detector: Detector, family: Family
 ) -> list[Content]:
     """The contents that a cache describes."""
     contents = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,8 @@ class View:
     def from_numbers(cls, numbers: Sequence[float]) -> View:
         """The inverse of :meth:`numbers`."""
         values = [float(number) for number in numbers]
-        return cls(tuple(values[:2]), tuple(values[2:4]), tuple(values[4:]))
+        first, second, x, y, width, height = values
+        return cls((first, second), (x, y), (width, height))
 
     def numbers(self) -> Tensor:
         """Scale, offset and size, shape (6,)."""
@@ -80,11 +81,12 @@ class View:
 
     def enlarged(self, factors: tuple[float, float]) -> View:
         """The same view in pixels of an image ``factors`` times as wide and as high."""
-        scale, offset, size = (
-            tuple(value * factor for value, factor in zip(pair, factors, strict=True))
+        values = [
+            value * factor
             for pair in (self.scale, self.offset, self.size)
-        )
-        return View(scale, offset, size)
+            for value, factor in zip(pair, factors, strict=True)
+        ]
+        return View.from_numbers(values)
 
 
 @dataclass(frozen=True)
@@ -123,20 +125,21 @@ class ViewTransform:
         low = torch.where(start < -_SAME_EDGE, 0.0, -far)
         high = torch.where(end > size + _SAME_EDGE, size, far)
         still = (scale - 1).abs().amax() < 1e-6 and offset.abs().amax() < 1e-3
-        parts = (part.float() for part in (scale, offset, size, low, high))
-        return cls(
-            *parts, is_identity=bool(still) and bool((low < 0).all() and (high >= far).all())
-        )
+        still = bool(still) and bool((low < 0).all() and (high >= far).all())
+        return cls(scale, offset, size, low, high, still)._each(Tensor.float)
 
     def to(self, device: torch.device) -> ViewTransform:
         """The same on another device."""
-        parts = (self.scale, self.offset, self.size, self.low, self.high)
-        return ViewTransform(*(part.to(device) for part in parts), is_identity=self.is_identity)
+        return self._each(lambda part: part.to(device))
 
     def rows(self, image: Tensor) -> ViewTransform:
         """The same for rows of which each belongs to an image, shape (n,)."""
-        parts = (self.scale, self.offset, self.size, self.low, self.high)
-        return ViewTransform(*(part[image] for part in parts), is_identity=self.is_identity)
+        return self._each(lambda part: part[image])
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> ViewTransform:
+        names = ('scale', 'offset', 'size', 'low', 'high')
+        moved: dict[str, Any] = {name: function(getattr(self, name)) for name in names}
+        return replace(self, **moved)
 
     def points(self, points: Tensor) -> Tensor:
         """Points x, y of the old view in the new one, shape (N, …, 2)."""

@@ -55,7 +55,7 @@ class Format:
             there.add(name)
             layer = in_layer.fullmatch(name)
             if layer and layer[2] in self.layer_names:
-                new = f'{new_prefix}{int(layer[1])}.{self.layer_names[layer[2]]}'
+                new: str | None = f'{new_prefix}{int(layer[1])}.{self.layer_names[layer[2]]}'
                 depth = max(depth, int(layer[1]) + 1)
             else:
                 new = self.names.get(name)

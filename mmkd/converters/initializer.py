@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -48,6 +50,7 @@ class ConvertedCheckpoint:
     def __call__(self, module: nn.Module) -> None:
         _check_last(module)
         # MMEngine has children initialise themselves after this, unless they say that they have.
+        child: Any
         for child in module.children():
             if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
                 child.init_weights()

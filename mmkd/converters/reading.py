@@ -96,7 +96,7 @@ def _no_bytes() -> bytes:
     return b''
 
 
-def _from_buffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+def _from_buffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
     """How pickles of protocol 5 spell arrays."""
     return np.frombuffer(buffer, dtype).reshape(shape, order=order).copy()
 

@@ -43,7 +43,8 @@ class ClassSubsetDataset(CocoDataset):
     def filter_data(self) -> list[dict]:
         if self.test_mode:
             return super().filter_data()
-        config, every = dict(self.filter_cfg or {}), self.filter_cfg
+        every: Any = self.filter_cfg  # type: ignore[has-type]  # of mmengine's BaseDataset
+        config = dict(every or {})
         try:
             self.filter_cfg = dict(config, filter_empty_gt=True)
             shown = super().filter_data()

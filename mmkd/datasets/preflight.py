@@ -238,7 +238,7 @@ def _check_teacher(
         raise MissingFileError(f'no such file: {config} ({key}.config, in {config_path})')
     if isinstance(checkpoint, str) and not _exists(checkpoint):
         train = (
-            f'train the teacher with `mim train mmkd {os.path.relpath(config)}`, or '
+            f'train the teacher with `mim train mmkd {os.path.relpath(str(config))}`, or '
             if of_a_file
             else ''
         )

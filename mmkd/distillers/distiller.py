@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.dist import is_distributed
@@ -18,6 +19,7 @@ from ..errors import ConfigError, did_you_mean
 from ..families import family_of
 from ..random_state import preserve_rng_state
 from ..teachers import TEACHER, DeclaredTeachers, Teacher
+from ..types import Detector
 from .inheritance import depends_on_classes, inherit
 from .loss_entry import LossEntry
 from .step import PerModel, StepRecorders
@@ -267,7 +269,7 @@ class Distiller(BaseModel):
 
     # ------------------------------------------------------------------ being the student
 
-    def _adopt_student_modules(self, student: nn.Module) -> None:
+    def _adopt_student_modules(self, student: Detector) -> None:
         """Take over the student's tables of modules, parameters and buffers.
 
         The tables of tensors are the student's own objects, so that whatever replaces a tensor does so
@@ -344,7 +346,11 @@ class Distiller(BaseModel):
         if not is_distributed():
             return {}
         return {
-            name: sum(w.sum() for c in entry.connectors.values() for w in c.parameters()) * 0.0
+            name: 0.0
+            * sum(
+                (w.sum() for c in entry.connectors.values() for w in c.parameters()),
+                torch.zeros(()),
+            )
             for name, entry in self.entries.items()
             if entry.connectors and name not in active
         }

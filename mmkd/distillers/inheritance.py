@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..alignments import ClassMap, layer_map
 from ..errors import ConfigError, PathError, did_you_mean
 from ..families.transformer import is_transformer, queries_from_image
+from ..types import Detector
 
 # Stacks of layers, by the module that holds them; heads of Deformable DETR and DINO have a branch a
 # decoder layer.
@@ -59,8 +60,8 @@ class Inherited:
 
 @torch.no_grad()
 def inherit(
-    student: nn.Module,
-    teacher: nn.Module,
+    student: Detector,
+    teacher: Detector,
     modules: Sequence[str],
     class_map: ClassMap | None = None,
 ) -> Inherited:
@@ -114,7 +115,7 @@ def inherit(
             report.left[name] = why
         else:
             report.copied.append(name)
-            if rows and class_map.excludes:
+            if rows and class_map is not None and class_map.excludes:
                 missing = (len(class_map.student) - len(class_map)) * rows
                 report.left[f'{missing} rows of {name}'] = 'classes the teacher lacks'
                 count -= missing * _priors(student) * tensor[0].numel()
@@ -124,7 +125,7 @@ def inherit(
     return report
 
 
-def _counterpart(name: str, student: nn.Module, teacher: nn.Module) -> str:
+def _counterpart(name: str, student: Detector, teacher: Detector) -> str:
     """The teacher's name of a student's tensor; another one only inside stacks of unequal depth."""
     if not (is_transformer(student) and is_transformer(teacher)):
         return name
@@ -142,7 +143,7 @@ def _counterpart(name: str, student: nn.Module, teacher: nn.Module) -> str:
     return name
 
 
-def depends_on_classes(student: nn.Module, modules: Sequence[str]) -> bool:
+def depends_on_classes(student: Detector, modules: Sequence[str]) -> bool:
     """Whether some of the modules have a row a class, so that :func:`inherit` needs a class map."""
     return any(
         _within(name, modules) and _rows_a_class(name, student) for name in student.state_dict()
@@ -153,7 +154,7 @@ def _within(name: str, modules: Sequence[str]) -> bool:
     return any(name == module or name.startswith(f'{module}.') for module in modules)
 
 
-def _rows_a_class(name: str, model: nn.Module) -> int:
+def _rows_a_class(name: str, model: Detector) -> int:
     """How many rows of a model's tensor each class has (of each prior); 0 where rows are no classes."""
     layer = ROI_LAYER.match(name)
     if layer:
@@ -166,7 +167,7 @@ def _rows_a_class(name: str, model: nn.Module) -> int:
     return int(bool(classifier or LABEL_EMBEDDING.search(name)))
 
 
-def _priors(model: nn.Module) -> int:
+def _priors(model: Detector) -> int:
     """How many anchors or points a dense head lays at a place; its classifier has rows for each."""
     generator = getattr(getattr(model, 'bbox_head', None), 'prior_generator', None)
     return generator.num_base_priors[0] if generator is not None else 1

@@ -20,6 +20,7 @@ from ..families import Family
 from ..losses.reduction import shares_of_ranks
 from ..recorder import Source
 from ..teachers import TEACHER
+from ..types import Detector
 from .schedule import Schedule
 
 OWN_KEYS = (
@@ -102,7 +103,7 @@ class LossEntry:
             #: The sources that the config gives, by model; where not, the alignment has a default.
             self._given = _given_sources(own, self.align)
             for align in self.aligns.values():
-                align.bind(*self._given.values(), bool(self.needs_target))
+                align.bind(self._given['student'], self._given['teacher'], bool(self.needs_target))
             if len(self.shares) > 1 and own.get('teacher_connector'):
                 raise ConfigError(
                     'teacher_connector: belongs to one teacher, but teacher_name names several'
@@ -132,12 +133,12 @@ class LossEntry:
         return next(iter(self.aligns.values()))
 
     @property
-    def student(self) -> Source | None:
-        """The recorded output of the student; None for a default before :meth:`check`."""
+    def student(self) -> Source:
+        """The recorded output of the student; a default is known after :meth:`check`."""
         return self.align.student
 
     @property
-    def teacher(self) -> Source | None:
+    def teacher(self) -> Source:
         """That of the first of its teachers, likewise."""
         return self.align.teacher
 
@@ -155,16 +156,16 @@ class LossEntry:
         return {part_of(source) for source in self.teacher_sources(teacher)}
 
     def check(
-        self, student: nn.Module, teacher: nn.Module, options: dict[str, Any], name: str = TEACHER
+        self, student: Detector, teacher: Detector, options: dict[str, Any], name: str = TEACHER
     ) -> None:
         """Refuse a pair of models this entry cannot compare, before the first iteration."""
         align = self.aligns[name]
         with self.prefix_errors():
-            sources = (
+            ours, theirs = (
                 self._given[owner] or align.default_source(owner, model)
                 for owner, model in (('student', student), ('teacher', teacher))
             )
-            align.bind(*sources, bool(self.needs_target))
+            align.bind(ours, theirs, bool(self.needs_target))
             align.check(student, teacher, options)
             if self.needs_target and self.needs_target != align.target:
                 raise self._no_target()
@@ -194,7 +195,9 @@ class LossEntry:
             pairs = self._pairs(student, steps)
             values = torch.stack([self._value(pair) for pair in pairs])
             if self.align.reduces_over_ranks and get_world_size() > 1:
-                values = values * shares_of_ranks(torch.stack([pair.divisor for pair in pairs]))
+                values = values * shares_of_ranks(
+                    torch.stack([torch.as_tensor(pair.divisor) for pair in pairs])
+                )
             return values.mean() * (self.loss_weight * factor)
 
     def _pairs(self, student: Any, steps: Mapping[str, Step]) -> list[Pair]:
@@ -229,7 +232,7 @@ class LossEntry:
     def _no_target(self) -> ConfigError:
         return ConfigError(
             f'{type(self.loss).__name__} needs the labelled {self.needs_target} of each row or map, which '
-            f'{type(self.align).__name__} does not return here; use {TARGETS[self.needs_target]}'
+            f'{type(self.align).__name__} does not return here; use {TARGETS[str(self.needs_target)]}'
         )
 
 

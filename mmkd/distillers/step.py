@@ -7,13 +7,14 @@ from typing import Any
 
 from mmdet.structures import SampleList
 from mmengine.model import BaseDataPreprocessor
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..alignments import ClassMap, Step
 from ..errors import ConfigError
 from ..families import Family, family_of
 from ..recorder import Recorder, Source
 from ..teachers import Teacher
+from ..types import Detector
 from .loss_entry import LossEntry
 
 
@@ -30,7 +31,7 @@ class StepRecorders:
     def __init__(
         self,
         entries: Sequence[LossEntry],
-        student: nn.Module,
+        student: Detector,
         teachers: Mapping[str, Teacher],
         class_maps: Mapping[str, ClassMap],
     ) -> None:
@@ -59,7 +60,7 @@ class StepRecorders:
             if each.name in entry.aligns
         }
 
-    def parts_of(self, student: nn.Module) -> set[str]:
+    def parts_of(self, student: Detector) -> set[str]:
         """The parts of the student, as if it were a teacher, that compute what is recorded of it.
 
         Raises:
@@ -95,7 +96,7 @@ class TeacherPass:
         name: str,
         teacher: Teacher,
         entries: Sequence[LossEntry],
-        student: nn.Module,
+        student: Detector,
         class_map: ClassMap | None,
     ) -> None:
         self.name, self.teacher, self.model, self.class_map = name, teacher, student, class_map
@@ -182,19 +183,22 @@ class TeacherPass:
 
     def record_of(self, source: Source) -> Recorder:
         """Where a source of the teacher was recorded."""
-        joint = self.joint is not None and source in self.joint[1]
-        return self.joint[1] if joint else self.recorder
+        if self.joint is not None and source in self.joint[1]:
+            return self.joint[1]
+        return self.recorder
 
     def step(self, entry: LossEntry, student: Recorder, data_samples: SampleList) -> Step:
         """What a loss gets to see."""
-        records = self.joint if entry.name in self._later else (student, self.recorder)
+        records = (student, self.recorder)
+        if self.joint is not None and entry.name in self._later:
+            records = self.joint
         return Step(
             data_samples=data_samples,
             student=self.model,
             teacher=self.teacher.detector,
             student_record=records[0],
             teacher_record=records[1],
-            class_map=self.class_map,
+            class_map=self.class_map,  # type: ignore[arg-type]  # see Step
             shared=self.shared,
             memo=self._memo,
         )

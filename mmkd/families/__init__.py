@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from ..errors import ConfigError
+from ..types import Detector
 from .base import Family
 from .single_stage import SingleStage
 from .transformer import Transformer
@@ -18,7 +17,7 @@ __all__ = ['FAMILIES', 'Family', 'SingleStage', 'Transformer', 'TwoStage', 'fami
 FAMILIES: list[type[Family]] = [TwoStage, Transformer, SingleStage, Family]
 
 
-def family_of(detector: nn.Module, **options: Any) -> Family:
+def family_of(detector: Detector, **options: Any) -> Family:
     """The family of a detector, with the options of the ``teacher`` config.
 
     Raises:

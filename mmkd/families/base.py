@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..recorder import Recorder, Source
+from ..types import Detector
 
 
 class Family:
@@ -30,7 +31,7 @@ class Family:
     parts: dict[str, str] = dict(backbone='features', neck='features')
     methods: dict[str, str] = dict(extract_feat='features')
 
-    def __init__(self, detector: nn.Module, **options: Any) -> None:
+    def __init__(self, detector: Detector, **options: Any) -> None:
         if options:
             raise ConfigError(
                 f'teacher: {type(detector).__name__} takes no option {", ".join(sorted(options))}'
@@ -40,7 +41,7 @@ class Family:
         self.options: dict[str, Any] = {}
 
     @classmethod
-    def covers(cls, detector: nn.Module) -> bool:
+    def covers(cls, detector: Detector) -> bool:
         """Whether this family knows how to run a detector."""
         return hasattr(detector, 'extract_feat')
 
@@ -70,7 +71,7 @@ class Family:
             f'a {type(self.detector).__name__} has no decoder queries that a student could share'
         )
 
-    def require_same_inputs(self, student: nn.Module, ours: Source, theirs: Source) -> None:
+    def require_same_inputs(self, student: Detector, ours: Source, theirs: Source) -> None:
         """Refuse to compare what the two models would compute on different inputs.
 
         Args:
@@ -87,7 +88,7 @@ class Family:
         head = getattr(self.detector, 'bbox_head', None)
         return getattr(head, 'num_classes', None)
 
-    def student_sources(self, parts: set[str], student: nn.Module) -> list[Source]:
+    def student_sources(self, parts: set[str], student: Detector) -> list[Source]:
         """What the student must record so that the teacher's own pass can run."""
         return []
 
@@ -124,7 +125,7 @@ class Family:
         return {}
 
     def run_joint_parts(
-        self, model: nn.Module, recorded: Recorder, shared: dict[str, Any], parts: set[str]
+        self, model: Detector, recorded: Recorder, shared: dict[str, Any], parts: set[str]
     ) -> None:
         """Compute the joint parts of either model.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..types import Detector
 
 
-def uses_softmax(head: nn.Module) -> bool:
+def uses_softmax(head: Detector) -> bool:
     """Whether a head's class scores go through a softmax with background last, else sigmoids.
 
     Args:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from mmdet.models import dense_heads as mmdet_heads
 from mmdet.structures.bbox import distance2bbox, get_box_tensor
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..recorder import Source
+from ..types import Detector
 from .class_scores import class_probabilities, uses_softmax
 
 # Values that are one per position and prior: what mmdet multiplies class scores with.
@@ -100,7 +101,7 @@ DENSE_HEADS = {
 }
 
 
-def dense_head(head: nn.Module) -> DenseHead:
+def dense_head(head: Detector) -> DenseHead:
     """The entry of a head's class, or of the class in the table that it inherits all described methods from.
 
     Raises:
@@ -119,24 +120,24 @@ def dense_head(head: nn.Module) -> DenseHead:
     )
 
 
-def box_output(head: nn.Module) -> int:
+def box_output(head: Detector) -> int:
     """Position of the boxes among the outputs of a head in its present mode."""
     return dense_head(head).box_in_training if head.training else 1
 
 
-def class_logits(head: nn.Module, values: Tensor) -> Tensor:
+def class_logits(head: Detector, values: Tensor) -> Tensor:
     """Class scores before the activation, of a head's class output; any shape."""
     if not dense_head(head).probabilities:
         return values
     return values.clamp(TINY, 1 - TINY).logit()
 
 
-def class_output(head: nn.Module, logits: Tensor) -> Tensor:
+def class_output(head: Detector, logits: Tensor) -> Tensor:
     """The inverse of :func:`class_logits`."""
     return logits.sigmoid() if dense_head(head).probabilities else logits
 
 
-def prediction_scores(head: nn.Module, logits: Tensor, quality: Tensor | None) -> Tensor:
+def prediction_scores(head: Detector, logits: Tensor, quality: Tensor | None) -> Tensor:
     """The scores that a head's ``predict`` gives to each class, as far as it uses sigmoids or a softmax.
 
     Args:
@@ -154,7 +155,7 @@ def prediction_scores(head: nn.Module, logits: Tensor, quality: Tensor | None) -
     return scores.sqrt() if dense_head(head).score == 'root' else scores
 
 
-def boxes_of(head: nn.Module, level: int, values: Tensor) -> Tensor:
+def boxes_of(head: Detector, level: int, values: Tensor) -> Tensor:
     """Boxes that a dense head predicts at every prior of a level.
 
     Args:
@@ -175,7 +176,7 @@ def boxes_of(head: nn.Module, level: int, values: Tensor) -> Tensor:
     )
 
 
-def decode_boxes(head: nn.Module, priors: Tensor, stride: Tensor | float, rows: Tensor) -> Tensor:
+def decode_boxes(head: Detector, priors: Tensor, stride: Tensor | float, rows: Tensor) -> Tensor:
     """Boxes that a dense head, or an RPN, predicts at priors of any level.
 
     Args:
@@ -201,7 +202,7 @@ def decode_boxes(head: nn.Module, priors: Tensor, stride: Tensor | float, rows: 
     return get_box_tensor(head.bbox_coder.decode(priors, rows))
 
 
-def encode_boxes(head: nn.Module, priors: Tensor, stride: Tensor, boxes: Tensor) -> Tensor:
+def encode_boxes(head: Detector, priors: Tensor, stride: Tensor, boxes: Tensor) -> Tensor:
     """The inverse of :func:`decode_boxes`, of a head in evaluation mode that gives no distributions."""
     coding = dense_head(head).coding
     if coding == 'yolox':

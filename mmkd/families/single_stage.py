@@ -6,9 +6,10 @@ from typing import Any
 
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..recorder import Recorder
+from ..types import Detector
 from .base import Family
 
 
@@ -25,7 +26,7 @@ class SingleStage(Family):
     parts = dict(Family.parts, bbox_head='head')
 
     @classmethod
-    def covers(cls, detector: nn.Module) -> bool:
+    def covers(cls, detector: Detector) -> bool:
         return isinstance(detector, SingleStageDetector) and hasattr(
             getattr(detector, 'bbox_head', None), 'prior_generator'
         )

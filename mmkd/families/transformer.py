@@ -16,10 +16,11 @@ from mmdet.models.detectors import (
 )
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.structures import SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..recorder import Recorder, Source
+from ..types import Detector
 from .base import Family
 
 # (encoder inputs, decoder inputs); mmdet adds the decoder's queries and memory to the second.
@@ -61,7 +62,7 @@ class Transformer(Family):
     )
 
     def __init__(
-        self, detector: nn.Module, random_queries: int | None = None, **options: Any
+        self, detector: Detector, random_queries: int | None = None, **options: Any
     ) -> None:
         super().__init__(detector, **options)
         if random_queries is not None and random_queries < 0:
@@ -69,14 +70,14 @@ class Transformer(Family):
         self.random_queries = num_queries(detector) if random_queries is None else random_queries
 
     @classmethod
-    def covers(cls, detector: nn.Module) -> bool:
+    def covers(cls, detector: Detector) -> bool:
         return isinstance(detector, KINDS) and not isinstance(detector, UNSUPPORTED)
 
     def joint_part_of(self, source: Source) -> str:
         part = self.part_of(source)
         return 'joint' if part in ('decoder', 'head') else part
 
-    def student_sources(self, parts: set[str], student: nn.Module) -> list[Source]:
+    def student_sources(self, parts: set[str], student: Detector) -> list[Source]:
         # The student goes first: it draws its random numbers (dropout, denoising) before queries are
         # drawn, and so the same ones as without a teacher.
         return self.joint_sources(parts)
@@ -116,7 +117,7 @@ class Transformer(Family):
         return dict(queries=self.queries(chosen)) if 'joint' in parts else {}
 
     def run_joint_parts(
-        self, model: nn.Module, recorded: Recorder, shared: dict[str, Any], parts: set[str]
+        self, model: Detector, recorded: Recorder, shared: dict[str, Any], parts: set[str]
     ) -> None:
         inputs = dict(recorded[TRANSFORMER_INPUTS][1], **shared['queries'])
         if isinstance(model, DINO):
@@ -138,7 +139,7 @@ class Transformer(Family):
             Those that define queries, by name, each of shape (N, own + random, …).
         """
         names = [name for name in ('query', 'query_pos', 'reference_points') if name in chosen]
-        own = {name: chosen[name] for name in names}
+        own: dict[str, Tensor] = {name: chosen[name] for name in names}
         if not _has_content(self.detector):
             del own['query']
         if not self.random_queries:
@@ -187,22 +188,22 @@ class Transformer(Family):
         return dict(query_pos=resembling(own['query_pos']))
 
 
-def is_transformer(model: nn.Module) -> bool:
+def is_transformer(model: Detector) -> bool:
     """Whether a detector is of this family."""
     return Transformer.covers(model)
 
 
-def num_queries(model: nn.Module) -> int:
+def num_queries(model: Detector) -> int:
     """How many queries find objects; denoising queries come before them and do not count."""
     return model.num_queries * max(getattr(model, 'num_patterns', 0), 1)
 
 
-def queries_from_image(model: nn.Module) -> bool:
+def queries_from_image(model: Detector) -> bool:
     """Whether the encoder chooses the queries of each image, so that their order means nothing."""
     return getattr(model, 'as_two_stage', False)
 
 
-def query_form(model: nn.Module) -> str:
+def query_form(model: Detector) -> str:
     """What a query of a detector consists of; two with the same form can answer the same queries."""
     kind = next(kind for kind in KINDS if isinstance(model, kind))
     if kind is DABDETR:
@@ -212,11 +213,11 @@ def query_form(model: nn.Module) -> str:
     return f'{kind.__name__} queries of {model.embed_dims} channels{chosen}'
 
 
-def _has_content(model: nn.Module) -> bool:
+def _has_content(model: Detector) -> bool:
     return isinstance(model, DeformableDETR) or getattr(model, 'num_patterns', 0) > 0
 
 
-def _predict(model: nn.Module, decoded: dict[str, Any]) -> None:
+def _predict(model: Detector, decoded: dict[str, Any]) -> None:
     # By position, as the heads call themselves while training, so that recorded inputs agree.
     references = (decoded['references'],) if 'references' in decoded else ()
     model.bbox_head(decoded['hidden_states'], *references)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..recorder import Recorder, Source
+from ..types import Detector
 from .base import Family
 
 BOX_HEAD = 'roi_head.bbox_head'
@@ -51,7 +52,7 @@ class TwoStage(Family):
 
     def __init__(
         self,
-        detector: nn.Module,
+        detector: Detector,
         proposals: str = 'student',
         num_proposals: int = 256,
         **options: Any,
@@ -64,7 +65,7 @@ class TwoStage(Family):
         self.options = dict(proposals=proposals)
 
     @classmethod
-    def covers(cls, detector: nn.Module) -> bool:
+    def covers(cls, detector: Detector) -> bool:
         return bool(
             getattr(detector, 'with_rpn', False) and getattr(detector, 'with_roi_head', False)
         )
@@ -94,7 +95,7 @@ class TwoStage(Family):
         stage = stage_of(self.detector, source)
         return 'roi' if stage is None else f'roi.{stage}'
 
-    def require_same_inputs(self, student: nn.Module, ours: Source, theirs: Source) -> None:
+    def require_same_inputs(self, student: Detector, ours: Source, theirs: Source) -> None:
         if self.proposals == 'teacher' or not _stages([self.part_of(theirs)]):
             return
         if not (self.covers(student) and has_box_head(student)):
@@ -105,7 +106,7 @@ class TwoStage(Family):
         if not is_cascade(student) or ours.module.split('.')[0] != 'roi_head':
             return
         stage, other = stage_of(student, ours), stage_of(self.detector, theirs)
-        if other is None and stage > 0:
+        if other is None and stage:
             raise ConfigError(
                 f"'{ours}' is computed on the refined proposals of stage {stage}, but the teacher's only "
                 f"box head evaluates those of the student's stage 0; name stage 0 of the student, or set "
@@ -123,7 +124,7 @@ class TwoStage(Family):
         head = head[-1] if isinstance(head, nn.ModuleList) else head
         return getattr(head, 'num_classes', None)
 
-    def student_sources(self, parts: set[str], student: nn.Module) -> list[Source]:
+    def student_sources(self, parts: set[str], student: Detector) -> list[Source]:
         if self.proposals == 'teacher':
             return []
         return [_rois((stage or 0) if is_cascade(student) else None) for stage in _stages(parts)]
@@ -176,7 +177,7 @@ class TwoStage(Family):
         return dict(rois=shared) if shared else {}
 
     def run_joint_parts(
-        self, model: nn.Module, recorded: Recorder, shared: dict[str, Any], parts: set[str]
+        self, model: Detector, recorded: Recorder, shared: dict[str, Any], parts: set[str]
     ) -> None:
         rois = _shared_rois(shared)
         if model is self.detector:
@@ -185,17 +186,17 @@ class TwoStage(Family):
             _evaluate(model, recorded[FEATURES], rois, stage)
 
 
-def has_box_head(model: nn.Module) -> bool:
+def has_box_head(model: Detector) -> bool:
     """Whether a detector has an RoI head with boxes."""
     return getattr(getattr(model, 'roi_head', None), 'bbox_head', None) is not None
 
 
-def is_cascade(model: nn.Module) -> bool:
+def is_cascade(model: Detector) -> bool:
     """Whether a detector's RoI head has a box head a stage."""
     return isinstance(model.roi_head.bbox_head, nn.ModuleList)
 
 
-def stage_of(model: nn.Module, source: Source) -> int | None:
+def stage_of(model: Detector, source: Source) -> int | None:
     """The stage whose box head computes a source; None where the RoI head has but one box head.
 
     Raises:
@@ -216,7 +217,7 @@ def stage_of(model: nn.Module, source: Source) -> int | None:
     return int(found[2])
 
 
-def box_head_path(model: nn.Module, source: Source) -> str:
+def box_head_path(model: Detector, source: Source) -> str:
     """Path of the box head that computes a source, ``roi_head.bbox_head`` or a stage of it.
 
     Raises:
@@ -238,7 +239,8 @@ def _stages(parts: Iterable[str]) -> list[int | None]:
     """The stages among parts, in order; ``[None]`` for a single box head."""
     if 'roi' in parts:
         return [None]
-    return sorted(int(part[len('roi.') :]) for part in parts if part.startswith('roi.'))
+    named = sorted(int(part[len('roi.') :]) for part in parts if part.startswith('roi.'))
+    return [*named]
 
 
 def _scaled(rois: Tensor, scale: tuple[float, float]) -> Tensor:
@@ -250,11 +252,11 @@ def _shared_rois(shared: dict[str, Any]) -> Tensor:
     return next(iter(shared['rois'].values()))  # the same for every head, see run()
 
 
-def _evaluate(model: nn.Module, features: Any, rois: Tensor, stage: int | None) -> None:
+def _evaluate(model: Detector, features: Any, rois: Tensor, stage: int | None) -> None:
     model.roi_head._bbox_forward(*(() if stage is None else (stage,)), features, rois)
 
 
-def _needs_boxes_only(head: nn.Module) -> bool:
+def _needs_boxes_only(head: Detector) -> bool:
     """Whether the box heads of an RoI head can run on features and boxes alone."""
     if not isinstance(head, CascadeRoIHead):
         return True

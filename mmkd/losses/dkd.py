@@ -54,8 +54,8 @@ class DKD(nn.Module):
             binary.append(torch.stack([side[own], rest], -1))
             # The target itself is a constant, so that it adds nothing.
             others.append((side - rest[:, None]).masked_fill(own, 0.0))
-        target_term = _divergence(*binary)
-        other_term = _divergence(*others, but=own)
+        target_term = _divergence(binary[0], binary[1])
+        other_term = _divergence(others[0], others[1], own)
         return (
             weighted_mean(self.alpha * target_term + self.beta * other_term, weight) * self.tau**2
         )

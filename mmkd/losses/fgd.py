@@ -85,11 +85,8 @@ class FGD(nn.Module):
     def _attention(self, maps: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
         """Of positions, shape (N, H, W), and channels, shape (N, C), 1 on average; maps are 0 outside."""
         size = maps.abs()
-        of_positions, of_channels, count = (
-            size.mean(1) / self.tau,
-            size.mean((2, 3)),
-            size[0, 0].numel(),
-        )
+        of_positions, of_channels = size.mean(1) / self.tau, size.mean((2, 3))
+        count: Tensor | int = size[0, 0].numel()
         if mask is not None:
             of_positions = of_positions.masked_fill(~mask, -1e30)  # attention 0
             valid = mask.sum((1, 2))[:, None, None]

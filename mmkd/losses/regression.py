@@ -36,7 +36,8 @@ class MSE(nn.Module):
         self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
     ) -> Tensor:
         """Same shapes (N, …); weight (N,); of maps a mask of positions (N, H, W); returns a scalar."""
-        values = F.mse_loss(*fill_outside(mask, student, teacher), reduction='none')
+        ours, theirs = fill_outside(mask, student, teacher)
+        values = F.mse_loss(ours, theirs, reduction='none')
         if self.reduction == 'sum':
             return weighted_mean(values.flatten(1).sum(1), weight)
         return weighted_mean(mean_inside(values, mask), weight)
@@ -50,7 +51,8 @@ class L1(nn.Module):
         self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
     ) -> Tensor:
         """Same shapes (N, …); weight (N,); of maps a mask of positions (N, H, W); returns a scalar."""
-        values = F.l1_loss(*fill_outside(mask, student, teacher), reduction='none')
+        ours, theirs = fill_outside(mask, student, teacher)
+        values = F.l1_loss(ours, theirs, reduction='none')
         return weighted_mean(mean_inside(values, mask), weight)
 
 
@@ -74,6 +76,6 @@ class SmoothL1(nn.Module):
         self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
     ) -> Tensor:
         """Same shapes (N, …); weight (N,); of maps a mask of positions (N, H, W); returns a scalar."""
-        sides = fill_outside(mask, student, teacher)
-        values = F.smooth_l1_loss(*sides, reduction='none', beta=self.beta)
+        ours, theirs = fill_outside(mask, student, teacher)
+        values = F.smooth_l1_loss(ours, theirs, reduction='none', beta=self.beta)
         return weighted_mean(mean_inside(values, mask), weight)

@@ -55,7 +55,8 @@ class RelationalLoss(nn.Module):
             return rows[0][:0].sum()
         if self.normalize:
             rows = [F.normalize(side, dim=1) for side in rows]
-        return F.smooth_l1_loss(*map(self.relations, rows))
+        ours, theirs = map(self.relations, rows)
+        return F.smooth_l1_loss(ours, theirs)
 
     def relations(self, rows: Tensor) -> Tensor:
         """The relations among rows, shape (n, D)."""

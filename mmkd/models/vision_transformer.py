@@ -393,8 +393,9 @@ class Attention(nn.Module):
         """What distances between patches add to the attention, shape (N, heads, L, L)."""
         height, width = grid
         q = q.unflatten(2, grid)
-        rows = torch.einsum('nahwc,hkc->nahwk', q, _between(self.rel_pos_h, height))
-        columns = torch.einsum('nahwc,wkc->nahwk', q, _between(self.rel_pos_w, width))
+        vertical, horizontal = (self.get_parameter(f'rel_pos_{axis}') for axis in 'hw')
+        rows = torch.einsum('nahwc,hkc->nahwk', q, _between(vertical, height))
+        columns = torch.einsum('nahwc,wkc->nahwk', q, _between(horizontal, width))
         bias = rows[..., :, None] + columns[..., None, :]
         return bias.flatten(4, 5).flatten(2, 3)
 

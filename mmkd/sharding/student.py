@@ -45,7 +45,7 @@ class StudentFSDPStrategy(FSDPStrategy):
     """
 
     def __init__(self, *, model_wrapper: dict[str, Any] | None = None, **options: Any) -> None:
-        whole = copy.deepcopy(WHOLE)
+        whole: dict[str, Any] = copy.deepcopy(WHOLE)
         if torch.cuda.is_available():
             # On the CPU torch would free them before they are saved.
             for key in ('state_dict_config', 'optim_state_dict_config'):
@@ -59,15 +59,16 @@ class StudentFSDPStrategy(FSDPStrategy):
                 f'{type(self).__name__}: torch does not shard numbers without a dimension, such as '
                 f'{single[0]}; use DDPStrategy or DeepSpeedStrategy for this student'
             )
-        own = dict(type='MMFullyShardedDataParallel')
+        own: dict[str, Any] = dict(type='MMFullyShardedDataParallel')
         if not torch.cuda.is_available():
             own['device_id'] = 'cpu'
         chosen = set(units_of(model))
         own['auto_wrap_policy'] = partial(lambda_auto_wrap_policy, lambda_fn=chosen.__contains__)
-        self.model_wrapper = own | dict(self.model_wrapper or {})
+        given = self.model_wrapper  # type: ignore[has-type]  # of mmengine's FSDPStrategy
+        self.model_wrapper = own | dict(given or {})
         return super()._wrap_model(model)
 
-    def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module | None = None) -> Any:
+    def build_optim_wrapper(self, optim_wrapper: Any, model: Any = None) -> Any:
         built = super().build_optim_wrapper(optim_wrapper, model)
         if getattr(built, 'clip_grad_kwargs', None) and built.clip_func is nn.utils.clip_grad_norm_:
             built.clip_func = partial(_clip, model)

@@ -14,10 +14,10 @@ CLOSED = (nn.MultiheadAttention,)
 
 def units_of(detector: nn.Module) -> list[nn.Module]:
     """The modules of a detector whose weights are gathered together, each after those inside of it."""
-    parts = [getattr(detector, name, None) for name in SHARDED]
+    named = [getattr(detector, name, None) for name in SHARDED]
     parts = [
         part
-        for part in parts
+        for part in named
         if isinstance(part, nn.Module) and any(True for _ in part.parameters())
     ]
     return [unit for part in parts for unit in (*units_inside(part), part)]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdet.registry import MODELS
-from torch import nn
 
 from ..errors import ConfigError
 from ..sharding.teacher import TeacherSharding
+from ..types import Detector
 from .live import LiveTeacher
 from .precision import TeacherPrecision
 from .resolution import check_scale
@@ -32,7 +32,7 @@ class AveragedTeacher(LiveTeacher):
 
     def __init__(
         self,
-        student: nn.Module,
+        student: Detector,
         ema: dict[str, Any],
         classes: Sequence[str] | None = None,
         name: str = 'teacher',
@@ -60,7 +60,7 @@ class AveragedTeacher(LiveTeacher):
     def origin(self) -> str:
         return 'the average of the student'
 
-    def update(self, student: nn.Module) -> None:
+    def update(self, student: Detector) -> None:
         """Take the student's present weights into the average."""
         self.average.update_parameters(student)
         self.detector.eval()

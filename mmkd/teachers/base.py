@@ -7,11 +7,12 @@ from typing import Any
 
 from mmdet.structures import SampleList
 from mmengine.model import BaseDataPreprocessor
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..alignments import ClassMap
 from ..families import Family
 from ..recorder import Recorder, Source
+from ..types import Detector
 
 
 class Teacher:
@@ -24,7 +25,7 @@ class Teacher:
     """
 
     #: The frozen detector; alignments read the settings of its heads.
-    detector: nn.Module
+    detector: Detector
     #: How this kind of detector runs.
     family: Family
     #: Its class names in the order of its outputs, or None if unknown.

@@ -24,6 +24,7 @@ from ..errors import ConfigError, PathError
 from ..families import family_of
 from ..random_state import preserve_rng_state
 from ..recorder import Recorder, Source
+from ..types import Detector
 from .base import Teacher
 from .config import load_config
 
@@ -96,7 +97,7 @@ class CachedTeacher(Teacher):
             detector = MODELS.build(ConfigDict(decode(said['model'])))
         self.detector = _without_weights(detector.eval().requires_grad_(False))
         self.family = family_of(self.detector, **_of_family(said['options']))
-        self._contents = restored_contents(
+        self._contents: list[Content] = restored_contents(
             self.reader.identity['contents'], self.detector, self.family
         )
         #: What it says of the present batch, by source.
@@ -142,9 +143,9 @@ class CachedTeacher(Teacher):
                     f'write it again '
                     f'with this config'
                 )
-        self._contents: list[Content] = [have[content.kind] for content in needed]
+        self._contents = [have[content.kind] for content in needed]
 
-    def recorder(self, sources: list[Source]) -> StoredOutputs:
+    def recorder(self, sources: Sequence[Source]) -> StoredOutputs:
         Recorder(self.detector, sources, owner='teacher')  # knows which modules there are
         return StoredOutputs(self)
 
@@ -165,7 +166,7 @@ class CachedTeacher(Teacher):
         Raises:
             ConfigError: An image is not in the cache, or was changed in a way that boxes cannot follow.
         """
-        padded = tuple(inputs.shape[-2:])
+        padded = (inputs.shape[-2], inputs.shape[-1])
         batch = self._batch(data_samples, padded, inputs.device)
         _move_buffers(self.detector, inputs.device)
         shared: dict[str, Any] = dict(stored_masks={}, scale=self._factors(padded))
@@ -199,10 +200,11 @@ class CachedTeacher(Teacher):
         return Batch(fields, transform, samples, padded, old, device, self.min_visible, self.scale)
 
 
-class StoredOutputs:
+class StoredOutputs(Recorder):
     """What a :class:`CachedTeacher` says of the present batch, where a recorder would stand."""
 
     def __init__(self, teacher: CachedTeacher) -> None:
+        super().__init__(teacher.detector, (), owner='teacher')
         self.teacher = teacher
 
     def __enter__(self) -> StoredOutputs:
@@ -224,7 +226,7 @@ class StoredOutputs:
         self.teacher.said = {}
 
 
-def _without_weights(detector: nn.Module) -> nn.Module:
+def _without_weights(detector: Detector) -> nn.Module:
     """The same with parameters that have a shape and no memory; buffers, constants of heads among
     them, stay."""
     for module in detector.modules():
@@ -234,7 +236,7 @@ def _without_weights(detector: nn.Module) -> nn.Module:
     return detector
 
 
-def _move_buffers(detector: nn.Module, device: torch.device) -> None:
+def _move_buffers(detector: Detector, device: torch.device) -> None:
     for module in detector.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.device != device:

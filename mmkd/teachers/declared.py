@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.logging import MMLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
+from ..types import Detector
 from .averaged import AveragedTeacher
 from .base import Teacher
 from .cached import REMOVED_OPTIONS, CachedTeacher
@@ -88,7 +89,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
         """Whether what a teacher says is read from a cache."""
         return bool(self.configs[name].get(CACHE))
 
-    def load(self, name: str, student: nn.Module, classes: Sequence[str] | None) -> Teacher:
+    def load(self, name: str, student: Detector, classes: Sequence[str] | None) -> Teacher:
         """Load a teacher if it is not there yet.
 
         Args:
@@ -134,7 +135,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
         dropped = CACHE_OPTIONS if CACHE in config else ()
         return {key: value for key, value in config.items() if key not in dropped}
 
-    def _build(self, name: str, kind: type[Teacher], **config: Any) -> Teacher:
+    def _build(self, name: str, kind: Callable[..., Teacher], **config: Any) -> Teacher:
         try:
             return kind(name=self.key_of(name), **config)
         except TypeError as error:
@@ -146,7 +147,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
         """Let go of all loaded teachers but these."""
         self._loaded = {name: each for name, each in self._loaded.items() if name in names}
 
-    def update_averages(self, student: nn.Module) -> None:
+    def update_averages(self, student: Detector) -> None:
         """After an iteration: those that are the student's average move on."""
         for teacher in self._loaded.values():
             if isinstance(teacher, AveragedTeacher):
@@ -178,8 +179,9 @@ class DeclaredTeachers(Mapping[str, Teacher]):
             self._restore(name)
 
     def _restore(self, name: str) -> None:
-        if name in self._loaded and name in self._averages:
-            self._loaded[name].average.load_state_dict(self._averages.pop(name))
+        teacher = self._loaded.get(name)
+        if isinstance(teacher, AveragedTeacher) and name in self._averages:
+            teacher.average.load_state_dict(self._averages.pop(name))
 
 
 def _without_removed(config: dict[str, Any], key: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mmdet.structures import SampleList
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import DefaultScope
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checkpoints import load_weights, read_checkpoint
 from ..errors import ConfigError
@@ -23,6 +23,7 @@ from ..nested import to_float32
 from ..random_state import preserve_rng_state
 from ..recorder import Recorder, Source
 from ..sharding.teacher import TeacherSharding
+from ..types import Detector
 from .base import Teacher
 from .config import config_classes, load_config
 from .normalization import Renormalization
@@ -77,8 +78,8 @@ class LiveTeacher(Teacher):
         named = _named_classes(classes, weights.get('meta', {}), cfg)
         self.classes = self._class_names(named, f'{name}.classes', given=bool(classes))
 
-    def _freeze(self, detector: nn.Module, options: dict[str, Any]) -> None:
-        self.detector: nn.Module = detector.eval().requires_grad_(False)
+    def _freeze(self, detector: Detector, options: dict[str, Any]) -> None:
+        self.detector: Detector = detector.eval().requires_grad_(False)
         self.family = family_of(self.detector, **options)
         self.precision.apply_to(self.detector)
         self._renormalization: Renormalization | None = None
@@ -103,7 +104,7 @@ class LiveTeacher(Teacher):
         """Where its weights are from, for the log."""
         return self.checkpoint
 
-    def recorder(self, sources: list[Source]) -> Recorder:
+    def recorder(self, sources: Sequence[Source]) -> Recorder:
         """A recorder for the teacher's modules, which gives float32 whatever the pass runs in."""
         return Recorder(self.detector, sources, owner='teacher', float32=True)
 

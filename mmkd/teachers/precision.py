@@ -12,11 +12,12 @@ import torch
 from mmdet.models.dense_heads import DETRHead, TOODHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError, UserError, did_you_mean
 from ..method_override import MethodOverride
 from ..nested import map_tensors, to_float32
+from ..types import Detector
 
 PRECISIONS = dict(bfloat16=torch.bfloat16, float16=torch.float16)
 # How operators report that they do not support half precision.
@@ -49,7 +50,7 @@ class TeacherPrecision:
         self.name = name
         self.amp = amp
 
-    def apply_to(self, detector: nn.Module) -> None:
+    def apply_to(self, detector: Detector) -> None:
         """Have the modules of a new teacher that need float32 run in it, for good."""
         for module in detector.modules() if isinstance(self.amp, str) else ():
             if _is_operator(module) or isinstance(module, DETRHead):
@@ -113,5 +114,10 @@ def _is_operator(module: nn.Module) -> bool:
 
 def _device_type(value: Any) -> str:
     found: list[str] = []
-    map_tensors(lambda each: found.append(each.device.type) or each, value)
+
+    def look(each: Tensor) -> Tensor:
+        found.append(each.device.type)
+        return each
+
+    map_tensors(look, value)
     return found[0] if found else 'cpu'

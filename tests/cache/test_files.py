@@ -179,7 +179,7 @@ def test_each_byte_of_the_numbers_is_checked_when_it_is_read(tmp_path):
             assert f'damaged at image {name}' in str(error)
             damaged.append(name)
     assert len(damaged) == 1
-    with pytest.raises(CheckpointError, match=f'{SHARD} is damaged'):
+    with pytest.raises(CheckpointError, match=f'damaged at image {damaged[0]}'):
         verify(folder)
     with pytest.raises(ConfigError, match='nothing of image nobody'):
         reader['nobody']
