@@ -46,7 +46,7 @@ def training_globals() -> list:
         np.dtype,
         bytes,  # an empty array's content
         slice,
-        argparse.Namespace,  # a script's options, in what DINO's and MAE's trainings save; only a container
+        argparse.Namespace,  # a script's options, in checkpoints of DINO and MAE; only a container
         *dtypes,
     ]
 
@@ -105,10 +105,10 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
             raise
         except UnpicklingError as error:
             reason = str(error).split('\n')
-            blame = next((line for line in reason if 'GLOBAL' in line), reason[0]).strip()
+            cause = next((line for line in reason if 'GLOBAL' in line), reason[0]).strip()
             raise CheckpointError(
                 f'{where} is refused: it is no plain set of weights, and reading it could run code '
-                f'({blame[:160]}); save it again as a state_dict'
+                f'({cause[:160]}); save it again as a state_dict'
             ) from None
         except Exception as error:  # Python's manual leaves open what a broken pickle raises
             raise CheckpointError(f'{where} cannot be read: {first_line(error)}') from None
@@ -191,7 +191,7 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str =
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its class where it says nothing."""
+    """An exception's message in one line; its class where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

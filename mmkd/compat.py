@@ -36,7 +36,7 @@ def check_stack() -> None:
     """Import mmengine, mmcv with its compiled ops and mmdet, and check their versions.
 
     Raises:
-        StackError: The first that is absent, broken or unsupported; says what to install.
+        StackError: The first that is absent, broken or unsupported; the message names what to install.
     """
     if importlib.util.find_spec('torch') is None:
         raise StackError(f'mmkd needs torch, which is not installed; {INSTALL}')

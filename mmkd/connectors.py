@@ -22,7 +22,7 @@ class ConvConnector(nn.Module):
 
     Args:
         in_channels: Channels of the student's maps: a number, for levels that share one convolution
-            as FPN levels may, or one a level.
+            as FPN levels may, or one per level.
         out_channels: Channels of the teacher's maps, likewise.
         bias: Whether the convolution adds one.
         standardize: Whether :class:`StandardizeConnector` follows.
@@ -112,7 +112,7 @@ class LinearConnector(nn.Module):
 
 @MODELS.register_module()
 class MaskedGenerationConnector(nn.Module):
-    """Generates the teacher's maps from the student's with places masked out at random.
+    """Generates the teacher's maps from the student's with positions masked out at random.
 
     Yang et al.: Masked Generative Distillation, ECCV 2022 (arXiv 2205.01529): two 3x3 convolutions
     with a ReLU between them have to fill in what was masked, from what is around it. The paper's loss
@@ -123,7 +123,7 @@ class MaskedGenerationConnector(nn.Module):
         out_channels: Channels of the teacher's maps. A 1x1 convolution comes first where they differ.
         levels: Number of levels, each with convolutions of its own; None for any number of levels that
             share them.
-        mask_ratio: Share of places that are masked. The paper has 0.65 for one-stage and 0.45 for
+        mask_ratio: Share of positions that are masked. The paper has 0.65 for one-stage and 0.45 for
             two-stage detectors.
     """
 
@@ -136,7 +136,7 @@ class MaskedGenerationConnector(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= mask_ratio < 1:
-            raise ConfigError(f'connector: mask_ratio={mask_ratio} lies not in [0, 1)')
+            raise ConfigError(f'connector: mask_ratio must be in [0, 1), got {mask_ratio}')
         self.in_channels, self.levels, self.mask_ratio = in_channels, levels, mask_ratio
         self.align = nn.ModuleList()
         self.generation = nn.ModuleList()
@@ -165,9 +165,9 @@ class MaskedGenerationConnector(nn.Module):
 
 @MODELS.register_module()
 class GlobalContextConnector(nn.Module):
-    """Adds to each place of a map what the whole map says, as a global context block does.
+    """Adds the context of the whole map to each of its positions, as a global context block does.
 
-    The context is the mean over places weighted by a softmax of a 1x1 convolution; two 1x1
+    The context is the mean over positions weighted by a softmax of a 1x1 convolution; two 1x1
     convolutions with layer normalisation and ReLU between them transform it. Cao et al.: GCNet, ICCV
     Workshops 2019 (arXiv 1904.11492), fig. 4d. The global part of FGD (Yang et al., CVPR 2022, arXiv
     2111.11837, eq. 11) compares maps behind such blocks, one for the student as ``connector`` and one for the

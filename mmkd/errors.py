@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A fault the person at the keyboard can mend; the message says where and how."""
+    """A fault that the user can correct; the message names where and how."""
 
     def __str__(self) -> str:
         # KeyError would print the repr of the message, quotes and escapes included.
@@ -38,6 +38,6 @@ def did_you_mean(name: str, names: Iterable[str], count: int = 3) -> str:
     """A hint at names close to a wrong one, as a clause to append to a message (may be empty)."""
     names = list(names)
     found = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
-    # 'bbox_head.fc_cls' resembles 'roi_head.bbox_head.fc_cls' less than the eye says: compare tails too.
+    # 'bbox_head.fc_cls' resembles 'roi_head.bbox_head.fc_cls' less than they look alike: compare tails too.
     found += [n for n in names if n.endswith('.' + name.split('.')[-1]) and n not in found]
     return f'; near: {", ".join(found[:count])}' if found else ''

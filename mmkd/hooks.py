@@ -96,7 +96,7 @@ class DistillationHook(Hook):
         if isinstance(strategy, DeepSpeedStrategy) and model.connector_state():
             if getattr(runner, '_resume', False):
                 raise ConfigError(
-                    'DeepSpeedStrategy does not save the connectors of the losses, so that a training with '
+                    'DeepSpeedStrategy does not save the connectors of the losses, so that a run with '
                     'connectors cannot be resumed with it; start anew, or use StudentFSDPStrategy'
                 )
             runner.logger.warning(

@@ -27,3 +27,10 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 def to_float32(value: Any) -> Any:
     """The same structure with tensors of half precision as float32; others are not copied."""
     return map_tensors(lambda each: each.float() if each.dtype in HALF else each, value)
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The tensors in a nested structure, in order."""
+    found: list[Tensor] = []
+    map_tensors(lambda each: found.append(each) or each, value)  # type: ignore[func-returns-value]
+    return found

@@ -33,7 +33,7 @@ class Source:
         index: Position in a captured tuple or list; for inputs, the position of the positional
             argument, or the name of a keyword argument. A list of them goes deeper: ``[0, 2]`` is
             the third level of a head's first output. ``None`` keeps the whole output.
-        copy: Keep a copy of the tensor, because the layer after the module changes it in place, as most
+        copy: Keep a copy of the tensor, because the layer after the module changes it in index, as most
             activations do.
     """
 
@@ -111,7 +111,7 @@ class Recorder:
         self._modules = {source: self._find(model, source) for source in self.sources}
         # Of each source what each of its modules gave, call by call.
         self._calls: dict[Source, list[list[Any]]] = {}
-        # The same with a number that tells whether it was changed since.
+        # The same with a number that shows whether it was changed since.
         self._versions: dict[Source, list[tuple[Any, Any]]] = {}
         self._handles: list[Any] = []
 
@@ -144,12 +144,12 @@ class Recorder:
         self.clear()
         try:
             for source, modules in self._modules.items():
-                for place, module in enumerate(modules) if source.method is None else ():
-                    hook = partial(self._on_call, source, place)
+                for index, module in enumerate(modules) if source.method is None else ():
+                    hook = partial(self._on_call, source, index)
                     self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
             for source, modules in self._modules.items():
-                for place, module in enumerate(modules) if source.method is not None else ():
-                    self._wrap_method(source, place, module)
+                for index, module in enumerate(modules) if source.method is not None else ():
+                    self._wrap_method(source, index, module)
         except BaseException:
             self._release()
             raise
@@ -164,23 +164,23 @@ class Recorder:
         while self._handles:
             self._handles.pop().remove()
 
-    def _wrap_method(self, source: Source, place: int, module: nn.Module) -> None:
+    def _wrap_method(self, source: Source, index: int, module: nn.Module) -> None:
         method = str(source.method)
         inner = getattr(module, method)
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             result = inner(*args, **kwargs)
-            self._keep(source, place, args, kwargs, result)
+            self._keep(source, index, args, kwargs, result)
             return result
 
         self._handles.append(MethodOverride(module, method, recorded))
 
     def _on_call(
-        self, source: Source, place: int, module: nn.Module, args: tuple, kwargs: dict, output: Any
+        self, source: Source, index: int, module: nn.Module, args: tuple, kwargs: dict, output: Any
     ) -> None:
-        self._keep(source, place, args, kwargs, output)
+        self._keep(source, index, args, kwargs, output)
 
-    def _keep(self, source: Source, place: int, args: tuple, kwargs: dict, output: Any) -> None:
+    def _keep(self, source: Source, index: int, args: tuple, kwargs: dict, output: Any) -> None:
         value = output
         if source.capture == 'input':
             value = kwargs if isinstance(source.path[0], str) else args
@@ -196,7 +196,7 @@ class Recorder:
         if source.copy:
             value = map_tensors(Tensor.clone, value)
         calls = self._calls.setdefault(source, [[] for _ in self._modules[source]])
-        calls[place].append(value)
+        calls[index].append(value)
         self._versions.setdefault(source, []).append((value, _version(value)))
 
     def __getitem__(self, source: Source) -> Any:

@@ -71,7 +71,7 @@ def test_levels_share_the_generation_or_have_their_own():
         own(torch.zeros(1, 4, 2, 2))
     with pytest.raises(ConfigError, match='is to have 4 channels'):
         own([torch.zeros(1, 3, 2, 2)] * 2)
-    with pytest.raises(ConfigError, match='mask_ratio=1'):
+    with pytest.raises(ConfigError, match='mask_ratio must be in .*, got 1'):
         MaskedGenerationConnector(4, 6, mask_ratio=1)
 
 

@@ -27,7 +27,7 @@ class Pair:
         student: Rows, shape (n, width), or maps, shape (N, C, H, W).
         teacher: The same shape, without gradient.
         weight: Weight of each entry of the first dimension, or None: all count alike.
-        target: Per entry, from the labels, or None; of which kind, :attr:`Alignment.target` says.
+        target: Per entry, from the labels, or None; of which kind, :attr:`Alignment.target` names.
         mask: The positions of maps that count, bool, shape (N, H, W), or None: all.
         total: The divisor of the sum over entries, or None: the sum of their weights, or their number.
             Entries that add nothing to the sum, but count in its divisor, are part of it.
@@ -95,7 +95,7 @@ class Alignment:
     """Pairs recorded outputs of student and teacher.
 
     A subclass defines :meth:`__call__`, and, where it needs to, :meth:`check` and the properties
-    :attr:`student_sources` and :attr:`teacher_sources`. All else that other parts of mmkd must know of
+    :attr:`student_sources` and :attr:`teacher_sources`. All else that other parts of mmkd read of
     it is in the attributes below, each a class attribute, an attribute set in :meth:`check`, or a
     property. The loss entry (:class:`mmkd.distillers.LossEntry`) reads them, unless said otherwise.
 
@@ -143,7 +143,7 @@ class Alignment:
         """
         return False
 
-    # ---- What an entry tells it, in :meth:`bind`.
+    # ---- What an entry sets, in :meth:`bind`.
 
     #: The recorded outputs of student and teacher.
     student: Source = None  # type: ignore[assignment]

@@ -100,7 +100,7 @@ def run_from(head: Detector, layer: str, levels: list[Tensor]) -> Any:
 
     Args:
         head: A dense head.
-        layer: Path of the layer in the head, with ``*`` where towers have one a level:
+        layer: Path of the layer in the head, with ``*`` where towers have one per level:
             ``cls_convs.2.gn``, ``cls_convs.*.1.bn``.
         levels: The maps, shape (N, C, H, W) a level; an activation that follows may change them in place.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..families.dense_heads import box_output, boxes_of, class_logits
+from ..families.dense_heads import boxes_of, class_logits, dense_head
 from ..recorder import Source
 from ..types import Detector
 from .base import strides_of
@@ -83,7 +83,7 @@ class DenseOutput:
 
     def box_maps(self) -> list[Tensor]:
         """The box output, per compared level, shape (N, numbers, H, W)."""
-        return self.maps(box_output(self.head))
+        return self.maps(dense_head(self.head).box_in_training if self.head.training else 1)
 
     def boxes(self) -> list[Tensor]:
         """Decoded boxes, per compared level: x1, y1, x2, y2 in pixels, shape (N, priors, 4)."""

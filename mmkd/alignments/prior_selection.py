@@ -122,21 +122,17 @@ class PriorSelection:
             step.memo[key] = None
             maps = theirs.maps(CLASSES)
             masks = [
-                valid_positions(step.data_samples, tuple(level.shape[2:]), level.device)
-                for level in maps
+                valid_positions(step.data_samples, level.shape[2:], level.device) for level in maps
             ]
             if any(mask is not None for mask in masks):
                 kinds = theirs.head.prior_generator.num_base_priors
+                counts = [level.new_ones(len(level), *level.shape[2:]) for level in maps]
                 step.memo[key] = torch.cat(
                     [
-                        (
-                            level.new_ones(len(level), *level.shape[2:])
-                            if mask is None
-                            else mask.to(level)
-                        )
+                        (count if mask is None else count * mask)
                         .flatten()
-                        .repeat_interleave(kinds[index])
-                        for index, level, mask in zip(theirs.levels, maps, masks, strict=True)
+                        .repeat_interleave(kinds[i])
+                        for i, count, mask in zip(theirs.levels, counts, masks, strict=True)
                     ]
                 ).float()
         return step.memo[key]

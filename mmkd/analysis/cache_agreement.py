@@ -204,7 +204,7 @@ def compare(live: TeacherOutputs, cached: CachedTeacher, dataset: Any) -> list[A
     Args:
         live: The teacher that wrote it.
         cached: What reads it.
-        dataset: The images in some view, each with what it tells of that.
+        dataset: The images in some view, each with its view recorded.
 
     Returns:
         One for each kind of content.
@@ -221,10 +221,14 @@ def compare(live: TeacherOutputs, cached: CachedTeacher, dataset: Any) -> list[A
         with live.run(data) as (read, shared):
             inputs, samples = data['inputs'], data['data_samples']
             nothing = Recorder(live.teacher.detector, ())
-            said = cached.run(inputs, samples, own, set(), nothing)
+            shared_of_cache = cached.run(inputs, samples, own, set(), nothing)
             for each in comparisons:
                 each.add(
-                    read, cached.said.__getitem__, said['stored_masks'], (shared, said), samples
+                    read,
+                    cached.outputs.__getitem__,
+                    shared_of_cache['stored_masks'],
+                    (shared, shared_of_cache),
+                    samples,
                 )
-            cached.said = {}
+            cached.outputs = {}
     return [each.result() for each in comparisons]

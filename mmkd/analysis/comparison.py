@@ -93,7 +93,7 @@ def compare(
     """Run detectors on some images of a dataset and draw what they find.
 
     A detector may report one object as several classes. All of that counts in the metrics, but a
-    picture of it cannot be read: here the best of the boxes that share a place is drawn.
+    figure of it cannot be read: of boxes that overlap, only the top-scoring one is drawn.
 
     Args:
         detectors: By title, in evaluation mode; all have the dataset's classes.
@@ -318,7 +318,7 @@ def _box(
     )
     if not text:
         return
-    # Above the box, or inside it where the picture ends; never across the right edge.
+    # Above the box, or inside it where the image ends; never across the right edge.
     at_right = x1 > 0.6 * image.shape[1]
     axes.text(
         x2 - 0.5 if at_right else x1 - 0.5,

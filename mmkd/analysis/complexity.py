@@ -78,7 +78,7 @@ def build_test_data(config: Config, loader: str = 'test_dataloader') -> BaseData
 
     Args:
         config: An MMDetection config.
-        loader: Or ``'val_dataloader'``, the one a training is validated on.
+        loader: Or ``'val_dataloader'``, the one a run is validated on.
     """
     with DefaultScope.overwrite_default_scope('mmdet'):
         return DATASETS.build(config[loader].dataset)
@@ -96,7 +96,7 @@ def count_parameters(model: Detector) -> int:
 def count_flops(model: Detector, inputs: torch.Tensor, **arguments: Any) -> int:
     """Multiply-adds of one forward pass, by mmengine's analysis.
 
-    Operators mmengine does not know, such as RoIAlign and NMS, count nothing, but for attention; so do
+    Operators that mmengine does not count, such as RoIAlign and NMS, count nothing, but for attention; so do
     element-wise ones. Detectors with proposals cost more the more proposals they keep, so give trained
     weights.
 

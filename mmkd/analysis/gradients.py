@@ -46,7 +46,7 @@ def measure_gradients(distiller: Distiller, batches: Iterable[dict]) -> dict[str
     """The gradient of each loss by itself, at the weights as they are.
 
     Nothing is trained: weights, BatchNorm statistics and random number generators are left as they were.
-    Losses act as their schedules say at present, which outside a training is its start.
+    Losses act as their schedules say at present, which outside a run is its start.
 
     Args:
         distiller: On its device, with the weights that are to be looked at.

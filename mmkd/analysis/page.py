@@ -57,7 +57,7 @@ def _checkpoints(row: Row) -> list[str]:
 def describe(
     rows: Sequence[Row], image_size: tuple[int, int], device: str, best: bool = False
 ) -> str:
-    """How the numbers came about, who was compared with whom, and what to know of each row."""
+    """How the numbers came about, who was compared with whom, and notes on each row."""
     when = (
         "of each training's best epoch, chosen by mAP on these very images, which flatters"
         if best
@@ -84,7 +84,7 @@ def describe(
         time = f' ms per image: the median on {device}, batch size 1.' if timed else ''
         lines.append(
             'Parameters, GFLOPs and time are of the detector as deployed, a distilled one without its '
-            f'teacher. GFLOPs: billions of multiply-adds for a picture of noise of {image_size[0]} x '
+            f'teacher. GFLOPs: billions of multiply-adds for an image of noise of {image_size[0]} x '
             f'{image_size[1]} px (height x width), which its test pipeline makes {sizes}.{time}'
         )
     notes = []

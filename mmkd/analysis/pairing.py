@@ -1,6 +1,6 @@
-"""Whose teacher and whose baseline a training is, read from the configs.
+"""Which runs are a run's teacher and baseline, read from the configs.
 
-What cannot be told from them, or would compare unlike things, is left out, and a note says why.
+What they do not determine, or would compare unlike things, is left out, with a note why.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _find_teacher(row: Row, rows: Sequence[Row]) -> Row | None:
         return alike[0]
     names = ', '.join(other.name for other in alike)
     row.notes.append(
-        f'its teacher is one of {names}; --teacher says which'
+        f'its teacher is one of {names}; name it by --teacher'
         if len(alike) > 1
         else f'its teacher is not here: {weights}'
     )

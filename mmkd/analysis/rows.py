@@ -1,4 +1,4 @@
-"""A table of trainings: what each costs and reaches, what distilling gained, how much of the gap.
+"""A table of training runs: what each costs and reaches, what distilling gained, how much of the gap.
 
 Which training is whose teacher and whose baseline is found by :mod:`mmkd.analysis.pairing`.
 """
@@ -47,7 +47,7 @@ class Row:
         baseline: The same student trained alone.
         comparable: Whether it is validated on the same images and classes as its teacher.
         cost: Of the deployed detector, with the checkpoint of the first run.
-        notes: What a reader has to know.
+        notes: For the reader.
     """
 
     runs: list[WorkDir]
@@ -114,7 +114,7 @@ def read_rows(paths: Iterable[str | os.PathLike[str]], best: bool = False) -> li
 
 
 def _grouped(runs: list[WorkDir]) -> list[Row]:
-    """Finished trainings of one recipe share a row."""
+    """Finished runs of one recipe share a row."""
     rows: list[tuple[Any, Row]] = []
     for run in runs:
         recipe = run.recipe() if run.finished and run.trained is not None else None
@@ -201,7 +201,7 @@ def add_costs(rows: Iterable[Row], image_size: tuple[int, int], timed: bool = Tr
 
 
 def _test_input(config: Any, size: tuple[int, int]) -> dict:
-    """What the test pipeline makes of a picture of noise."""
+    """What the test pipeline makes of an image of noise."""
     dataset = config.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset

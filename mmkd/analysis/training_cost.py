@@ -30,7 +30,7 @@ from ..alignments import Step
 from ..distillers import Distiller, LossEntry
 from ..distillers.step import StepRecorders, TeacherPass
 from ..errors import ConfigError
-from ..nested import map_tensors
+from ..nested import map_tensors, tensors_of
 from ..random_state import preserve_rng_state
 from ..types import Detector
 
@@ -47,9 +47,9 @@ class TrainingCost:
     Attributes:
         student_step_s: Plain training: the student's forward pass, its own losses, backward.
         teacher_pass_s: The parts of the teacher that the active losses read. Where its head is run on the
-            student's maps (CrossKD), that too, and the way back through it.
+            student's maps (CrossKD), that too, forward and backward.
         kd_step_s: The distillation step: ``Distiller.loss``, backward.
-        losses_s: Of each loss entry: connector, alignment and loss, and the way back to what was
+        losses_s: Of each loss entry: connector, alignment and loss, and the backward pass to what was
             recorded of the student. What several entries share, as a matching of queries, counts
             for the first of them.
         peak_memory_mb: Of these three, in MB of 10^6 bytes: the weights of the models that run and
@@ -108,7 +108,7 @@ def measure(
 
     Optimizer steps, loading and preprocessing of images are left out: plain training has them too.
     Weights, BatchNorm statistics and random number generators are left as they were, gradients are
-    dropped. Losses act as their schedules say at present, which outside a training is its start.
+    dropped. Losses act as their schedules say at present, which outside a run is its start.
 
     Args:
         distiller: On its device, with the weights that are to be measured; detectors with proposals
@@ -259,14 +259,14 @@ class _Passes:
         student = record.student[entry.student]
         for name, step in record.steps(entry, samples).items():
             own = map_tensors(lambda each: each.detach().requires_grad_(), student)
-            ends = list(_differentiable(own))
+            ends = _differentiable(own)
             if 'student' in entry.connectors:
                 own = entry.connectors['student'](own)
             given = entry.aligns[name].run_teacher_layers(own, step)
             torch.autograd.grad(given, ends, [torch.ones_like(each) for each in given])
 
     def losses(self, data: dict, meter: Meter) -> dict[str, float]:
-        """What the meter says of each active entry in a step of its own, which has no other backward."""
+        """The meter's value for each active entry in a step of its own, which has no other backward."""
         entries = self.distiller.entries
         metered: Any = {name: _MeteredEntry(entry, meter) for name, entry in entries.items()}
         self.distiller.entries = metered
@@ -295,7 +295,7 @@ class _MeteredEntry:
 
     def __call__(self, steps: Mapping[str, Step], factor: float) -> Tensor:
         record = next(iter(steps.values())).student_record
-        ends = list(_differentiable(record[self.entry.student]))
+        ends = _differentiable(record[self.entry.student])
         for connector in self.entry.connectors.values():
             ends += connector.parameters()
         losses = []
@@ -309,14 +309,9 @@ class _MeteredEntry:
         return losses[0]
 
 
-def _differentiable(value: Any) -> Iterator[Tensor]:
+def _differentiable(value: Any) -> list[Tensor]:
     """The tensors with a gradient in nested lists, tuples and dicts."""
-    if isinstance(value, Tensor):
-        if value.requires_grad:
-            yield value
-    elif isinstance(value, (list, tuple, dict)):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _differentiable(one)
+    return [each for each in tensors_of(value) if each.requires_grad]
 
 
 @contextmanager
@@ -332,14 +327,7 @@ def buffers_kept(model: Detector) -> Iterator[None]:
 
 def _recorded_bytes(run: TeacherPass) -> int:
     """What losses read of a teacher, bytes; parts of one tensor count once, as a whole."""
-    found: list[Tensor] = []
-
-    def look(each: Tensor) -> Tensor:
-        found.append(each)
-        return each
-
-    for source in run.sources:
-        map_tensors(look, run.record_of(source)[source])
+    found = [each for source in run.sources for each in tensors_of(run.record_of(source)[source])]
     storages = {
         each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found
     }

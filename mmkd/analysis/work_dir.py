@@ -1,4 +1,4 @@
-"""What a work directory tells of its training: config, logged metrics, checkpoints."""
+"""The content of a training run's work directory: config, logged metrics, checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import ConfigError, MissingFileError
 
 METRICS = {'mAP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'F1': 'coco/bbox_F1'}
 LOG, CONFIG = 'vis_data/scalars.json', 'vis_data/config.py'  # in a folder named by the time
-#: How data is read and when it is validated decides nothing that a training learns.
+#: How data is read and when it is validated decides nothing that a run learns.
 NO_RECIPE = (
     *('_scope_', 'palette', 'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'),
     *('val_interval', 'val_begin', 'dynamic_intervals'),
@@ -40,7 +40,7 @@ class WorkDir:
         unit: ``'epoch'`` or ``'iter'``.
         checkpoint: Whose metrics these are; ``None`` if the file is not there any more.
         scores: By the names of :data:`METRICS`, in 0..1; what is not known is left out.
-        notes: What a reader of these numbers has to know, a sentence each.
+        notes: Notes for the reader of these numbers, a sentence each.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class WorkDir:
 
     @property
     def part(self) -> str:
-        """Which part of the config says what the metrics were measured on."""
+        """Which part of the config the metrics were measured on."""
         return 'test' if self.trained is None else 'val'
 
     def evaluated_on(self) -> dict[str, Any]:
@@ -103,18 +103,18 @@ def read_work_dir(path: str | os.PathLike[str], best: bool = False) -> WorkDir:
     """Read a work directory.
 
     Args:
-        path: The folder that a training wrote.
+        path: The folder that a run wrote.
         best: Take the epoch of the highest mAP in place of the last.
 
     Raises:
         MissingFileError: There is no such folder.
-        ConfigError: It is not what a training leaves behind.
+        ConfigError: It is no work directory of a run.
     """
     path = Path(path)
     if not path.exists():
         raise MissingFileError(f'{path}: there is no such folder')
     if not path.is_dir():
-        raise ConfigError(f'{path} is a file; give the work directory of a training')
+        raise ConfigError(f'{path} is a file; give the work directory of a run')
     configs = sorted(path.glob('*.py'))
     folders = [config.parents[1] for config in sorted(path.glob(f'*/{CONFIG}'))]
     loaded = {folder: Config.fromfile(str(folder / CONFIG)) for folder in folders}
@@ -135,7 +135,7 @@ def read_work_dir(path: str | os.PathLike[str], best: bool = False) -> WorkDir:
         folder, config = list(tests.items())[-1]
         found = WorkDir(path, config, names, checkpoint=config.get('load_from'))
         found.scores = _scores(_read_json(folder))
-        found.notes.append('a test, not a training')
+        found.notes.append('a test, not a training run')
         return found
     elif loaded:
         trained = [config for folder, config in loaded.items() if folder not in tests]
@@ -165,7 +165,7 @@ def _read_progress(found: WorkDir, records: list[dict]) -> None:
     found.length = loop['max_epochs' if found.unit == 'epoch' else 'max_iters']
     checkpoints = _checkpoints(found.path)
     last = found.path / 'last_checkpoint'
-    if last.is_file():  # it tells what was written last, also over a longer former training
+    if last.is_file():  # it names what was written last, also over a longer former run
         checkpoints = [Path(last.read_text(encoding='utf-8').strip().replace('\\', '/')).name]
     numbers = [_number(name) for name in checkpoints if name.startswith(found.unit)]
     found.trained = max(numbers, default=0)
@@ -176,7 +176,7 @@ def _read_progress(found: WorkDir, records: list[dict]) -> None:
 
 def _read_scores(found: WorkDir, records: list[dict], best: bool) -> None:
     """The metrics of the last epoch, or the best, and the checkpoint they belong to."""
-    # In a training counted in iterations mmengine may log each validation as step 0.
+    # In a run counted in iterations mmengine may log each validation as step 0.
     validations = {
         record['step'] or found.length: _scores(record)
         for record in records
@@ -230,7 +230,7 @@ def essence(node: Any, leave_out: Collection[str], root: str | None = None) -> A
 def read_scalars(work_dir: str | os.PathLike[str], since: str = '') -> list[dict]:
     """What mmengine's ``LocalVisBackend`` logged in a work folder.
 
-    A resumed run has several files; where they tell of the same step, the later file counts.
+    A resumed run has several files; where they have the same step, the later file counts.
 
     Args:
         work_dir: Of one training, resumed or not.

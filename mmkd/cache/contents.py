@@ -1,4 +1,4 @@
-"""What can be kept of a teacher's outputs, and how it is brought to another view of the image."""
+"""What can be kept of a teacher's outputs, and how it is converted to another view of the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .views import View, ViewTransform
 
 #: Gives what was recorded of a source in a pass.
 Read = Callable[[Source], Any]
-# Of an object less of which is in view, a detector hardly says anything: see docs/cache.md.
+# Of an object less of which is in view, a detector's output is unreliable: see docs/cache.md.
 MIN_VISIBLE = 0.3
 
 
@@ -82,7 +82,7 @@ class Restored:
         values: By source, as the teacher's module gives it.
         shared: By name, as :meth:`mmkd.families.Family.run` gives it.
         stored_masks: By source, which of its values are stored, where not
-            all of them: a mask for each map, shape (N, 1 or priors a place, H, W).
+            all of them: a mask for each map, shape (N, 1 or priors per position, H, W).
     """
 
     values: dict[Source, Any]
@@ -97,7 +97,7 @@ class Content:
         detector: The teacher, whose weights are only there when a cache is written.
         family: Its family.
         sources: What is kept of it.
-        settings: What else the subclass must know, as JSON holds it.
+        settings: Settings of the subclass, as JSON holds them.
     """
 
     kind: ClassVar[str]
@@ -116,7 +116,7 @@ class Content:
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """What a reader must know, as JSON holds it."""
+        """What a reader needs, as JSON holds it."""
         return dict(sources=[asdict(source) for source in self.sources], **self.settings)
 
     def lacks(self, needed: Content) -> str | None:

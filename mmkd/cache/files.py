@@ -1,6 +1,6 @@
-"""The files of a cache: what a teacher says of each image, in shards that are mapped into memory.
+"""The files of a cache: a teacher's outputs for each image, in shards that are mapped into memory.
 
-A folder with ``cache.json``, which says whose answers these are and of what, and shards in the
+A folder with ``cache.json``, which identifies the teacher and the data, and shards in the
 safetensors format: tensors by name, which cannot carry code. A tensor is called ``<image>/<field>``.
 """
 
@@ -205,7 +205,7 @@ class CacheReader:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """What ``cache.json`` of a cache says.
+    """The content of a cache's ``cache.json``.
 
     Raises:
         MissingFileError: It is not there.
@@ -260,7 +260,7 @@ def _open(folder: Path, shard: dict[str, Any]) -> Any:
 
     Args:
         folder: Of the cache.
-        shard: What the manifest says of it.
+        shard: Its entry in the manifest.
 
     Raises:
         MissingFileError, CheckpointError: It is gone, or not what was written, as far as size and header
@@ -285,7 +285,7 @@ def _open(folder: Path, shard: dict[str, Any]) -> Any:
 
 
 def _header_hash(path: Path) -> str:
-    """SHA-256 of what a safetensors file says of its tensors, which stands before them."""
+    """SHA-256 of the description of a safetensors file's tensors, which stands before them."""
     with open(path, 'rb') as file:
         size = file.read(8)
         length = min(int.from_bytes(size, 'little'), path.stat().st_size)

@@ -62,17 +62,17 @@ def checkpoint_identity(checkpoint: str) -> dict[str, str]:
     )
 
 
-def check_checkpoint(checkpoint: str, said: dict[str, Any], name: str, cache: str) -> None:
+def check_checkpoint(checkpoint: str, stored: dict[str, Any], name: str, cache: str) -> None:
     """Refuse a cache that other weights wrote. What is not on this machine is taken at its name.
 
     Raises:
         ConfigError: They differ.
     """
     found = checkpoint_identity(checkpoint)
-    key = 'sha256' if found['sha256'] and said['sha256'] else 'checkpoint'
-    if found[key] != said[key]:
+    key = 'sha256' if found['sha256'] and stored['sha256'] else 'checkpoint'
+    if found[key] != stored[key]:
         raise ConfigError(
-            f'{name}.cache={cache} was written by other weights ({said["checkpoint"]}) than '
+            f'{name}.cache={cache} was written by other weights ({stored["checkpoint"]}) than '
             f"{name}.checkpoint='{checkpoint}'; write it again with `python tools/cache_teacher.py "
             f'CONFIG`, or leave '
             f'{name}.checkpoint out'

@@ -16,7 +16,7 @@ from mmengine.dataset import Compose as PipelineCompose
 from ..errors import ConfigError
 from .views import HOMOGRAPHY, view_key
 
-# What a sample must tell of itself.
+# What a sample must record of itself.
 META_KEYS = ('img_id', 'img_path', 'ori_shape', HOMOGRAPHY)
 # By what they do to an image. Those that move it write down how, as resizes, flips and crops of mmdet do.
 KEEPS = (
@@ -62,7 +62,7 @@ _WRAPPERS = (
 
 
 def record_views(dataset: Any, key: str, photometric: bool) -> None:
-    """Make a data set's samples tell their views, and refuse what changes images in other ways.
+    """Make a data set's samples record their views, and refuse what changes images in other ways.
 
     Args:
         dataset: A training data set, as it is used; ``meta_keys`` of its pipelines are extended.
@@ -76,9 +76,8 @@ def record_views(dataset: Any, key: str, photometric: bool) -> None:
         name = type(transform).__name__
         if name in CANNOT:
             raise ConfigError(
-                f'{key}.cache: the training pipeline has {name}, which {CANNOT[name]}: what the '
-                f'teacher said of an '
-                f'image cannot be brought along; leave the transform out, or train with the teacher itself'
+                f'{key}.cache: the training pipeline has {name}, which {CANNOT[name]}: stored outputs '
+                f'cannot follow; leave the transform out, or train with the teacher itself'
             )
         if name in RECOLOURS and not photometric:
             raise ConfigError(
@@ -103,7 +102,7 @@ def record_views(dataset: Any, key: str, photometric: bool) -> None:
 
 
 def refuse_batch_augments(preprocessor: Any, key: str) -> None:
-    """Refuse a student's data preprocessor that moves whole batches, which no homography tells of.
+    """Refuse a student's data preprocessor that moves whole batches, which no homography describes.
 
     Args:
         preprocessor: The data preprocessor.
@@ -143,7 +142,7 @@ def _opened(transforms: Any) -> Iterator[Any]:
 
 
 def dataset_as_tested(cfg: Config) -> dict[str, Any]:
-    """The config of a training's data set, its images shown as the test pipeline shows them.
+    """The config of a training data set, its images shown as the test pipeline shows them.
 
     Args:
         cfg: A training's config.
@@ -217,7 +216,7 @@ CHECKED_VIEWS: dict[str, list[dict[str, Any]]] = {
 
 
 def pipeline_of_view(pipeline: list[dict], view: list[dict]) -> list[dict]:
-    """A test pipeline whose images are shown in another view, and tell it.
+    """A test pipeline whose images are shown in another view, and record it.
 
     Args:
         pipeline: The test pipeline.

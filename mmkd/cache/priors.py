@@ -34,14 +34,13 @@ _TINY = 1e-6
 
 
 class PriorContent(Content):
-    r"""The priors with the highest scores: their places, and what the head gives there.
+    r"""The priors with the highest scores: their positions, and the head's outputs there.
 
-    In another view a prior is the one of the same kind nearest to where its place has gone, on the level
-    whose stride has grown as the image has; what it says of the box follows the image. Where several come
-    to the same prior, the surest stays; what leaves the view is dropped. At all other priors the class
-    scores (of YOLOX, objectness too) are those of the mean probability of what was not kept, and nothing is
-    known of boxes:
-    alignments count them with weight 0 (:attr:`mmkd.cache.contents.Restored.stored_masks`).
+    In another view a prior is the one of the same kind nearest to where its position has gone, on the level
+    whose stride has grown as the image has; its box follows the image. Where several come
+    to the same prior, the top-scoring one stays; what leaves the view is dropped. All other priors have the
+    class scores (of YOLOX, objectness too) of the mean probability of what was not kept; their boxes have
+    weight 0 (:attr:`mmkd.cache.contents.Restored.stored_masks`).
 
     Distributions of box edges (generalised focal loss) are shifted and stretched bin by bin, with the
     probability of a bin shared between the two it comes to lie between, which keeps the mean.
@@ -77,17 +76,17 @@ class PriorContent(Content):
         parts = self.parts(read)
         kinds = self.head.prior_generator.num_base_priors
         by_level: list[list[Tensor]] = [[] for _ in parts]
-        positions: list[Tensor] = []
+        per_level: list[Tensor] = []
         for index, levels in enumerate(zip(*parts, strict=True)):
             for found, level in zip(by_level, levels, strict=True):
-                # As alignments do: place by place, priors of a place together.
+                # As alignments do: position by position, priors of a position together.
                 each = level[image].permute(1, 2, 0)
                 found.append(each.reshape(-1, each.shape[-1] // kinds[index]).float())
             height, width = levels[0].shape[2:]
-            place = torch.cartesian_prod(*map(torch.arange, (height, width, kinds[index])))
-            place = place.reshape(-1, 3)
-            positions.append(torch.cat([torch.full((len(place), 1), index), place], -1))
-        rows, places = [torch.cat(found) for found in by_level], torch.cat(positions)
+            position = torch.cartesian_prod(*map(torch.arange, (height, width, kinds[index])))
+            position = position.reshape(-1, 3)
+            per_level.append(torch.cat([torch.full((len(position), 1), index), position], -1))
+        rows, positions = [torch.cat(found) for found in by_level], torch.cat(per_level)
         rows[0] = class_logits(self.head, rows[0])
         quality = rows[2] if len(rows) > 2 and dense_head(self.head).quality else None
         scores = prediction_scores(self.head, rows[0], quality)
@@ -101,7 +100,7 @@ class PriorContent(Content):
                 sigmoid = number > 0 or not uses_softmax(self.head)
                 each = part[others] if others.any() else part
                 kept[f'{self.kind}.rest{number}'] = _mean_scores(each, sigmoid)
-        kept[f'{self.kind}.places'] = places.to(chosen.device)[chosen].to(torch.int16)
+        kept[f'{self.kind}.places'] = positions.to(chosen.device)[chosen].to(torch.int16)
         for number, part in enumerate(rows):
             kept[f'{self.kind}.part{number}'] = half(part[chosen], f'{self.kind} output {number}')
         return kept
@@ -111,16 +110,18 @@ class PriorContent(Content):
     def restore(self, batch: Batch) -> Restored:
         counts = [len(fields[f'{self.kind}.places']) for fields in batch.fields]
         image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(batch.device)
-        places = batch.concatenate(f'{self.kind}.places').long()
+        positions = batch.concatenate(f'{self.kind}.places').long()
         names = sorted(name for name in batch.fields[0] if name.startswith(f'{self.kind}.part'))
         rows = [batch.concatenate(name) for name in names]
         grid = _Grid(self.head.prior_generator, batch)
         if not batch.transform.is_identity:
             transform = batch.enlarged_transform.to(batch.device).rows(image)
-            places, rows[1:], valid = self._in_new_view(places, rows[1:], transform, grid, batch)
+            positions, rows[1:], valid = self._in_new_view(
+                positions, rows[1:], transform, grid, batch
+            )
         else:
-            valid = grid.inside(places)  # the teacher may have seen it with more padding
-        index = grid.index(image, places, valid)
+            valid = grid.inside(positions)  # the teacher may have seen it with more padding
+        index = grid.index(image, positions, valid)
         nothing = rows[0].new_zeros(len(counts), 1)
         fills = [
             nothing.expand(-1, part.shape[-1])
@@ -137,15 +138,15 @@ class PriorContent(Content):
 
     def _in_new_view(
         self,
-        places: Tensor,
+        positions: Tensor,
         rows: list[Tensor],
         transform: ViewTransform,
         grid: _Grid,
         batch: Batch,
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Places and box outputs in the new view, and which of them are in it."""
-        level, kind = places[:, 0], places[:, 3]
-        before = grid.priors(places)
+        level, kind = positions[:, 0], positions[:, 3]
+        before = grid.priors(positions)
         center = transform.points(_center(before))
         stride = grid.strides[level]
         grown = transform.scale.abs().log().mean(-1) + stride.log().mean(-1)
@@ -293,7 +294,7 @@ class _Grid:
             for level in range(len(strides))
         ]
         base = [torch.cat([each, each[:1].expand(most - len(each), -1)]) for each in base]
-        #: Anchors, or points, at the first place of each level, shape (levels, kinds, 4 or 2).
+        #: Anchors, or points, at the first position of each level, shape (levels, kinds, 4 or 2).
         self.base = torch.stack(base).float().to(device)
         self._limits = torch.tensor(self.sizes, device=device)
         counts = [h * w * a for (h, w), a in zip(self.sizes, self.kinds, strict=True)]
@@ -304,21 +305,21 @@ class _Grid:
             torch.tensor(values, device=device) for values in (counts, starts, self.kinds)
         )
 
-    def priors(self, places: Tensor) -> Tensor:
-        """Anchors or points at places (n, 4): level, row, column, kind."""
-        level, row, column, kind = places.unbind(-1)
+    def priors(self, positions: Tensor) -> Tensor:
+        """Anchors or points at positions (n, 4): level, row, column, kind."""
+        level, row, column, kind = positions.unbind(-1)
         offset = torch.stack([column, row], -1) * self.strides[level]
         base = self.base[level, kind]
         return base + offset.repeat(1, base.shape[-1] // 2)
 
-    def inside(self, places: Tensor) -> Tensor:
-        """Which places the maps have, shape (n,)."""
-        at, limit = places[:, 1:3], self._limits[places[:, 0]]
+    def inside(self, positions: Tensor) -> Tensor:
+        """Which positions the maps have, shape (n,)."""
+        at, limit = positions[:, 1:3], self._limits[positions[:, 0]]
         return ((at >= 0) & (at < limit)).all(-1)
 
-    def index(self, image: Tensor, places: Tensor, valid: Tensor) -> Tensor:
+    def index(self, image: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
         """Where rows go, shape (n,): one past the end for those that are invalid or not the first."""
-        level, row, column, kind = places.unbind(-1)
+        level, row, column, kind = positions.unbind(-1)
         width, kinds = self._limits[level, 1], self._kinds[level]
         index = (row * width + column) * kinds + kind
         index = self._starts[level] + image * self._counts[level] + index

@@ -40,7 +40,7 @@ class View:
         """The view that a sample's meta information records.
 
         Raises:
-            ConfigError: It was not recorded, or boxes cannot be brought along (rotation, shear).
+            ConfigError: It was not recorded, or boxes cannot follow (rotation, shear).
         """
         meta = sample.metainfo
         height, width = meta['img_shape'][:2]
@@ -49,9 +49,9 @@ class View:
             whole = tuple(meta.get('ori_shape', (height, width))[:2]) == (height, width)
             if not whole or meta.get('flip'):
                 raise ConfigError(
-                    f"the samples do not tell how their view was cut out of the image; add '{HOMOGRAPHY}' to "
-                    f'meta_keys of PackDetInputs in train_dataloader, or train with DistillationHook, which '
-                    f'does so'
+                    f"the samples do not record how their view was cut out of the image; add '{HOMOGRAPHY}' "
+                    f'to meta_keys of PackDetInputs in train_dataloader, or train with DistillationHook, '
+                    f'which does so'
                 )
             matrix = np.eye(3)
         matrix = np.asarray(matrix, dtype=np.float64)
@@ -91,7 +91,7 @@ class View:
 
 @dataclass(frozen=True)
 class ViewTransform:
-    """Brings places of one view of each image of a batch over to another.
+    """Transforms positions of one view of each image of a batch to another.
 
     Args:
         scale: Of each image across and down, shape (N, 2).

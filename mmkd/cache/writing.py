@@ -1,4 +1,4 @@
-"""Write what a teacher says of each image of a data set."""
+"""Write a teacher's outputs for each image of a data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .files import SHARD_IMAGES, CacheWriter
 from .identity import checkpoint_identity, encode
 from .pipeline import image_names
 
-# Of a teacher's config: what is no option of the teacher, but says where it is or how a cache is read.
+# Of a teacher's config: keys that locate the teacher or describe how a cache is read.
 NOT_OPTIONS = ('config', 'checkpoint', 'classes', 'cache', 'min_visible', 'photometric', 'shard')
 
 
@@ -73,7 +73,8 @@ def write_cache(
     if len(numbers) < len(names):
         twice = next(name for index, name in enumerate(names) if numbers[name] != index)
         raise ConfigError(
-            f'the training data set has two images called {twice}; a cache tells images by id and file name'
+            f'the training data set has two images called {twice}; a cache identifies images by id and '
+            f'file name'
         )
     first = outputs.of_batch(pseudo_collate([dataset[0]]))
     size = sum(value.nbytes for fields in first.values() for value in fields.values())
@@ -97,7 +98,7 @@ def write_cache(
 
 
 def identity_of(outputs: Any, config: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """What tells a cache from others."""
+    """What identifies a cache."""
     teacher = outputs.teacher
     options = {key: encode(value) for key, value in config.items() if key not in NOT_OPTIONS}
     digest = hashlib.sha256('\n'.join(sorted(names)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""From one set of names to another, or an error that says why not."""
+"""From one set of names to another, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMATS = {
     'torchvision-mobilenetv2': TORCHVISION_MOBILENET_V2,
     'vitdet': VITDET,
 }
-# Where the weights lie if a file holds more than them; a training of DINO has a teacher and a student.
+# Where the weights lie if a file holds more than them; a checkpoint of DINO has a teacher and a student.
 HOLDERS = ('teacher', 'model', 'state_dict')
 
 

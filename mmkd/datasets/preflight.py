@@ -95,7 +95,7 @@ def check_files(cfg: Config, modes: Sequence[str], config_path: str = '') -> Non
         config_path: The config's own path, for the message about a missing teacher.
 
     Raises:
-        MissingFileError: The first file or folder that is not there; says how to get it.
+        MissingFileError: The first file or folder that is not there; the message names how to get it.
     """
     for mode in modes:
         if cfg.get(f'{mode}_cfg') is None:

@@ -34,7 +34,7 @@ OPTIONS = (
 
 @MODELS.register_module()
 class Distiller(BaseModel):
-    """Trains a detector on its own losses and on what a teacher says about the same images.
+    """Trains a detector on its own losses and on a teacher's outputs for the same images.
 
     To everything outside it *is* the student: it has the student's modules under the student's
     names, so that its checkpoints, optimizer groups and hooks are those of plain MMDetection. Only
@@ -55,9 +55,9 @@ class Distiller(BaseModel):
             alone, and images need no labels.
         init_student: What the student starts with: ``dict(from_teacher=[…])``, module paths whose
             weights it takes from a teacher (:func:`mmkd.distillers.inheritance.inherit`), of several
-            from that which ``teacher_name`` says.
+            from the one that ``teacher_name`` names.
         class_map: Arguments of :class:`mmkd.alignments.ClassMap` beside the names.
-        classes: The student's class names, in order. By default the training data tells them.
+        classes: The student's class names, in order. Default: those of the training data.
 
     Raises:
         ConfigError, PathError: A config value does not hold; the message names the key.

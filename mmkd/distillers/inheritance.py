@@ -168,7 +168,7 @@ def _rows_a_class(name: str, model: Detector) -> int:
 
 
 def _priors(model: Detector) -> int:
-    """How many anchors or points a dense head lays at a place; its classifier has rows for each."""
+    """How many anchors or points a dense head has per position; its classifier has rows for each."""
     generator = getattr(getattr(model, 'bbox_head', None), 'prior_generator', None)
     return generator.num_base_priors[0] if generator is not None else 1
 

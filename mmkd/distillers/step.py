@@ -81,7 +81,7 @@ class StepRecorders:
 
 
 class TeacherPass:
-    """One teacher's share of a step: what runs, what is recorded, what the losses get to see.
+    """One teacher's share of a step: what runs, what is recorded, what the losses read.
 
     Args:
         name: The teacher's name.

@@ -16,7 +16,7 @@ class Family:
     """Runs the parts of a detector that losses read, and no others.
 
     A part is a stretch of the forward pass; ``parts`` maps the detector's attributes to them, and
-    ``methods`` its own methods. This class knows the one part all detectors share, the features. A
+    ``methods`` its own methods. This class has the one part that all detectors share, the features. A
     subclass adds the heads of its kind, without label assignment, post-processing or task losses.
 
     Some parts can only be compared on inputs that one of the two models chose: proposals, decoder
@@ -42,7 +42,7 @@ class Family:
 
     @classmethod
     def covers(cls, detector: Detector) -> bool:
-        """Whether this family knows how to run a detector."""
+        """Whether this family can run a detector."""
         return hasattr(detector, 'extract_feat')
 
     def part_of(self, source: Source) -> str:
@@ -118,7 +118,7 @@ class Family:
             scale: How much larger the images are than the student's, in width and in height.
 
         Returns:
-            What student and teacher are both evaluated on, by name; places in the student's pixels.
+            What student and teacher are both evaluated on, by name; positions in the student's pixels.
         """
         if parts:
             self.detector.extract_feat(inputs)

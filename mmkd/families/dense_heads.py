@@ -26,9 +26,7 @@ TINY = 1e-6
 # The labels are the second argument of the classification loss, level by level.
 LOSS_CLS = Source('bbox_head.loss_cls', capture='input', index=1)
 # The methods that an entry describes. A subclass of a head that replaces one of them is another head.
-DESCRIBED = (
-    *('forward', 'forward_single', 'predict_by_feat', '_predict_by_feat_single', '_bbox_decode'),
-)
+DESCRIBED = 'forward forward_single predict_by_feat _predict_by_feat_single _bbox_decode'.split()
 
 
 @dataclass(frozen=True)
@@ -118,11 +116,6 @@ def dense_head(head: Detector) -> DenseHead:
         f'the outputs of a {kind.__name__} are not known to mmkd; it reads {", ".join(DENSE_HEADS)}, '
         f'and subclasses that keep their forward and predict methods; compare features'
     )
-
-
-def box_output(head: Detector) -> int:
-    """Position of the boxes among the outputs of a head in its present mode."""
-    return dense_head(head).box_in_training if head.training else 1
 
 
 def class_logits(head: Detector, values: Tensor) -> Tensor:

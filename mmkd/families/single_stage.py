@@ -16,8 +16,8 @@ from .base import Family
 class SingleStage(Family):
     """Backbone, neck and dense head.
 
-    Both heads predict at the same positions of the same levels, so nothing has to be shared. Which heads the
-    outputs of can be compared, :mod:`mmkd.families.dense_heads` says.
+    Both heads predict at the same positions of the same levels, so nothing has to be shared. The table of
+    :mod:`mmkd.families.dense_heads` has the heads whose outputs can be compared.
 
     Args:
         detector: A ``SingleStageDetector`` whose head lays priors (anchors or points) on its levels.

@@ -32,7 +32,7 @@ class DIST(nn.Module):
     at the size of a detector's batch exceeds the spread of all improbable classes.
 
     Values without spread, beyond rounding, have no correlation. On both sides (a class of which neither
-    model says anything, a single row) they agree, so the term is 0; on one side it is 1. Neither
+    model varies, a single row) they agree, so the term is 0; on one side it is 1. Neither
     has a gradient.
 
     Args:

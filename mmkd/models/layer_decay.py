@@ -21,7 +21,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     ``paramwise_cfg`` is as in ``DefaultOptimWrapperConstructor``.
 
     Raises:
-        ConfigError: ``paramwise_cfg`` has no ``layer_decay_rate``, or the backbone does not know depths.
+        ConfigError: ``paramwise_cfg`` has no ``layer_decay_rate``, or the backbone has no depths.
     """
 
     def _validate_cfg(self) -> None:
@@ -42,7 +42,7 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         if depth_of is None:
             raise ConfigError(
                 f"optim_wrapper.constructor='{type(self).__name__}': the backbone of this "
-                f'{type(module).__name__} does not know the depth of its layers'
+                f'{type(module).__name__} has no depths of its layers'
             )
         names = {id(value): name for name, value in module.named_parameters()}
         for group in params:

@@ -16,7 +16,7 @@ from .vision_transformer import EPS
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation over the channels of each place of a map, shape (N, C, H, W)."""
+    """Layer normalisation over the channels of each position of a map, shape (N, C, H, W)."""
 
     def forward(self, maps: Tensor) -> Tensor:
         # In memory as other maps are: mmcv's RoIAlign takes whatever it gets for contiguous.
@@ -34,9 +34,9 @@ class SimpleFeaturePyramid(BaseModule):
     Args:
         in_channels: Channels of the backbone's map.
         out_channels: Channels of each level.
-        in_stride: Pixels of the image from one place of the backbone's map to the next.
+        in_stride: Pixels of the image from one position of the backbone's map to the next.
         strides: The same of the levels; each ``in_stride`` times a power of two.
-        num_outs: Number of levels; those beyond ``strides`` take every second place of the one before.
+        num_outs: Number of levels; those beyond ``strides`` take every second position of the one before.
         init_cfg: As of every module of MMEngine.
 
     Raises:
@@ -93,9 +93,9 @@ class SimpleFeaturePyramid(BaseModule):
 
 @MODELS.register_module()
 class ClassTokenPyramid(SimpleFeaturePyramid):
-    """The same of a map that holds the class token at every place. Kept as a negative result.
+    """The same of a map that holds the class token at every position. Kept as a negative result.
 
-    A class token says what is in the image, but not where: all that such a map tells of places is how
+    A class token describes what is in the image, but not where: all that such a map has of positions is how
     far from the padded border they are, which zeros around 3x3 convolutions give away. Detectors can
     hardly learn from it, whatever the backbone; :class:`SimpleFeaturePyramid` on the patches of the same
     backbone is the remedy. Arguments as there; the backbone needs ``output_class_token=True``.

@@ -110,7 +110,7 @@ class VisionTransformer(BaseModule):
             raise ConfigError('backbone.output_class_token=True, but class_token=False')
         if self.num_extra_tokens and (window_size or rel_pos_grid):
             raise ConfigError(
-                'backbone: class token and registers have no place in windows and relative positions; set '
+                'backbone: class token and registers do not go with windows and relative positions; set '
                 'class_token=False and num_registers=0, or window_size=0 and rel_pos_grid=None'
             )
         if img_size % patch_size:
@@ -222,8 +222,8 @@ class VisionTransformer(BaseModule):
 
     def _add_positions(self, tokens: Tensor, grid: Grid) -> Tensor:
         split = self.pos_embed.shape[1] - math.prod(self.grid)
-        own, places = self.pos_embed[:, :split], self.pos_embed[:, split:]
-        tokens = tokens + resize_positions(places, self.grid, grid, self.antialias)
+        own, positions = self.pos_embed[:, :split], self.pos_embed[:, split:]
+        tokens = tokens + resize_positions(positions, self.grid, grid, self.antialias)
         count = len(tokens)
         extra = []
         if self.cls_token is not None:
@@ -234,9 +234,9 @@ class VisionTransformer(BaseModule):
 
     def _output(self, tokens: Tensor, grid: Grid) -> Any:
         # Contiguous, as mmcv's RoIAlign takes whatever it gets for it.
-        places = tokens[:, self.num_extra_tokens :].transpose(1, 2).contiguous()
-        places = places.reshape(len(tokens), self.embed_dims, *grid)
-        return (places, tokens[:, 0]) if self.output_class_token else places
+        positions = tokens[:, self.num_extra_tokens :].transpose(1, 2).contiguous()
+        positions = positions.reshape(len(tokens), self.embed_dims, *grid)
+        return (positions, tokens[:, 0]) if self.output_class_token else positions
 
     # ------------------------------------------------------------------ training and loading
 
@@ -304,8 +304,8 @@ class VisionTransformer(BaseModule):
             return given  # whoever loads reports the shapes
         side = math.isqrt(count - split)
         own = given[:, split - wanted : split]
-        places = resize_positions(given[:, split:], (side, side), self.grid, self.antialias)
-        return torch.cat([own, places], 1)
+        positions = resize_positions(given[:, split:], (side, side), self.grid, self.antialias)
+        return torch.cat([own, positions], 1)
 
 
 class TransformerLayer(BaseModule):
@@ -401,10 +401,10 @@ class Attention(nn.Module):
 
 
 def _between(table: Tensor, length: int) -> Tensor:
-    """The entry of a table of distances for each pair of places, shape (length, length, C)."""
+    """The entry of a table of distances for each pair of positions, shape (length, length, C)."""
     table = resize_relative(table, 2 * length - 1)
-    places = torch.arange(length, device=table.device)
-    return table[places[:, None] - places[None, :] + length - 1]
+    positions = torch.arange(length, device=table.device)
+    return table[positions[:, None] - positions[None, :] + length - 1]
 
 
 def resize_relative(table: Tensor, count: int) -> Tensor:
@@ -414,11 +414,13 @@ def resize_relative(table: Tensor, count: int) -> Tensor:
     return F.interpolate(table.T[None], count, mode='linear', align_corners=False)[0].T
 
 
-def resize_positions(places: Tensor, grid: Grid, wanted: Grid, antialias: bool = False) -> Tensor:
-    """Interpolate embeddings of places, bicubically.
+def resize_positions(
+    positions: Tensor, grid: Grid, wanted: Grid, antialias: bool = False
+) -> Tensor:
+    """Interpolate embeddings of positions, bicubically.
 
     Args:
-        places: Shape (1, height * width, C).
+        positions: Shape (1, height * width, C).
         grid: Height and width they are for.
         wanted: Those they shall be for.
         antialias: Whether they are smoothed where they are shrunk.
@@ -427,12 +429,12 @@ def resize_positions(places: Tensor, grid: Grid, wanted: Grid, antialias: bool =
         Shape (1, wanted height * wanted width, C).
     """
     if grid == wanted:
-        return places
-    maps = places.unflatten(1, grid).permute(0, 3, 1, 2)
+        return positions
+    maps = positions.unflatten(1, grid).permute(0, 3, 1, 2)
     maps = F.interpolate(
         maps.float(), wanted, mode='bicubic', align_corners=False, antialias=antialias
     )
-    return maps.flatten(2).transpose(1, 2).to(places.dtype)
+    return maps.flatten(2).transpose(1, 2).to(positions.dtype)
 
 
 def to_windows(tokens: Tensor, grid: Grid, size: int) -> Tensor:
@@ -442,18 +444,18 @@ def to_windows(tokens: Tensor, grid: Grid, size: int) -> Tensor:
         Shape (N * windows, size * size, C).
     """
     rows, columns = (math.ceil(length / size) for length in grid)
-    places = tokens.unflatten(1, grid)
-    places = F.pad(places, (0, 0, 0, columns * size - grid[1], 0, rows * size - grid[0]))
-    places = places.unflatten(2, (columns, size)).unflatten(1, (rows, size))
-    return places.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+    positions = tokens.unflatten(1, grid)
+    positions = F.pad(positions, (0, 0, 0, columns * size - grid[1], 0, rows * size - grid[0]))
+    positions = positions.unflatten(2, (columns, size)).unflatten(1, (rows, size))
+    return positions.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
 def from_windows(windows: Tensor, grid: Grid, size: int) -> Tensor:
     """Put the windows of :func:`to_windows` together again, shape (N, height * width, C)."""
     rows, columns = (math.ceil(length / size) for length in grid)
-    places = windows.unflatten(1, (size, size)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
-    places = places.flatten(3, 4).flatten(1, 2)
-    return places[:, : grid[0], : grid[1]].flatten(1, 2)
+    positions = windows.unflatten(1, (size, size)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
+    positions = positions.flatten(3, 4).flatten(1, 2)
+    return positions[:, : grid[0], : grid[1]].flatten(1, 2)
 
 
 def _architecture(arch: str | dict[str, int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""How a large student is shared out among the processes of a training."""
+"""How a large student is shared out among the processes of a training run."""
 
 from __future__ import annotations
 

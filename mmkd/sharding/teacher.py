@@ -1,4 +1,4 @@
-"""A teacher whose weights are shared out among the processes of a training."""
+"""A teacher whose weights are shared out among the processes of a training run."""
 
 from __future__ import annotations
 

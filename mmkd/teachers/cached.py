@@ -30,10 +30,10 @@ from .config import load_config
 
 
 class CachedTeacher(Teacher):
-    """Stands in for a :class:`mmkd.teachers.LiveTeacher`: reads what it said in place of asking it.
+    """Reads the stored outputs of a :class:`mmkd.teachers.LiveTeacher`.
 
     Of the detector only its structure is there, so that alignments know its heads; its weights take no
-    memory. What was said of an image is brought to the view of it that a batch shows
+    memory. The stored outputs are converted to the view of the image that a batch shows
     (:mod:`mmkd.cache.contents`).
 
     Args:
@@ -43,8 +43,8 @@ class CachedTeacher(Teacher):
         classes: Likewise.
         name: How messages call its config.
         min_visible: A box less of whose area is left in a view is dropped.
-        photometric: Whether images may be changed in colour and the like for the student. What the
-            teacher said is of the unchanged image then.
+        photometric: Whether the student's images may be changed in colour and the like. The stored
+            outputs are those of the unchanged image.
         options: Those of :class:`Teacher`; they must be as when the cache was written.
 
     Raises:
@@ -64,44 +64,44 @@ class CachedTeacher(Teacher):
         **options: Any,
     ) -> None:
         if not 0 <= min_visible <= 1:
-            raise ConfigError(f'{name}.min_visible={min_visible} lies not in [0, 1]')
+            raise ConfigError(f'{name}.min_visible: must be in [0, 1], got {min_visible}')
         self.cache, self.key = cache, name
         self.min_visible, self.photometric = min_visible, photometric
         self.reader = CacheReader(cache)
-        said = self.reader.identity['teacher']
+        stored = self.reader.identity['teacher']
         options.pop('shard', None)  # there are no weights to share out
         for option, value in options.items():
-            kept = said['options'].get(option, TEACHER_OPTIONS.get(option))
+            kept = stored['options'].get(option, TEACHER_OPTIONS.get(option))
             if encode(value) != kept:
                 raise ConfigError(
                     f'{name}.{option}={value!r}, but the cache {cache} was written with {kept!r}; '
                     f'leave the option '
                     f'out or write the cache again'
                 )
-        if config is not None and encode(load_config(config, name).model) != said['model']:
+        if config is not None and encode(load_config(config, name).model) != stored['model']:
             raise ConfigError(
                 f'{name}.cache={cache} was written by another detector than {name}.config says; '
                 f'write it again, or '
                 f'leave {name}.config out'
             )
         if checkpoint is not None:
-            check_checkpoint(checkpoint, said, name, cache)
-        if classes and list(classes) != said['classes']:
+            check_checkpoint(checkpoint, stored, name, cache)
+        if classes and list(classes) != stored['classes']:
             raise ConfigError(
-                f'{name}.classes are not those of the cache {cache} ({", ".join(said["classes"] or [])})'
+                f'{name}.classes are not those of the cache {cache} ({", ".join(stored["classes"] or [])})'
             )
-        self.classes = tuple(said['classes']) if said['classes'] else None
-        self.checkpoint = said['checkpoint']
-        self.scale = said['scale']
+        self.classes = tuple(stored['classes']) if stored['classes'] else None
+        self.checkpoint = stored['checkpoint']
+        self.scale = stored['scale']
         with preserve_rng_state(), DefaultScope.overwrite_default_scope('mmdet'):
-            detector = MODELS.build(ConfigDict(decode(said['model'])))
+            detector = MODELS.build(ConfigDict(decode(stored['model'])))
         self.detector = _without_weights(detector.eval().requires_grad_(False))
-        self.family = family_of(self.detector, **_of_family(said['options']))
+        self.family = family_of(self.detector, **_of_family(stored['options']))
         self._contents: list[Content] = restored_contents(
             self.reader.identity['contents'], self.detector, self.family
         )
         #: What it says of the present batch, by source.
-        self.said: dict[Source, Any] = {}
+        self.outputs: dict[Source, Any] = {}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class CachedTeacher(Teacher):
         return f'read from {self.cache}'
 
     def prepare_data(self, dataset: Any, preprocessor: BaseDataPreprocessor | None = None) -> None:
-        """Let the samples of a data set tell their views.
+        """Make the samples of a data set record their views.
 
         Args:
             dataset: The training data, as it is used.
@@ -158,7 +158,7 @@ class CachedTeacher(Teacher):
         parts: set[str],
         student: Recorder,
     ) -> dict[str, Any]:
-        """Read what the teacher said of the images; arguments and result as of a :class:`Teacher`.
+        """Read the stored outputs for the images; see :meth:`Teacher.run`.
 
         Shares ``stored_masks`` besides: by source, which of its values are stored
         (:class:`mmkd.cache.contents.Restored`).
@@ -170,16 +170,16 @@ class CachedTeacher(Teacher):
         batch = self._batch(data_samples, padded, inputs.device)
         _move_buffers(self.detector, inputs.device)
         shared: dict[str, Any] = dict(stored_masks={}, scale=self._factors(padded))
-        self.said = {}
+        self.outputs = {}
         for content in self._contents:
             restored = content.restore(batch)
-            self.said.update(restored.values)
+            self.outputs.update(restored.values)
             shared['stored_masks'].update(restored.stored_masks)
             shared.update(restored.shared)
         return shared
 
     def run_joint_parts(self, recorded: Any, shared: dict[str, Any], parts: set[str]) -> None:
-        """Nothing: what it says of its own proposals was read with the rest."""
+        """Nothing: outputs for its own proposals are read with the rest."""
 
     def _factors(self, padded: tuple[int, int]) -> tuple[float, float]:
         height, width = (max(1, round(length * self.scale)) / length for length in padded)
@@ -214,16 +214,16 @@ class StoredOutputs(Recorder):
         return None
 
     def __getitem__(self, source: Source) -> Any:
-        if source not in self.teacher.said:
+        if source not in self.teacher.outputs:
             raise PathError(f'the cache {self.teacher.cache} does not hold {source}')
-        return self.teacher.said[source]
+        return self.teacher.outputs[source]
 
     def __contains__(self, source: Source) -> bool:
-        return source in self.teacher.said
+        return source in self.teacher.outputs
 
     def clear(self) -> None:
-        """Drop what was said."""
-        self.teacher.said = {}
+        """Drop the outputs of the batch."""
+        self.teacher.outputs = {}
 
 
 def _without_weights(detector: Detector) -> nn.Module:

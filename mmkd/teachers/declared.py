@@ -19,7 +19,7 @@ from .live import LiveTeacher
 TEACHER = 'teacher'
 EMA = 'ema'
 CACHE = 'cache'
-# What says how a cache is read.
+# How a cache is read.
 CACHE_OPTIONS = (CACHE, 'min_visible', 'photometric')
 
 
@@ -86,7 +86,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
         return EMA in self.configs[name]
 
     def is_cached(self, name: str) -> bool:
-        """Whether what a teacher says is read from a cache."""
+        """Whether a teacher's outputs are read from a cache."""
         return bool(self.configs[name].get(CACHE))
 
     def load(self, name: str, student: Detector, classes: Sequence[str] | None) -> Teacher:

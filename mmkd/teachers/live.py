@@ -38,7 +38,7 @@ class LiveTeacher(Teacher):
         config: The teacher's MMDetection config: a path, ``mmdet::…`` for one that ships with mmdet,
             or a dict that holds ``model``.
         checkpoint: Its weights: a path or a http(s) URL.
-        classes: Its class names, when neither checkpoint nor config tells them.
+        classes: Its class names, when neither checkpoint nor config has them.
         name: How messages call its config, ``teacher`` or ``teachers.<name>``.
         scale: How much larger than the student's the images are that it sees.
         amp: The precision of its pass (:class:`TeacherPrecision`).
@@ -117,19 +117,7 @@ class LiveTeacher(Teacher):
         parts: set[str],
         student: Recorder,
     ) -> dict[str, Any]:
-        """Run the parts that are read; see :meth:`mmkd.families.Family.run`.
-
-        Args:
-            inputs: Images as the student sees them, shape (N, 3, H, W).
-            data_samples: Their meta information.
-            preprocessor: The student's, which normalised ``inputs``.
-            parts: Parts to run.
-            student: What the student recorded.
-
-        Returns:
-            What the family shares, and ``scale``: how much larger the images were than the student's, in
-            width and in height.
-        """
+        """See :meth:`Teacher.run`."""
         if next(self.detector.parameters()).device != inputs.device or self.sharding.is_pending:
             self.sharding.move(self.detector, inputs.device)
         if self._renormalization is None or self._renormalization.given is not preprocessor:

@@ -12,11 +12,11 @@ import torch
 from mmdet.models.dense_heads import DETRHead, TOODHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConfigError, UserError, did_you_mean
 from ..method_override import MethodOverride
-from ..nested import map_tensors, to_float32
+from ..nested import map_tensors, tensors_of, to_float32
 from ..types import Detector
 
 PRECISIONS = dict(bfloat16=torch.bfloat16, float16=torch.float16)
@@ -113,11 +113,5 @@ def _is_operator(module: nn.Module) -> bool:
 
 
 def _device_type(value: Any) -> str:
-    found: list[str] = []
-
-    def look(each: Tensor) -> Tensor:
-        found.append(each.device.type)
-        return each
-
-    map_tensors(look, value)
-    return found[0] if found else 'cpu'
+    found = tensors_of(value)
+    return found[0].device.type if found else 'cpu'

@@ -131,7 +131,7 @@ def test_two_that_could_be_the_teacher_are_both_named(scored):
     names = ('distilled_seed0', 'first', 'second')
     row = rows_of(scored, *names)['distilled_seed0']
     assert row.teacher is None
-    assert row.notes[-1] == 'its teacher is one of first, second; --teacher says which'
+    assert row.notes[-1] == 'its teacher is one of first, second; name it by --teacher'
     told = {str(scored / 'distilled_seed0'): str(scored / 'second')}
     assert rows_of(scored, *names, teachers=told)['distilled_seed0'].teacher.name == 'second'
 

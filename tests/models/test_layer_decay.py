@@ -63,5 +63,5 @@ def test_no_rate_is_an_error():
 
 
 def test_a_backbone_without_depths_is_an_error():
-    with pytest.raises(ConfigError, match='does not know the depth'):
+    with pytest.raises(ConfigError, match='has no depths of its layers'):
         rates(Detector(nn.Conv2d(3, 16, 3)), layer_decay_rate=0.5)

@@ -15,7 +15,7 @@ from tiny_models import CLASSES, batch, faster_rcnn, save_teacher
 from mmkd.errors import CheckpointError, ConfigError, MissingFileError
 from mmkd.families.two_stage import ROIS
 from mmkd.recorder import Recorder, Source
-from mmkd.teachers import LiveTeacher
+from mmkd.teachers import LiveTeacher, normalization
 
 
 def teacher(tmp_path, model=None, checkpoint_model=None, classes=CLASSES, **options):
@@ -119,3 +119,21 @@ def test_only_the_parts_that_are_read_run_without_assignment_or_suppression(tmp_
         assert ran == {'neck'} | {
             {'rpn': 'rpn_head', 'roi': 'roi_head.bbox_head'}[p] for p in parts - {'features'}
         }
+
+
+def test_what_to_do_with_the_normalisation_is_decided_once(tmp_path, monkeypatch):
+    """A comparison per step would make the host wait for the device."""
+    held, compared = teacher(tmp_path), []
+    inner = normalization._statistics
+    monkeypatch.setattr(normalization, '_statistics', lambda it: compared.append(it) or inner(it))
+    student = MODELS.build(faster_rcnn())
+    data = student.data_preprocessor(batch(), True)
+    for _ in range(3):
+        held.run(
+            data['inputs'],
+            data['data_samples'],
+            student.data_preprocessor,
+            {'features'},
+            Recorder(student, []),
+        )
+    assert len(compared) == 2
