@@ -19,7 +19,8 @@ HERE = Path(__file__).resolve().parent
 class Results:
     """The finished runs, a line each in a file that all studies share.
 
-    What another study has run with the same config, teacher and seed is not run again.
+    What another study has run with the same config, teacher and seed is not run again. Lines with a key
+    ``withdrawn``, the reason, stay in the file and count as not there.
 
     Args:
         path: The file; it need not exist.
@@ -30,7 +31,8 @@ class Results:
         self.path, self.study = path, study
         self._lock = threading.Lock()
         text = path.read_text(encoding='utf-8') if path.is_file() else ''
-        self._every = [json.loads(line) for line in text.splitlines()]
+        every = [json.loads(line) for line in text.splitlines()]
+        self._every = [line for line in every if 'withdrawn' not in line]
 
     @property
     def lines(self) -> list[dict[str, Any]]:

@@ -140,6 +140,19 @@ def test_the_step_of_a_recipe_is_measured_and_shown(run, study, tmp_path, capsys
     assert ['baseline', '1'] in [row[:2] for row in rows_of(capsys.readouterr().out)]
 
 
+def test_a_withdrawn_line_counts_as_not_there(run, study, tmp_path, capsys):
+    results = tmp_path / 'results.jsonl'
+    common = (study, '--results', results, '--device', 'cpu', '--seeds', 0)
+    assert run(*common) == 0
+    every = lines(results)
+    every[-1]['withdrawn'] = 'a reason'
+    results.write_text(''.join(json.dumps(line) + '\n' for line in every))
+    capsys.readouterr()
+    assert run(*common, '--table') == 0
+    found = [row[0] for row in rows_of(capsys.readouterr().out)]
+    assert found == ['recipe', 'teacher', 'baseline']
+
+
 def test_an_interrupted_run_goes_on_where_it_was(run, study, tmp_path):
     """The second of its two iterations is all that is left to do."""
     results = tmp_path / 'results.jsonl'
