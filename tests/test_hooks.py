@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from tiny_models import CLASSES, ROI_LOSSES, RPN_LOSSES, faster_rcnn, feature_loss, save_teacher
 from tiny_training import train, training_config, write_coco
 
 from mmkd.errors import ConfigError
+from mmkd.hooks import add_distillation_hook
 
 EARLIER = Path(__file__).parent / 'data/distilled_2026-11-23.ckpt'
 LOSSES = dict(**ROI_LOSSES, **RPN_LOSSES, loss_kd_neck=feature_loss())
@@ -226,6 +229,35 @@ def test_connectors_that_nothing_saves_stop_the_training(data, teacher, tmp_path
     config = training_config(distiller(teacher, ROI_LOSSES), data, tmp_path, iters=1)
     del config.default_hooks.distillation
     assert train(config).iter == 1  # nothing to lose
+
+
+def test_without_the_hook_one_line_says_what_is_missing(data, teacher, tmp_path, monkeypatch):
+    config = training_config(distiller(teacher, ROI_LOSSES), data, tmp_path, iters=2)
+    del config.default_hooks.distillation
+    said = []
+    monkeypatch.setattr(MMLogger, 'warning', lambda self, text, *_: said.append(str(text)))
+    train(config)
+    (line,) = [each for each in said if 'DistillationHook' in each]
+    assert line.startswith('default_hooks: no DistillationHook') and '\n' not in line
+
+
+@pytest.mark.parametrize(
+    ('config', 'added'),
+    [
+        (dict(model=dict(type='Distiller')), True),
+        (dict(model=dict(type='mmdet.Distiller'), default_hooks=dict(logger=dict(type='X'))), True),
+        (dict(model=dict(type='FasterRCNN')), False),
+        (dict(model=dict(type='Distiller'), default_hooks=dict(distillation=None)), False),
+        (dict(model=dict(type='Distiller'), custom_hooks=[dict(type='DistillationHook')]), False),
+    ],
+)
+def test_tools_add_the_hook_where_it_is_missing(config, added):
+    config = Config(config)
+    add_distillation_hook(config)
+    hook = (config.get('default_hooks') or {}).get('distillation')
+    assert hook == (dict(type='DistillationHook') if added else None)
+    if 'logger' in (config.get('default_hooks') or {}):
+        assert config.default_hooks.logger == dict(type='X')
 
 
 def test_classes_of_another_order_are_found_in_the_training_data(data, teacher, tmp_path):
