@@ -76,7 +76,7 @@ def files_of(function: Callable) -> set[str]:
 @pytest.mark.parametrize(
     ('losses', 'limit'),
     [
-        (dict(loss_kd=dict(type='CWD', student='neck')), 14),
+        (dict(loss_kd=dict(type='CWD', student='neck')), 13),
         (dict(loss_kd_cls=ROI_LOSSES['loss_kd_cls']), 13),
     ],
     ids=['features', 'RoI classes'],

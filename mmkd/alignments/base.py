@@ -122,10 +122,7 @@ class Alignment:
 
     @property
     def reduces_over_ranks(self) -> bool:
-        """Whether the mean is over the entries of all ranks, so that a rank with more of them counts more.
-
-        Such an alignment must return equally many pairs on every rank. Otherwise all ranks count alike.
-        """
+        """Whether the mean is over the entries of all ranks; then each must return equally many pairs."""
         return False
 
     # ---- What it needs.
@@ -137,10 +134,7 @@ class Alignment:
 
     @property
     def runs_teacher_layers(self) -> bool:
-        """Whether the teacher's layers run on the student's output (CrossKD).
-
-        :mod:`mmkd.analysis.training_cost` counts their time, in :meth:`run_teacher_layers`, as the teacher's.
-        """
+        """Whether the teacher's layers run on the student's output (CrossKD)."""
         return False
 
     # ---- What an entry sets, in :meth:`bind`.

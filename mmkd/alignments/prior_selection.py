@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..families.class_scores import uses_softmax
-from ..families.dense_heads import dense_head, prediction_scores
+from ..families.dense_heads import dense_head, label_sources, prediction_scores
 from ..recorder import Source
 from ..types import Detector
 from .base import Step, one_of
@@ -78,13 +78,13 @@ class PriorSelection:
             # A head has only one of several classification losses at a time.
             self._labels = tuple(
                 each
-                for each in dense_head(head).labels
+                for each in label_sources(head)
                 if hasattr(head, each.method or each.module.rpartition('.')[2])
             )
             if not self._labels:
                 raise ConfigError(
-                    f"align.select: must not be 'labels' for a {type(head).__name__}, which assigns no label "
-                    f'to a prior'
+                    f"align.select: must not be 'labels' for a {type(head).__name__}, whose labels of priors "
+                    f'are not known'
                 )
 
     def weights_and_indices(

@@ -27,6 +27,8 @@ TINY = 1e-6
 LOSS_CLS = Source('bbox_head.loss_cls', capture='input', index=1)
 # The methods that an entry describes. A subclass of a head that replaces one of them is another head.
 DESCRIBED = 'forward forward_single predict_by_feat _predict_by_feat_single _bbox_decode'.split()
+# The methods that decide where its labels stand.
+ASSIGNING = 'loss loss_by_feat loss_by_feat_single get_targets'.split()
 
 
 @dataclass(frozen=True)
@@ -105,17 +107,33 @@ def dense_head(head: Detector) -> DenseHead:
     Raises:
         ConfigError: There is none.
     """
-    kind = type(head)
+    base = _listed(type(head))
+    if base is None or not _inherits(head, base, DESCRIBED):
+        raise ConfigError(
+            f'the outputs of a {type(head).__name__} are not known to mmkd; it reads '
+            f'{", ".join(DENSE_HEADS)}, and subclasses that keep their forward and predict methods; compare '
+            f'features'
+        )
+    return DENSE_HEADS[base.__name__]
+
+
+def label_sources(head: Detector) -> tuple[Source, ...]:
+    """What to record for a head's labels (:attr:`DenseHead.labels`); none where it assigns them otherwise."""
+    entry, base = dense_head(head), _listed(type(head))
+    return entry.labels if base is not None and _inherits(head, base, ASSIGNING) else ()
+
+
+def _listed(kind: type) -> type | None:
+    """The class itself, or its nearest parent, that is in the table."""
     for base in kind.__mro__:
-        entry = DENSE_HEADS.get(base.__name__)
-        if entry is not None and base is getattr(mmdet_heads, base.__name__):
-            if all(getattr(kind, name, None) is getattr(base, name, None) for name in DESCRIBED):
-                return entry
-            break
-    raise ConfigError(
-        f'the outputs of a {kind.__name__} are not known to mmkd; it reads {", ".join(DENSE_HEADS)}, '
-        f'and subclasses that keep their forward and predict methods; compare features'
-    )
+        if base.__name__ in DENSE_HEADS and base is getattr(mmdet_heads, base.__name__):
+            return base
+    return None
+
+
+def _inherits(head: Detector, base: type, methods: list[str]) -> bool:
+    kind = type(head)
+    return all(getattr(kind, name, None) is getattr(base, name, None) for name in methods)
 
 
 def class_logits(head: Detector, values: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from .checks import require_positive
-from .maps import Mask, fill_outside, require_maps
-from .reduction import weighted_mean
+from .reduction import Mask, fill_outside, require_maps, weighted_mean
 
 
 @MODELS.register_module()

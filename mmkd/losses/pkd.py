@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from .maps import Mask, require_maps
-from .reduction import weighted_mean
+from .reduction import Mask, require_maps, weighted_mean
 
 
 @MODELS.register_module()

@@ -7,8 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .maps import Mask, fill_outside, mean_inside
-from .reduction import weighted_mean
+from .reduction import Mask, fill_outside, mean_inside, weighted_mean
 
 REDUCTIONS = ('mean', 'sum')
 

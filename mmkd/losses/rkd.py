@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .maps import Mask, fill_outside
+from .reduction import Mask, fill_outside
 
 # Two rows have one distance, which is its own mean; an angle takes three.
 MIN_ROWS = 3

@@ -185,7 +185,7 @@ def test_centerness_is_one_score_per_position():
     pair = pair_up(step, 'DenseCenternessAlignment')
     wanted = torch.cat([level.flatten()[:, None] for level in step.teacher_record[HEAD][2]])
     assert torch.equal(pair.teacher, wanted) and pair.student.shape == wanted.shape
-    with pytest.raises(ConfigError, match='the student, a GFL, has no score of centerness or iou'):
+    with pytest.raises(ConfigError, match='the student, a GFL, has no score of centerness'):
         pair_up(make(seeded('GFL', 1), seeded('ATSS', 2)), 'DenseCenternessAlignment')
 
 
@@ -213,7 +213,7 @@ def test_objectness_is_a_score_a_place():
     assert torch.equal(pair.teacher, rows_of(step.teacher_record[HEAD][2]))
     assert torch.equal(pair.student, rows_of(step.student_record[HEAD][2]))
     assert pair.weight is None
-    with pytest.raises(ConfigError, match='the student, a ATSS, has no score of objectness'):
+    with pytest.raises(ConfigError, match='the teacher, a ATSS, has no score of objectness'):
         pair_up(make(seeded('ATSS', 1), seeded('ATSS', 2)), 'DenseObjectnessAlignment')
 
 

@@ -16,7 +16,13 @@ from torch import nn
 from mmkd.alignments.dense_output import DenseOutput
 from mmkd.errors import ConfigError
 from mmkd.families.class_scores import uses_softmax
-from mmkd.families.dense_heads import DENSE_HEADS, boxes_of, dense_head, prediction_scores
+from mmkd.families.dense_heads import (
+    DENSE_HEADS,
+    boxes_of,
+    dense_head,
+    label_sources,
+    prediction_scores,
+)
 
 
 def distil(kind, losses, tmp_path):
@@ -165,7 +171,9 @@ def test_labels_select_priors_at_the_objects_of_their_image(kind, tmp_path, monk
 
 def test_a_head_without_labels_of_priors_says_so(tmp_path):
     loss = dict(type='L1', align=dict(type='DenseBoxAlignment', select='labels'))
-    with pytest.raises(ConfigError, match="'labels' for a AutoAssignHead, which assigns no label"):
+    with pytest.raises(
+        ConfigError, match="'labels' for a AutoAssignHead, whose labels of priors are not known"
+    ):
         step(distil('AutoAssign', dict(loss_kd=loss), tmp_path))
 
 
@@ -226,6 +234,8 @@ def test_a_subclass_counts_as_its_parent_unless_it_gives_other_outputs():
     options = dict(num_classes=3, in_channels=8)
     for kind in (OtherLoss, FreeAnchorRetinaHead):
         assert dense_head(kind(**options)) is DENSE_HEADS['RetinaHead']
+        assert not label_sources(kind(**options))  # which its own loss may assign in another way
+    assert label_sources(RetinaHead(**options))
     assert dense_head(MODELS.build(single_stage('GFL')).bbox_head) is DENSE_HEADS['GFLHead']
     with pytest.raises(ConfigError, match='outputs of a OtherOutput are not known'):
         dense_head(OtherOutput(**options))
