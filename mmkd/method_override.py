@@ -9,7 +9,7 @@ from torch import nn
 
 
 class MethodOverride:
-    """A function in place of a module's method, on this instance only.
+    """Replaces a method of a module by a function, on this instance only.
 
     Overrides nest: removing one restores what stood there before, in the reverse order of their creation.
     Use it as a context manager, or keep it and call :meth:`remove`.
@@ -17,7 +17,8 @@ class MethodOverride:
     Args:
         module: The module.
         name: Name of the method, e.g. ``forward``.
-        function: Called in its place, without ``self``. To wrap the method, take it from the module before.
+        function: Called instead of the method, without ``self``. To wrap the method, read it from the
+            module first.
 
     Raises:
         RuntimeError: :meth:`remove` finds the override of somebody else on top.

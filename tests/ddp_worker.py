@@ -18,6 +18,9 @@ from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, feature_loss
 from tiny_transformers import transformer
 
 import mmkd  # noqa: F401  (registers)
+from mmkd.alignments import Step
+from mmkd.alignments.dense_output import DenseOutput
+from mmkd.alignments.prior_selection import PriorSelection
 
 STEPS = 4
 
@@ -290,3 +293,23 @@ def share_of_batch(rank: int, world: int, seed: int) -> dict:
         sample.gt_instances = sample.gt_instances[: 1 if seed < 4 else 0]
     own = halves if world == 1 else [halves[rank]]
     return {key: [value for half in own for value in half[key]] for key in own[0]}
+
+
+def divisors(rank: int, world: int, folder: str) -> None:
+    """One process: the divisor of a dense loss where only the first process recorded the normalizer."""
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world
+    )
+    init_default_scope('mmdet')
+    source = dict(module='bbox_head.loss_bbox', capture='input', index='avg_factor')
+    selection = PriorSelection('all', False, None, source, False)
+    head = MODELS.build(single_stage('FCOS')).bbox_head
+    maps = [torch.zeros(1, 3, 1, 1) for _ in range(5)]
+    output = DenseOutput(maps, 'teacher', head, range(5))
+    found = []
+    for value in (torch.tensor(5.0), None):
+        record = {} if value is None or rank else {selection.normalizer: value}
+        step = Step([], None, None, record, {})
+        found.append(selection.divisor(output, step))
+    torch.save(found, f'{folder}/rank{rank}.pth')
+    dist.destroy_process_group()

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mmdet.registry import MODELS
-from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, save_teacher
+from tiny_models import ROI_LOSSES, batch, pair_of_detectors
 
 PACKAGE = Path(__file__).parents[1] / 'mmkd'
 # From what everything may import to what imports everything; those of one line do not import each other.
@@ -83,16 +82,7 @@ def files_of(function: Callable) -> set[str]:
 )
 def test_a_step_takes_few_files(tmp_path, losses, limit):
     """All that a reader must open on the way from ``Distiller.loss`` to a loss value."""
-    checkpoint = save_teacher(tmp_path / 'teacher.pth', faster_rcnn())
-    distiller = MODELS.build(
-        dict(
-            type='Distiller',
-            student=faster_rcnn(),
-            teacher=dict(config=dict(model=faster_rcnn()), checkpoint=str(checkpoint)),
-            losses=losses,
-            classes=CLASSES,
-        )
-    )
+    distiller = pair_of_detectors(tmp_path, losses)
     distiller.train().prepare()
     data = distiller.data_preprocessor(batch(), True)
     distiller.loss(**data)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS, TASK_UTILS
-from tiny_models import CLASSES, batch, faster_rcnn, save_teacher
+from mmdet.registry import TASK_UTILS
+from tiny_models import batch, pair_of_detectors
 from torch import nn
 
 from mmkd.families import FAMILIES, family_of
@@ -38,16 +38,7 @@ def test_the_alignment_of_the_page_is_trained_with_the_entry_beside_it(tmp_path)
     exec(code, {'__name__': 'example'})
     declared: dict = {}
     exec(config, declared)
-    checkpoint = save_teacher(tmp_path / 'teacher.pth', faster_rcnn())
-    distiller = MODELS.build(
-        dict(
-            type='Distiller',
-            student=faster_rcnn(),
-            teacher=dict(config=dict(model=faster_rcnn()), checkpoint=str(checkpoint)),
-            classes=CLASSES,
-            **declared['model'],
-        )
-    )
+    distiller = pair_of_detectors(tmp_path, declared['model']['losses'])
     data = distiller.data_preprocessor(batch(), True)
     loss = distiller.train()(**data, mode='loss')['loss_kd']
     with torch.no_grad():

@@ -294,3 +294,14 @@ def batch(
         )
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
+
+
+def pair_of_detectors(folder: Path, losses: dict) -> nn.Module:
+    """A distiller of two tiny Faster R-CNNs, the teacher's random weights in ``folder``."""
+    checkpoint = save_teacher(folder / 'teacher.pth', faster_rcnn())
+    teacher = dict(config=dict(model=faster_rcnn()), checkpoint=str(checkpoint))
+    return MODELS.build(
+        dict(
+            type='Distiller', student=faster_rcnn(), teacher=teacher, losses=losses, classes=CLASSES
+        )
+    )

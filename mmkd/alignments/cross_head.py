@@ -93,7 +93,7 @@ class CrossedHead:
 
 
 def run_from(head: Detector, layer: str, levels: list[Tensor]) -> Any:
-    """The output of a dense head with other maps in place of what one of its layers computes.
+    """The output of a dense head with other maps as the output of one of its layers.
 
     Neither the layers before it nor the other towers of convolutions are computed. Predictions of the latter
     are there, but mean nothing: zeros, where maps have a gradient that shows which those are.
@@ -102,7 +102,7 @@ def run_from(head: Detector, layer: str, levels: list[Tensor]) -> Any:
         head: A dense head.
         layer: Path of the layer in the head, with ``*`` where towers have one per level:
             ``cls_convs.2.gn``, ``cls_convs.*.1.bn``.
-        levels: The maps, shape (N, C, H, W) a level; an activation that follows may change them in place.
+        levels: The maps, shape (N, C, H, W) per level; an activation that follows may change them in place.
 
     Returns:
         As the head's.
