@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conditions import alike, differing_files
 from study import BASELINE, TEACHER
 
 if TYPE_CHECKING:
@@ -12,78 +15,189 @@ if TYPE_CHECKING:
     from steps import Steps
     from study import Study
 
+    from mmkd.analysis.statistics import Difference
 
-def present(study: Study, results: Results) -> dict[str, dict[int, dict[str, Any]]]:
-    """Lines by recipe and seed, of runs as the study declares them now; others are out of date."""
+
+# So many runs a claim takes: three seeds on one machine once showed what did not hold on another.
+CLAIM = 8
+
+
+def present(
+    study: Study, results: Results, like: str | None = None
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """Lines by recipe and seed, of runs as the study declares them now and of one arithmetic.
+
+    Args:
+        study: Others than its runs are out of date.
+        results: Where the lines are.
+        like: The arithmetic (see :func:`alike`); None is that of most runs.
+
+    Raises:
+        UserError: Two runs have read files of one name and different content.
+    """
+    from mmkd.errors import UserError
+
     trained = {line['seed'] for line in results.lines if line['recipe'] != TEACHER}
-    seeds = sorted({*study.settings.seeds, *trained})
+    runs = study.runs(None, sorted({*study.settings.seeds, *trained}))
+    like = results.most(runs) if like is None else like
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for run in study.runs(None, seeds):
-        line = results.of(run)
+    for run in runs:
+        line = results.of(run, like)
         if line is not None:
             found.setdefault(run.recipe, {})[run.seed] = line
+    other = differing_files(line for lines in found.values() for line in lines.values())
+    if other:
+        raise UserError(
+            f'{results.path}: runs of {study.name} have read different files by the name of '
+            f'{", ".join(other)} and cannot be compared; mark those of one kind as withdrawn'
+        )
     return found
 
 
-def compare(study: Study, results: Results, steps: Steps | None = None) -> str:
-    """The table of a study: means over seeds, and differences to the baseline of the same seeds.
+def compare(
+    study: Study, results: Results, steps: Steps | None = None, like: str | None = None
+) -> str:
+    """The table of a study: means over seeds, and what recipes gain over the baseline.
 
-    Where steps were measured, what one costs in steps of the student too.
+    Gains, their chance and shares of the gap are shown from :data:`CLAIM` runs of either side on. Where
+    steps were measured, what one costs in steps of the student too.
+
+    Args:
+        study: Whose runs.
+        results: Where their lines are.
+        steps: Where what was measured is.
+        like: The arithmetic of the runs (see :func:`alike`); None is that of most.
     """
-    from mmkd.analysis.tables import interval, markdown_table, with_error
+    from mmkd.analysis.statistics import interval
+    from mmkd.analysis.tables import markdown_table, with_error
     from mmkd.analysis.work_dir import METRICS
 
-    found = present(study, results)
+    found = present(study, results, like)
     costs = {}
     for run in study.runs(None, [study.settings.seeds[0]]) if steps and steps.lines else ():
         costs[run.recipe] = steps.of(run.digest)
-    teacher = results.of(study.teacher())
-    head = ['recipe', 'seeds', *METRICS, 'mAP over baseline', 'p', 'gap closed']
-    rows = [head + ['step'] * bool(costs)]
+    lines = [line for recipe in found.values() for line in recipe.values()]
+    teacher = results.of(study.teacher(), alike(lines[0])) if lines else None
+    rows = [['recipe', 'runs', *METRICS, 'mAP over baseline', 'p', 'gap closed']]
     if teacher:
         scores = [f'{100 * teacher[name]:.1f}' for name in METRICS]
-        rows.append([TEACHER, '1', *scores, *[''] * (3 + bool(costs))])
-    for recipe, lines in found.items():
-        cells = [recipe, str(len(lines))]
+        rows.append([TEACHER, '1', *scores, '', '', ''])
+    gains = gains_of(study, found)
+    for recipe, runs in found.items():
+        cells = [recipe, str(len(runs))]
         for name in METRICS:
-            mean, half = interval([100 * line[name] for line in lines.values()])
-            cells.append(with_error(mean, half))
-        other = study.settings.recipes[recipe].get('against', BASELINE)
-        base = {seed: line['mAP'] for seed, line in found.get(other, {}).items()}
-        cells += _difference(lines, base, teacher) if recipe != other else ['', '', '']
-        if costs:
-            line = costs.get(recipe)
-            cells.append(f'{line["kd_step_s"] / line["student_step_s"]:.2f}' if line else '')
+            cells.append(with_error(*interval([100 * line[name] for line in runs.values()])))
+        cells += _gain_cells(gains.get(recipe), teacher)
         rows.append(cells)
-    note = (
-        "± is half of the 95 % confidence interval of the mean (Student's t). Differences and p are paired "
-        'by seed (two-sided t-test). Gap closed: the share of the way from baseline to teacher.'
-    )
     if costs:
-        note += (
-            ' Step: how many times as long as the step of the student alone, forward and backward.'
+        for row in rows:
+            line = costs.get(row[0])
+            row.append(f'{line["kd_step_s"] / line["student_step_s"]:.2f}' if line else '')
+        rows[0][-1] = 'step'
+    return '\n\n'.join(
+        [markdown_table(rows), _note(found, gains, bool(costs)), *_left_out(study, results, found)]
+    )
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a recipe gains over its baseline, both trained often enough, in points of mAP.
+
+    Attributes:
+        baseline: Mean of the baseline.
+        difference: To it.
+        p: That of the difference, adjusted to the number of recipes of the study.
+        correlation: Between the two over the seeds they share.
+    """
+
+    baseline: float
+    difference: Difference
+    p: float
+    correlation: float
+
+
+def gains_of(study: Study, found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Gain]:
+    """By recipe, of those with :data:`CLAIM` runs of their own and of their baseline.
+
+    Args:
+        study: Says what is whose baseline.
+        found: Its lines, by recipe and seed.
+    """
+    import numpy as np
+
+    from mmkd.analysis.statistics import difference, holm
+
+    known: dict[str, tuple[float, Difference, float]] = {}
+    for recipe, lines in found.items():
+        other = study.settings.recipes[recipe].get('against', BASELINE)
+        base = found.get(other, {})
+        if recipe == other or min(len(lines), len(base)) < CLAIM:
+            continue
+        ours, theirs = ({s: 100 * one['mAP'] for s, one in side.items()} for side in (lines, base))
+        shared = sorted(ours.keys() & theirs.keys())
+        pairs = [[side[seed] for seed in shared] for side in (ours, theirs)]
+        alone = len(shared) < CLAIM or min(map(np.std, pairs)) == 0
+        correlation = float('nan') if alone else float(np.corrcoef(*pairs)[0, 1])
+        values = list(ours.values()), list(theirs.values())
+        known[recipe] = (float(np.mean(values[1])), difference(*values), correlation)
+    adjusted = holm([found.p for _, found, _ in known.values()])
+    return {
+        recipe: Gain(mean, found, p, correlation)
+        for (recipe, (mean, found, correlation)), p in zip(known.items(), adjusted, strict=True)
+    }
+
+
+def _gain_cells(gain: Gain | None, teacher: dict[str, Any] | None) -> list[str]:
+    from mmkd.analysis.tables import DASH, with_error
+
+    if gain is None:
+        return [DASH, DASH, DASH]
+    found, share = gain.difference, DASH
+    gap = 100 * teacher['mAP'] - gain.baseline if teacher else 0.0
+    if gap > 0:
+        share = f'{100 * found.mean / gap:.0f} % of {gap:.1f}'
+    p = f'{gain.p:.3f}' if gain.p >= 0.001 else '< 0.001'
+    return [with_error(found.mean, found.half, signed=True), p, share]
+
+
+def _note(found: Mapping[str, Any], gains: Mapping[str, Gain], costs: bool) -> str:
+    """What the columns mean, and what holds of all lines."""
+    import numpy as np
+
+    text = "± is half of the 95 % confidence interval of the mean (Student's t). "
+    if gains:
+        text += (
+            f'Gains are differences of means of independent runs, with their 95 % intervals (Welch); p is '
+            f'adjusted to the {len(gains)} recipes that are compared (Holm). Gap closed: the share of the '
+            f'points from baseline to teacher, which was trained once. '
         )
-    return f'{markdown_table(rows)}\n\n{note}'
+        known = [
+            gain.correlation for gain in gains.values() if gain.correlation == gain.correlation
+        ]
+        if known:
+            text += (
+                f'Seeds are no pairs: over the seeds, recipe and baseline have a correlation of '
+                f'{np.mean(known):+.2f} in the mean ({min(known):+.2f} to {max(known):+.2f}). '
+            )
+    else:
+        text += f'No gain is shown of fewer than {CLAIM} runs. '
+    if costs:
+        text += (
+            'Step: how many times as long as the step of the student alone, forward and backward. '
+        )
+    lines = [line for runs in found.values() for line in runs.values()]
+    if lines:
+        devices = sorted({line['device'] for line in lines})
+        text += f'Trained with {alike(lines[0])}, on {"; ".join(devices)}.'
+    return text.strip()
 
 
-def _difference(
-    lines: dict[int, dict[str, Any]], base: dict[int, float], teacher: dict[str, Any] | None
-) -> list[str]:
-    from scipy import stats
-
-    from mmkd.analysis.tables import interval, with_error
-
-    seeds = sorted(lines.keys() & base.keys())
-    if not seeds:
-        return ['', '', '']
-    ours, theirs = [100 * lines[s]['mAP'] for s in seeds], [100 * base[s] for s in seeds]
-    mean, half = interval([a - b for a, b in zip(ours, theirs, strict=True)])
-    p = stats.ttest_rel(ours, theirs).pvalue if len(seeds) > 1 else float('nan')
-    share = ''
-    if teacher:
-        gap = 100 * teacher['mAP'] - sum(theirs) / len(theirs)
-        share = f'{100 * mean / gap:.0f} %' if gap > 0 else ''
-    return [with_error(mean, half, signed=True), '' if p != p else f'{p:.3f}', share]
+def _left_out(study: Study, results: Results, found: Mapping[str, Any]) -> list[str]:
+    """Of lines that are there, and unlike those of the table."""
+    shown = [line for runs in found.values() for line in runs.values()]
+    kind = alike(shown[0]) if shown else ''
+    other = [line for line in results.lines if alike(line) != kind]
+    return [f'Not in the table: {len(other)} runs of other conditions.'] * bool(other)
 
 
 def publish(name: str, table: str, page: Path) -> None:
@@ -109,7 +223,7 @@ def plot(study: Study, results: Results, path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    from mmkd.analysis.tables import interval
+    from mmkd.analysis.statistics import interval
 
     found = present(study, results)
     figure, axes = pyplot.subplots(figsize=(1.5 + 1.1 * len(found), 3.6), layout='constrained')
@@ -118,7 +232,8 @@ def plot(study: Study, results: Results, path: Path) -> None:
         mean, half = interval(values)
         axes.plot([place] * len(values), values, 'o', color='tab:gray', alpha=0.6, zorder=1)
         axes.errorbar(place, mean, 0 if half != half else half, fmt='_', capsize=5, color='black')
-    teacher = results.of(study.teacher())
+    lines = [line for runs in found.values() for line in runs.values()]
+    teacher = results.of(study.teacher(), alike(lines[0])) if lines else None
     if teacher:
         axes.axhline(100 * teacher['mAP'], color='tab:green', linestyle='--', label=TEACHER)
         axes.legend(frameon=False)

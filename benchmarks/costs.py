@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / 'tools'), str(HERE)]
 
 from comparing import publish  # noqa: E402
-from results import commit, device_name, versions  # noqa: E402
+from conditions import commit, device_name, versions  # noqa: E402
 
 from _cli import run_tool  # noqa: E402
 

@@ -20,7 +20,8 @@ from mmengine.config import Config  # noqa: E402
 from _cli import run_tool  # noqa: E402
 from mmkd.analysis.pairing import assign_roles, differences, row_of  # noqa: E402
 from mmkd.analysis.rows import Row, read_rows  # noqa: E402
-from mmkd.analysis.tables import DASH, interval, markdown_table, with_error  # noqa: E402
+from mmkd.analysis.statistics import interval  # noqa: E402
+from mmkd.analysis.tables import DASH, markdown_table, with_error  # noqa: E402
 from mmkd.analysis.work_dir import METRICS, WorkDir, essence  # noqa: E402
 from mmkd.errors import ConfigError, did_you_mean  # noqa: E402
 from mmkd.teachers.config import config_classes  # noqa: E402

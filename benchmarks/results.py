@@ -1,26 +1,24 @@
-"""The finished runs, and on what they ran."""
+"""The finished runs."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conditions import alike, commit, files_of, is_recorded
+
 if TYPE_CHECKING:
     from study import Run
-
-HERE = Path(__file__).resolve().parent
 
 
 class Results:
     """The finished runs, a line each in a file that all studies share.
 
-    What another study has run with the same config, teacher and seed is not run again. Lines with a key
-    ``withdrawn``, the reason, stay in the file and count as not there.
+    What another study has run with the same config, teacher, seed and arithmetic is not run again. Lines with
+    a key ``withdrawn``, the reason, stay in the file and count as not there.
 
     Args:
         path: The file; it need not exist.
@@ -39,14 +37,35 @@ class Results:
         """Those of the study itself."""
         return [line for line in self._every if line['study'] == self.study]
 
-    def of(self, run: Run) -> dict[str, Any] | None:
-        """The line of a run, or None while there is none."""
-        key = run.digest, run.seed
-        found = [each for each in self._every if (each['config_hash'], each['seed']) == key]
+    def of(self, run: Run, like: str) -> dict[str, Any] | None:
+        """The line of a run with some arithmetic (see :func:`alike`), or None while there is none."""
+        found = [line for line in self._of(run) if alike(line) == like]
         own = [line for line in found if line['study'] == self.study]
         return (own or found or [None])[-1]
 
-    def add(self, run: Run, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
+    def most(self, runs: Iterable[Run]) -> str:
+        """With which arithmetic most of some runs were trained, those first of which it is recorded."""
+        count: dict[tuple[bool, str], int] = {}
+        for run in runs:
+            for kind in {(is_recorded(line), alike(line)) for line in self._of(run)}:
+                count[kind] = count.get(kind, 0) + 1
+        return max(count, key=lambda kind: (kind[0], count[kind]), default=(False, ''))[1]
+
+    def _of(self, run: Run) -> list[dict[str, Any]]:
+        key = run.digest, run.seed
+        return [each for each in self._every if (each['config_hash'], each['seed']) == key]
+
+    def add(
+        self, run: Run, metrics: dict[str, float], seconds: float, where: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write a finished run down.
+
+        Args:
+            run: Whose files are still as it read them.
+            metrics: In 0..1.
+            seconds: It took.
+            where: What :func:`conditions.observed` says.
+        """
         line = dict(
             study=self.study,
             recipe=run.recipe,
@@ -54,8 +73,9 @@ class Results:
             **metrics,
             config_hash=run.digest,
             git_commit=commit(),
-            versions=versions(),
-            device=device_name(),
+            **where,
+            files=files_of(run),
+            resumed=False,
             seconds=seconds,
         )
         with self._lock:
@@ -63,42 +83,3 @@ class Results:
                 file.write(json.dumps(line) + '\n')
             self._every.append(line)
         return line
-
-
-def commit() -> str:
-    """The commit the code is at, marked if the code differs from it."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(['git', *words], cwd=HERE.parent, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    changed = git('status', '--porcelain', '--', 'mmkd', 'configs', 'tools', 'benchmarks/*.py')
-    return git('rev-parse', '--short=12', 'HEAD') + ('+changes' if changed else '')
-
-
-def versions() -> dict[str, str]:
-    import mmcv
-    import mmdet
-    import mmengine
-    import torch
-
-    import mmkd
-
-    packages = (torch, mmcv, mmengine, mmdet, mmkd)
-    return {'python': platform.python_version()} | {p.__name__: p.__version__ for p in packages}
-
-
-def device_name() -> str:
-    import torch
-
-    from mmkd.analysis.complexity import processor_name
-
-    name = processor_name()
-    return name if torch.cuda.is_available() else f'{name}, {cores()} cores'
-
-
-def cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every platform
-        return os.cpu_count() or 1

@@ -153,10 +153,23 @@ class Study:
         folder = self.folder / f'{recipe}_seed{seed}_{digest}'
         cfg.work_dir = str(folder)
         if settings.get('cached'):
-            content[0].pop('randomness')  # seeds share what the teacher said
-            name = f'cache_{recipe}_{_digest(json.dumps(content, sort_keys=True) + drawn)}'
+            said = json.dumps([_what_is_read(content[0]), *content[1:]], sort_keys=True)
+            name = f'cache_{_digest(said + drawn)}'
             cfg.merge_from_dict({'model.teacher.cache': str(self.folder / name)})
         return Run(recipe, seed, cfg, folder, digest)
+
+
+def _what_is_read(config: dict[str, Any]) -> Any:
+    """The parts of a config by which a cache differs: seeds, students and loss functions share one."""
+    model, data = config['model'], config['train_dataloader']['dataset']
+    return dict(
+        teacher=model['teacher'],
+        reads=[
+            (loss.get('teacher'), loss.get('align')) for loss in model['losses'].values() if loss
+        ],
+        data={key: value for key, value in data.items() if key != 'pipeline'},
+        view=config['test_dataloader'],
+    )
 
 
 def _digest(text: str) -> str:
@@ -183,7 +196,7 @@ def find_study(name: str) -> Path:
     """
     from mmkd.errors import MissingFileError
 
-    known = sorted((HERE / 'studies').glob('*.py'))
+    known = sorted((HERE / 'studies').glob('**/*.py'))
     for path in (Path(name), *known):
         if path.is_file() and (path == Path(name) or path.stem == name):
             return path

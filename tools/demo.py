@@ -393,7 +393,7 @@ def _evaluate(
         load_detector,
         measure,
     )
-    from mmkd.analysis.tables import gap_closed
+    from mmkd.analysis.statistics import gap_closed
     from mmkd.analysis.work_dir import METRICS
     from mmkd.f1_metric import evaluate
 
@@ -498,11 +498,11 @@ def describe(metrics: dict[str, Any]) -> str:
             '',
             f'Accuracy in percent on {metrics["images"]} images that no training saw: mAP over IoU '
             '0.5 to 0.95,',
-            'AP50 and F1 at IoU 0.5, F1 at the best score threshold of each class. One training '
-            'each, seed',
-            f'{metrics["seed"]}: differences of about a point are chance. GFLOPs are billions of '
-            'multiply-adds for a',
-            f'{width}x{height} image; ms per image is the median at batch size 1 on '
+            'AP50 and F1 at IoU 0.5, F1 at the best score threshold of each class. Single trainings, '
+            f'seed {metrics["seed"]}:',
+            'another seed or number of threads moves each of them by several points. GFLOPs are '
+            'billions of',
+            f'multiply-adds for a {width}x{height} image; ms per image is the median at batch size 1 on',
             f'{metrics["machine"]}.',
         ]
     )

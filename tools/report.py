@@ -121,7 +121,7 @@ def _pairs(options: list[str], name: str) -> dict[str, str]:
 
 def write(out: Path, text: str, table: str, rows: Sequence[Row]) -> None:
     """Write all three files, or none."""
-    from mmkd.analysis.tables import interval
+    from mmkd.analysis.statistics import interval
     from mmkd.analysis.tradeoff import Point, draw_tradeoff
 
     points = []

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .rows import Row
-from .tables import DASH, interval, markdown_table, with_error
+from .statistics import interval
+from .tables import DASH, markdown_table, with_error
 from .work_dir import METRICS
 
 HEAD = (
@@ -71,8 +72,8 @@ def describe(
     ]
     if any(len(row.runs) > 1 for row in rows):
         lines.append(
-            "± is half of the 95 % confidence interval of the mean over runs (Student's t), of a "
-            'gain that of the differences between runs of the same seed.'
+            "± is half of the 95 % confidence interval of the mean over runs (Student's t), of a gain "
+            "that of the difference of two such means (Welch's t)."
         )
     measured = [(row, row.cost) for row in rows if row.cost is not None]
     if measured:

@@ -29,7 +29,7 @@ from .complexity import (
     measure,
     time_in_turns,
 )
-from .tables import gap_closed, interval
+from .statistics import difference, gap_closed, interval
 from .work_dir import METRICS, WorkDir, read_work_dir
 
 ROLES = ('teacher', 'baseline', 'distilled', 'other')
@@ -77,21 +77,19 @@ class Row:
         return None if values is None else interval(values)[0]
 
     def gain(self) -> tuple[float, float] | None:
-        """mAP above the baseline's, in 0..1, and half of its 95 % interval over pairs of a seed.
+        """mAP above the baseline's, in 0..1, and half of its 95 % interval (see :func:`difference`).
 
-        The interval is nan where the two were not trained with the same seeds, or with one.
+        The interval is nan where one of the two was trained once.
         """
         ours = self.values('mAP')
         theirs = self.baseline.values('mAP') if self.baseline else None
         if self.baseline is None or ours is None or theirs is None:
             return None
-        seeds = [{run.seed: i for i, run in enumerate(row.runs)} for row in (self, self.baseline)]
-        if seeds[0].keys() == seeds[1].keys() and None not in seeds[0]:
-            return interval([ours[i] - theirs[seeds[1][seed]] for seed, i in seeds[0].items()])
-        return interval(ours)[0] - interval(theirs)[0], float('nan')
+        found = difference(ours, theirs)
+        return found.mean, found.half
 
     def gap_closed(self) -> float | None:
-        """The share of the way from the baseline to the teacher; see :func:`tables.gap_closed`."""
+        """The share of the way from the baseline to the teacher; see :func:`statistics.gap_closed`."""
         means = [row and row.mean('mAP') for row in (self.teacher, self.baseline, self)]
         known = [mean for mean in means if isinstance(mean, float)]
         return gap_closed(*known) if self.comparable and len(known) == 3 else None

@@ -1,45 +1,16 @@
-"""What tables of results share: means with their intervals, the gap closed, Markdown."""
+"""How tables of results are written: means with their errors, Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from scipy import stats
-
 DASH = '–'  # stands where nothing was measured
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % confidence interval (Student's t); nan for one value."""
-    array = np.asarray(values, dtype=float)
-    if len(array) < 2:
-        return float(array.mean()), float('nan')
-    error = array.std(ddof=1) / len(array) ** 0.5
-    return float(array.mean()), float(stats.t.ppf(0.975, len(array) - 1) * error)
 
 
 def with_error(mean: float, half: float, signed: bool = False) -> str:
     """``1.2 ± 0.3``, or the mean alone where there is no interval."""
     text = f'{mean:+.1f}' if signed else f'{mean:.1f}'
     return text if half != half else f'{text} ± {half:.1f}'
-
-
-def gap_closed(teacher: float, student: float, distilled: float) -> float | None:
-    """The share of what the student lacks to the teacher that distillation gave it.
-
-    Args:
-        teacher: Its mAP.
-        student: That of the student trained alone.
-        distilled: That of the distilled student.
-
-    Returns:
-        1 when the distilled student is as good as the teacher, negative when it got worse, and
-        ``None`` when the teacher is no better than the student.
-    """
-    if teacher <= student:
-        return None
-    return (distilled - student) / (teacher - student)
 
 
 def markdown_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:

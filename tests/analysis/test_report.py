@@ -52,15 +52,13 @@ def test_roles_gain_and_gap_of_single_runs(scored):
     assert row.notes == [] and rows['teacher'].gain() is None
 
 
-def test_seeds_are_averaged_and_compared_in_pairs(scored):
+def test_seeds_are_averaged_and_not_compared_in_pairs(scored):
     rows = rows_of(scored, *SEEDS, 'teacher')
     assert set(rows) == {'teacher', 'student', 'distilled'}
     row = rows['distilled']
     assert row.baseline is rows['student'] and len(row.runs) == 2
-    paired = stats.ttest_rel([0.22, 0.24], [0.10, 0.14]).confidence_interval(0.95)
-    assert row.gain() == pytest.approx(
-        ((paired.low + paired.high) / 2, (paired.high - paired.low) / 2)
-    )
+    found = stats.ttest_ind([0.22, 0.24], [0.10, 0.14], equal_var=False).confidence_interval(0.95)
+    assert row.gain() == pytest.approx(((found.low + found.high) / 2, (found.high - found.low) / 2))
     assert row.gap_closed() == pytest.approx(0.11 / (0.5 - 0.12))
     assert row.mean('mAP') == pytest.approx(0.23)
 
@@ -73,7 +71,7 @@ def test_seeds_are_averaged_and_compared_in_pairs(scored):
     assert found['gap closed'] == f'{100 * 11 / 38:.0f} %'
     assert found['GFLOPs'] == found['ms per image'] == '–'  # nothing was measured
 
-    # Other seeds than the baseline's: the means still differ, but not in pairs.
+    # A baseline that was trained once has no scatter to compare with.
     gain, half = rows_of(scored, *SEEDS[1:], 'teacher')['distilled'].gain()
     assert gain == pytest.approx(0.23 - 0.14) and half != half
 

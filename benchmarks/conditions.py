@@ -1,0 +1,207 @@
+"""What decides a result beside its config: how sums are rounded, versions, and the files that are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from study import Run
+
+HERE = Path(__file__).resolve().parent
+# Training is chaotic: sums that are added up in another order lead, hundreds of steps later, to other
+# weights. The order depends on the number of threads and on the instructions that ATen, oneDNN and MKL choose
+# for a processor. One thread, and instructions that x86-64 servers have had since 2015, are the same for all.
+ARITHMETIC = dict(
+    OMP_NUM_THREADS='1',
+    ATEN_CPU_CAPABILITY='avx2',
+    ONEDNN_MAX_CPU_ISA='AVX2',
+    MKL_CBWR='AVX2',
+)
+DIGITS = 16  # of a checksum, in hexadecimal
+
+
+def environment() -> dict[str, str]:
+    """The environment of a training's process."""
+    return {**os.environ, **ARITHMETIC, 'OMP_WAIT_POLICY': 'PASSIVE'}
+
+
+def observed(device: str | None) -> dict[str, Any]:
+    """Versions, device and arithmetic of a training on this machine, as its process sees them.
+
+    Args:
+        device: ``cpu`` or ``cuda``; None is ``cuda`` where there is a GPU.
+    """
+    command = [sys.executable, str(HERE / 'conditions.py'), device or '']
+    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _observe(device: str) -> dict[str, Any]:
+    import torch
+
+    name = device_name(device)
+    cpu = f'{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread'
+    on_gpu = device != 'cpu' and torch.cuda.is_available()
+    return dict(versions=versions(), device=name, arithmetic=name if on_gpu else cpu)
+
+
+def device_name(device: str | None = None) -> str:
+    """The GPU, where there is one and ``device`` is not ``cpu``, or the processor and its cores."""
+    import torch
+
+    if device != 'cpu' and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f'{processor()}, {cores()} cores'
+
+
+def processor() -> str:
+    """The CPU's name, and which model that is: names of cloud machines do not tell."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:  # not on every platform
+        return platform.processor() or platform.machine()
+    found = dict(re.split(r'\s*:\s*', line, maxsplit=1) for line in reversed(lines) if ':' in line)
+    name = found.get('model name', platform.machine())
+    return f'{name} (family {found.get("cpu family")}, model {found.get("model")})'
+
+
+def cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        return os.cpu_count() or 1
+
+
+def commit() -> str:
+    """The commit the code is at, marked if the code differs from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(['git', *words], cwd=HERE.parent, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changed = git('status', '--porcelain', '--', 'mmkd', 'configs', 'tools', 'benchmarks/*.py')
+    return git('rev-parse', '--short=12', 'HEAD') + ('+changes' if changed else '')
+
+
+def versions() -> dict[str, str]:
+    import mmcv
+    import mmdet
+    import mmengine
+    import torch
+
+    import mmkd
+
+    packages = (torch, mmcv, mmengine, mmdet, mmkd)
+    return {'python': platform.python_version()} | {p.__name__: p.__version__ for p in packages}
+
+
+def alike(line: dict[str, Any]) -> str:
+    """Lines of which this is the same may be compared: they were trained with the same arithmetic.
+
+    Lines of before it was recorded are like those of the same machine alone.
+    """
+    numbers = {name: line['versions'][name] for name in ('torch', 'mmcv', 'mmengine', 'mmdet')}
+    where = line.get('arithmetic') or f'not recorded, {line["device"]}'
+    return f'{where}; {", ".join(f"{name} {number}" for name, number in numbers.items())}'
+
+
+def is_recorded(line: dict[str, Any]) -> bool:
+    """Whether a line says under what conditions it came about."""
+    return 'arithmetic' in line
+
+
+def files_of(run: Run) -> dict[str, str]:
+    """The first digits of the SHA-256 of all that a run read: weights, annotations, images.
+
+    Of a list of images, that of their names and contents; of a teacher that the study has trained, that of
+    its weights, as the file holds the time too.
+    """
+    config = run.config.to_dict()
+    root = config.get('data_root') or ''
+    found: dict[str, str] = {}
+    for key, value in _leaves(config):
+        if key == 'checkpoint' and Path(value).is_file():
+            path = Path(value)
+            own = path.parent.parent == run.folder.parent  # a sibling: trained by the study
+            found['teacher' if own else path.name] = _weights(path) if own else _file(path)
+    for split in ('train', 'val'):
+        for dataset in _datasets((config.get(f'{split}_dataloader') or {}).get('dataset')):
+            base = Path(dataset.get('data_root') or root)
+            annotations = base / dataset['ann_file']
+            name = f'{split}: {annotations.name}'
+            found[name] = _file(annotations)
+            prefix = (dataset.get('data_prefix') or {}).get('img', '')
+            found[f'{name}, images'] = _images(annotations, base / prefix)
+    return found
+
+
+def differing_files(lines: Iterable[dict[str, Any]]) -> list[str]:
+    """Names of files that two of the lines have read with different contents."""
+    known: dict[str, set[str]] = {}
+    for line in lines:
+        for name, checksum in line.get('files', {}).items():
+            known.setdefault(name, set()).add(checksum)
+    return [name for name, checksums in known.items() if len(checksums) > 1]
+
+
+def _leaves(node: Any) -> Iterator[tuple[str, str]]:
+    pairs = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in pairs:
+        if isinstance(value, (dict, list, tuple)):
+            yield from _leaves(value)
+        elif isinstance(value, str):
+            yield str(key), value
+
+
+def _datasets(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if 'ann_file' in node:
+            yield node
+        for value in node.values():
+            yield from _datasets(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _datasets(value)
+
+
+def _file(path: Path) -> str:
+    return _read(path, path.stat().st_mtime_ns).hex()[:DIGITS]
+
+
+@cache
+def _read(path: Path, _changed: int) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _weights(path: Path) -> str:
+    from mmkd.checkpoints import read_checkpoint
+
+    state = read_checkpoint(str(path), str(path))['state_dict']
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:DIGITS]
+
+
+def _images(annotations: Path, folder: Path) -> str:
+    content = json.loads(annotations.read_text(encoding='utf-8'))
+    digest = hashlib.sha256()
+    for name in sorted({each['file_name'] for each in content['images']}):
+        path = folder / name
+        digest.update(name.encode() + _read(path, path.stat().st_mtime_ns))
+    return digest.hexdigest()[:DIGITS]
+
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(HERE.parent))
+    print(json.dumps(_observe(sys.argv[1])))

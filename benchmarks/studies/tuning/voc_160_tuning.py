@@ -1,0 +1,61 @@
+# Which weight, and which published method on classes, for benchmarks/studies/voc_160.py: on a fifth of its
+# training images, held out. Single trainings; nothing of this is a result, the less as the given teacher
+# was trained on the held-out images too. Its lines are in benchmarks/tuning.jsonl.
+_base_ = '../voc_160.py'
+
+held_out = 0.2
+seeds = (7,)
+distilled = 'benchmarks/configs/voc/distilled.py'
+student = {
+    'model.student.neck.out_channels': 32,
+    'model.student.rpn_head.in_channels': 32,
+    'model.student.rpn_head.feat_channels': 32,
+    'model.student.roi_head.bbox_roi_extractor.out_channels': 32,
+    'model.student.roi_head.bbox_head.in_channels': 32,
+    'model.student.roi_head.bbox_head.fc_out_channels': 128,
+    'model.student.train_cfg.rcnn.sampler.num': 32,
+}
+backbone = {'model.init_student': dict(from_teacher=['backbone'])}
+
+
+def weights(weight):
+    return {f'model.losses.loss_kd_{name}.loss_weight': weight for name in ('cls', 'bbox')}
+
+
+def classes(type, weight, **arguments):
+    """Another loss on the classes of the RoI heads, in place of the KL divergence; MSE on boxes stays."""
+    loss = dict(
+        _delete_=True,
+        type=type,
+        student='roi_head.bbox_head.fc_cls',
+        teacher='roi_head.bbox_head.fc_cls',
+        align=dict(type='RoIClassAlignment'),
+        loss_weight=weight,
+        **arguments,
+    )
+    return {'model.losses.loss_kd_cls': loss}
+
+
+recipes = {
+    'kl-mse-0.3': dict(config=distilled, options={**student, **weights(0.3)}, cached=True),
+    'kl-mse-3': dict(config=distilled, options={**student, **weights(3.0)}, cached=True),
+    'inherit-kl-mse-0.3': dict(
+        config=distilled, options={**student, **backbone, **weights(0.3)}, cached=True
+    ),
+    'inherit-dist-0.3': dict(
+        config=distilled, options={**student, **backbone, **classes('DIST', 0.3)}, cached=True
+    ),
+    'inherit-dist-1': dict(
+        config=distilled, options={**student, **backbone, **classes('DIST', 1.0)}, cached=True
+    ),
+    'inherit-dkd-0.3': dict(
+        config=distilled,
+        options={**student, **backbone, **classes('DKD', 0.3, alpha=1.0, beta=0.25)},
+        cached=True,
+    ),
+    'inherit-dkd-1': dict(
+        config=distilled,
+        options={**student, **backbone, **classes('DKD', 1.0, alpha=1.0, beta=0.25)},
+        cached=True,
+    ),
+}
