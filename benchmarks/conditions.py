@@ -28,6 +28,7 @@ ARITHMETIC = dict(
     MKL_CBWR='AVX2',
 )
 DIGITS = 16  # of a checksum, in hexadecimal
+OWN_TEACHER = 'teacher'  # among the files: one that the study has trained
 
 
 def environment() -> dict[str, str]:
@@ -133,7 +134,7 @@ def files_of(run: Run) -> dict[str, str]:
         if key == 'checkpoint' and Path(value).is_file():
             path = Path(value)
             own = path.parent.parent == run.folder.parent  # a sibling: trained by the study
-            found['teacher' if own else path.name] = _weights(path) if own else _file(path)
+            found[OWN_TEACHER if own else path.name] = _weights(path) if own else _file(path)
     for split in ('train', 'val'):
         for dataset in _datasets((config.get(f'{split}_dataloader') or {}).get('dataset')):
             base = Path(dataset.get('data_root') or root)

@@ -11,36 +11,24 @@ had again to the last digit; `--verify N` trains N finished runs again and says 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import random
-import subprocess
 import sys
-import threading
-import time
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / 'tools'), str(HERE)]
 
 from claims import fill, pages  # noqa: E402
-from comparing import compare, plot, present, publish  # noqa: E402
+from comparing import compare, plot, publish  # noqa: E402
 from conditions import (  # noqa: E402
-    alike,
     commit,
-    cores,
     device_name,
-    differing_files,
-    environment,
-    observed,
     versions,
 )
 from results import Results  # noqa: E402
 from steps import Steps, measure_step  # noqa: E402
-from study import TEACHER, Run, Study, find_study, last_checkpoint  # noqa: E402
+from study import Study, find_study  # noqa: E402
+from training import Here, prepare_teacher, train  # noqa: E402
+from verifying import verify  # noqa: E402
 
 from _cli import run_tool  # noqa: E402
 
@@ -101,7 +89,8 @@ def benchmark(args: argparse.Namespace) -> None:
     if args.table:
         print(f'\n{compare(study, results, steps)}')
     elif args.verify is not None:
-        verify(study, results, args)
+        here = Here(args.device, args.jobs)
+        verify(study, results, here, args.verify, args.recipes, args.seeds)
         return
     else:
         study.data_root()
@@ -132,57 +121,6 @@ def lines_of(study: Study) -> Path:
     return HERE / ('tuning.jsonl' if study.file.parent.name == 'tuning' else 'results.jsonl')
 
 
-class Here:
-    """This machine, as trainings see it.
-
-    Args:
-        device: ``cpu``, ``cuda`` or None, where there is a GPU this.
-        jobs: Trainings at a time; None is one a core, with a GPU one.
-    """
-
-    def __init__(self, device: str | None, jobs: int | None) -> None:
-        import torch
-
-        self.device = device
-        self.where = observed(device)
-        #: With what arithmetic; see :func:`alike`.
-        self.kind = alike(self.where)
-        on_gpu = device != 'cpu' and torch.cuda.is_available()
-        self.jobs = jobs or (1 if on_gpu else cores())
-
-
-def prepare_teacher(
-    study: Study, runs: list[Run], results: Results, here: Here, needed: bool = False
-) -> None:
-    """Train the teacher, or evaluate one that is given, where that is not done or runs need it.
-
-    Args:
-        study: The teacher's.
-        runs: Those that are to be there.
-        results: What is there.
-        here: Where it is trained.
-        needed: Whether its weights are needed though all runs are there.
-
-    Raises:
-        UserError: It cannot be had.
-    """
-    from mmkd.errors import UserError
-
-    teacher = study.teacher()
-    absent = results.of(teacher, here.kind) is None
-    # A distilled run needs the teacher's weights, not only its result.
-    needed = needed or any(
-        results.of(run, here.kind) is None and run.config.model.type == 'Distiller' for run in runs
-    )
-    if study.given:
-        problems = test_given(study, teacher, results, here) if needed or absent else []
-    else:
-        lost = needed and not last_checkpoint(teacher).is_file()
-        problems = train([teacher], results, here, again=lost)
-    if problems:
-        raise UserError(problems[0])
-
-
 def measure_steps(study: Study, steps: Steps, recipes: list[str] | None) -> None:
     """Measure a step of every recipe that distils, one after the other."""
     for run in study.runs(recipes, [study.settings.seeds[0]]):
@@ -192,204 +130,6 @@ def measure_steps(study: Study, steps: Steps, recipes: list[str] | None) -> None
             line = steps.add(run.recipe, run.digest, cost, **where)
             ratio = line['kd_step_s'] / line['student_step_s']
             print(f'{run.recipe}: {ratio:.2f} times the step of the student', flush=True)
-
-
-def train(runs: list[Run], results: Results, here: Here, again: bool = False) -> list[str]:
-    """Train what has no result yet; returns what went wrong, a line a run."""
-    missing = [run for run in runs if again or results.of(run, here.kind) is None]
-    print(f'{len(runs) - len(missing)} of {len(runs)} runs are there', flush=True)
-    processes: list[subprocess.Popen] = []
-    stopped = threading.Event()
-
-    def one(run: Run) -> str | None:
-        return None if stopped.is_set() else train_one(run, results, here, processes)
-
-    with ThreadPoolExecutor(here.jobs) as pool:
-        try:
-            return [problem for problem in pool.map(one, missing) if problem]
-        except BaseException:
-            stopped.set()
-            for process in processes:
-                if process.poll() is None:
-                    process.terminate()
-            raise
-
-
-def train_one(run: Run, results: Results, here: Here, processes: list) -> str | None:
-    """One training in a process of its own, from the beginning: one that is resumed ends elsewhere."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    run.config.dump(str(run.folder / 'config.py'))
-    options = [str(run.folder / 'config.py'), '--work-dir', str(run.folder)]
-    options += ['--device', here.device] if here.device else []
-    tools = [['train.py', *options]]
-    cache = (run.config.model.get('teacher') or {}).get('cache')
-    if cache:
-        tools.insert(0, ['cache_teacher.py', *options, '--yes'])  # at once if it is there
-    print(f'{run.recipe}, seed {run.seed}: starts', flush=True)
-    start = time.monotonic()
-    log = run.folder / 'console.log'
-    with open(log, 'a', encoding='utf-8') as out:
-        for tool, *given in tools:
-            command = [sys.executable, str(HERE.parent / 'tools' / tool), *given]
-            # Runs that share a cache must not write it at the same time.
-            with _writing[cache] if tool == 'cache_teacher.py' else nullcontext():
-                process = subprocess.Popen(command, stdout=out, stderr=out, env=environment())
-                processes.append(process)
-                code = process.wait()
-            if code:
-                break
-    seconds = round(time.monotonic() - start, 1)
-    if code:
-        last = (log.read_text(encoding='utf-8').strip().splitlines() or [''])[-1]
-        return f'{run.recipe}, seed {run.seed}: {last} ({log})'
-    line = results.add(run, final_metrics(run.folder), seconds, here.where)
-    print(f'{run.recipe}, seed {run.seed}: mAP {100 * line["mAP"]:.1f}', flush=True)
-    return None
-
-
-# A lock for each cache.
-_writing: dict[str, threading.Lock] = defaultdict(threading.Lock)
-
-
-def verify(study: Study, results: Results, args: argparse.Namespace) -> None:
-    """Train some finished runs again, apart from all others, and say whether they fall where they should.
-
-    With the same arithmetic the metrics are to be the same to the last digit. Where they are not, mAP is to
-    lie where one more run of the recipe would with a probability of 99 %.
-
-    Raises:
-        UserError: One does not, or none can be compared.
-    """
-    from mmkd.analysis.statistics import prediction_interval
-    from mmkd.analysis.work_dir import METRICS
-    from mmkd.errors import ConfigError, UserError
-
-    finished = present(study, results)
-    recipes = args.recipes or list(finished)
-    known = [
-        (recipe, seed)
-        for recipe in recipes
-        for seed in finished.get(recipe, {})
-        if args.seeds is None or seed in args.seeds
-    ]
-    if not 1 <= args.verify <= len(known):
-        raise ConfigError(
-            f'--verify: must be from 1 to {len(known)}, so many finished runs there are, got {args.verify}'
-        )
-    chosen = sorted(random.sample(known, args.verify))
-    again = Study(study.file, Path(args.work_dir) / 'verified')
-    again.data_root()
-    lines = again.folder / 'results.jsonl'
-    lines.unlink(missing_ok=True)
-    new = Results(lines, study.name)
-    here = Here(args.device, args.jobs)
-    runs = [run for recipe, seed in chosen for run in again.runs([recipe], [seed])]
-    if any(run.config.model.type == 'Distiller' for run in runs):
-        prepare_teacher(again, runs, new, here)
-    failed = train(runs, new, here)
-    for run in runs:
-        line, old = new.of(run, here.kind), finished[run.recipe][run.seed]
-        if line is None:
-            continue
-        name, value = f'{run.recipe}, seed {run.seed}', 100 * line['mAP']
-        low, high = prediction_interval([100 * one['mAP'] for one in finished[run.recipe].values()])
-        other = differing_files([line, old])
-        if other:
-            failed.append(f'{name}: other files than the published run read, {", ".join(other)}')
-        elif all(line[metric] == old[metric] for metric in METRICS):
-            print(f'{name}: mAP {value:.1f}, the same to the last digit')
-        elif low <= value <= high:
-            print(
-                f'{name}: mAP {value:.1f}, published {100 * old["mAP"]:.1f}, within {low:.1f} to {high:.1f} '
-                f'({here.kind}; published: {alike(old)})'
-            )
-        else:
-            failed.append(
-                f'{name}: mAP {value:.1f}, published {100 * old["mAP"]:.1f}, not within {low:.1f} to '
-                f'{high:.1f}, where one more run should be ({here.kind}; published: {alike(old)})'
-            )
-    if failed:
-        raise UserError('; '.join(failed))
-    print(f'{len(runs)} of {len(runs)} runs fall where they should')
-
-
-def test_given(study: Study, run: Run, results: Results, here: Here) -> list[str]:
-    """Evaluate a teacher that is not trained here, where that is not done; what went wrong, if anything.
-
-    Raises:
-        UserError: Its checkpoint is not there, or is another than the study's.
-    """
-    from mmkd.errors import CheckpointError, MissingFileError
-
-    settings, checkpoint = study.settings.teacher, study.given
-    if not checkpoint.is_file():
-        raise MissingFileError(
-            f'{study.file}: there is no {checkpoint}; set MMKD_WEIGHTS to the folder that holds it'
-        )
-    if hashlib.sha256(checkpoint.read_bytes()).hexdigest() != settings.sha256:
-        raise CheckpointError(f'{checkpoint} is not the one of {study.file} (teacher.sha256)')
-    run.folder.mkdir(parents=True, exist_ok=True)
-    run.config.dump(str(run.folder / 'config.py'))
-    if results.of(run, here.kind) is not None:
-        return []
-    if settings.get('whole'):
-        checkpoint = cut(settings.whole, checkpoint, run)
-    command = [sys.executable, str(HERE.parent / 'tools' / 'test.py'), run.folder / 'config.py']
-    command += [checkpoint, '--f1', '--work-dir', run.folder]
-    command += ['--device', here.device] if here.device else []
-    log, start = run.folder / 'console.log', time.monotonic()
-    with open(log, 'w', encoding='utf-8') as out:
-        words = list(map(str, command))
-        if subprocess.run(words, stdout=out, stderr=out, env=environment()).returncode:
-            last = (log.read_text(encoding='utf-8').strip().splitlines() or [''])[-1]
-            return [f'{TEACHER}: {last} ({log})']
-    found = sorted(path for path in run.folder.glob('*/*.json') if path.stem == path.parent.name)
-    scores = json.loads(found[-1].read_text(encoding='utf-8'))
-    from mmkd.analysis.work_dir import METRICS
-
-    scores = {name: round(scores[key], 4) for name, key in METRICS.items()}
-    line = results.add(run, scores, round(time.monotonic() - start, 1), here.where)
-    print(f'{TEACHER}: mAP {100 * line["mAP"]:.1f}', flush=True)
-    return []
-
-
-def cut(config: str, checkpoint: Path, run: Run) -> Path:
-    """A checkpoint of what a teacher of many classes says of those of a run, for its evaluation.
-
-    Args:
-        config: The teacher's.
-        checkpoint: Its weights.
-        run: Whose model is the same detector for fewer classes.
-    """
-    import torch
-    from mmdet.registry import MODELS
-    from mmengine.registry import init_default_scope
-
-    from mmkd.alignments import ClassMap
-    from mmkd.distillers.inheritance import inherit
-    from mmkd.teachers import LiveTeacher
-    from mmkd.teachers.config import config_classes
-
-    init_default_scope('mmdet')
-    teacher, classes = LiveTeacher(config, str(checkpoint)), config_classes(run.config)
-    model = MODELS.build(run.config.model)
-    parts = [name for name, part in model.named_children() if list(part.parameters())]
-    inherit(model, teacher.detector, parts, ClassMap(classes, teacher.classes))
-    path = run.folder / 'teacher.pth'
-    meta = dict(dataset_meta=dict(classes=tuple(classes)))
-    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
-    return path
-
-
-def final_metrics(folder: Path) -> dict[str, float]:
-    """What the last validation of a finished training gave."""
-    from mmkd.analysis.work_dir import METRICS, read_scalars
-    from mmkd.errors import UserError
-
-    found = [line for line in read_scalars(folder) if METRICS['mAP'] in line]
-    if not found:
-        raise UserError(f'{folder}: no validation; set train_cfg.val_interval so that one ends it')
-    return {name: round(found[-1][key], 4) for name, key in METRICS.items()}
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conditions import observed
 from mmengine.config import Config
 from scipy import stats
 from tiny_models import CLASSES, ROI_LOSSES, faster_rcnn, save_teacher
@@ -74,7 +75,7 @@ def written(monkeypatch):
 
     def write(path, given):
         module = module_of(monkeypatch)
-        where = module['observed']('cpu') | dict(arithmetic='AVX2, 1 thread')
+        where = observed('cpu') | dict(arithmetic='AVX2, 1 thread')
         loaded = module['Study'](path, Path('work_dirs/benchmarks'))
         teacher = [loaded.teacher()] if 'teacher' in given else []
         runs = loaded.runs([*given.keys() - {'teacher'}], range(max(map(len, given.values()))))

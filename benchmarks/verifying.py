@@ -1,0 +1,87 @@
+"""Train finished runs again, and say whether they fall where they should."""
+
+from __future__ import annotations
+
+import random
+
+from comparing import present
+from conditions import OWN_TEACHER, alike, differing_files
+from results import Results
+from study import Study
+from training import Here, prepare_teacher, train
+
+
+def verify(
+    study: Study,
+    results: Results,
+    here: Here,
+    number: int,
+    recipes: list[str] | None = None,
+    seeds: list[int] | None = None,
+) -> None:
+    """Train some finished runs again, apart from all others, and say whether they fall where they should.
+
+    With the same arithmetic the metrics are to be the same to the last digit. Where they are not, mAP is to
+    lie where one more run of the recipe would with a probability of 99 %.
+
+    Args:
+        study: Whose runs.
+        results: Where their lines are; nothing is added.
+        here: Where they are trained again.
+        number: How many, chosen at random.
+        recipes: Of these alone.
+        seeds: Of these alone.
+
+    Raises:
+        UserError: One does not, or none can be compared.
+    """
+    from mmkd.analysis.statistics import prediction_interval
+    from mmkd.analysis.work_dir import METRICS
+    from mmkd.errors import ConfigError, UserError
+
+    finished = present(study, results)
+    known = [
+        (recipe, seed)
+        for recipe in recipes or finished
+        for seed in finished.get(recipe, {})
+        if seeds is None or seed in seeds
+    ]
+    if not 1 <= number <= len(known):
+        raise ConfigError(
+            f'--verify: must be from 1 to {len(known)}, so many finished runs there are, got {number}'
+        )
+    chosen = sorted(random.sample(known, number))
+    again = Study(study.file, study.folder.parent / 'verified')
+    again.data_root()
+    lines = again.folder / 'results.jsonl'
+    lines.unlink(missing_ok=True)
+    new = Results(lines, study.name)
+    runs = [run for recipe, seed in chosen for run in again.runs([recipe], [seed])]
+    if any(run.config.model.type == 'Distiller' for run in runs):
+        prepare_teacher(again, runs, new, here, evaluate=False)
+    failed = train(runs, new, here)
+    for run in runs:
+        line, old = new.of(run, here.kind), finished[run.recipe][run.seed]
+        if line is None:
+            continue
+        name, value = f'{run.recipe}, seed {run.seed}', 100 * line['mAP']
+        low, high = prediction_interval([100 * one['mAP'] for one in finished[run.recipe].values()])
+        # A teacher that the study has trained is trained again too, and is another with other arithmetic.
+        other = [name for name in differing_files([line, old]) if name != OWN_TEACHER]
+        if other:
+            failed.append(f'{name}: other files than the published run read, {", ".join(other)}')
+        elif all(line[metric] == old[metric] for metric in METRICS):
+            print(f'{name}: mAP {value:.1f}, the same to the last digit')
+        elif low <= value <= high:
+            print(
+                f'{name}: mAP {value:.1f}, published {100 * old["mAP"]:.1f}, within {low:.1f} to {high:.1f} '
+                f'({here.kind}; published: {alike(old)})'
+            )
+        else:
+            failed.append(
+                f'{name}: mAP {value:.1f}, published {100 * old["mAP"]:.1f}, not within {low:.1f} to '
+                f'{high:.1f}, where one more run should be ({here.kind}; published: {alike(old)})'
+            )
+    if failed:
+        raise UserError('; '.join(failed))
+    print(f'{len(runs)} of {len(runs)} runs fall where they should')
