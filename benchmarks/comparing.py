@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conditions import alike, differing_files
+from conditions import alike, differing_files, is_recorded
 from study import BASELINE, TEACHER
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ def present(
     trained = {line['seed'] for line in results.lines if line['recipe'] != TEACHER}
     runs = study.runs(None, sorted({*study.settings.seeds, *trained}))
     like = results.most(runs) if like is None else like
-    found: dict[str, dict[int, dict[str, Any]]] = {}
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in study.settings.recipes}
     for run in runs:
         line = results.of(run, like)
         if line is not None:
-            found.setdefault(run.recipe, {})[run.seed] = line
+            found[run.recipe][run.seed] = line
+    found = {name: lines for name, lines in found.items() if lines}
     other = differing_files(line for lines in found.values() for line in lines.values())
     if other:
         raise UserError(
@@ -187,17 +188,36 @@ def _note(found: Mapping[str, Any], gains: Mapping[str, Gain], costs: bool) -> s
         )
     lines = [line for runs in found.values() for line in runs.values()]
     if lines:
-        devices = sorted({line['device'] for line in lines})
-        text += f'Trained with {alike(lines[0])}, on {"; ".join(devices)}.'
+        devices = sorted({line['device'] for line in lines if is_recorded(line)})
+        text += ', on '.join(
+            [f'Trained with {alike(lines[0])}', *['; '.join(devices)] * bool(devices)]
+        )
+        text += '.'
     return text.strip()
 
 
 def _left_out(study: Study, results: Results, found: Mapping[str, Any]) -> list[str]:
-    """Of lines that are there, and unlike those of the table."""
-    shown = [line for runs in found.values() for line in runs.values()]
-    kind = alike(shown[0]) if shown else ''
-    other = [line for line in results.lines if alike(line) != kind]
-    return [f'Not in the table: {len(other)} runs of other conditions.'] * bool(other)
+    """A table of runs that are there, and unlike those that are compared: what the arithmetic decides."""
+    from mmkd.analysis.tables import DASH, markdown_table
+
+    shown = alike(next(iter(next(iter(found.values())).values()))) if found else ''
+    scores: dict[tuple[str, str], dict[int, float]] = {}
+    for run in study.runs(None, sorted({line['seed'] for line in results.lines})):
+        for line in results.every(run):
+            scores.setdefault((run.recipe, alike(line)), {})[run.seed] = 100 * line['mAP']
+    recipes = {recipe for recipe, kind in scores if kind != shown}
+    rows = {key: values for key, values in scores.items() if key[0] in recipes}
+    if not rows:
+        return []
+    seeds = sorted({seed for (_, kind), values in rows.items() for seed in values if kind != shown})
+    table = [['recipe', 'trained with', *(f'seed {seed}' for seed in seeds)]]
+    short = len({kind.split('; ')[1] for _, kind in rows}) == 1  # versions are the same
+    for (recipe, kind), values in rows.items():
+        kind = kind.split('; ')[0] if short else kind
+        each = [f'{values[seed]:.1f}' if seed in values else DASH for seed in seeds]
+        table.append([recipe, kind, *each])
+    text = 'The same runs in other conditions, mAP of single runs. They are not part of the comparison.'
+    return [text, markdown_table(table, left=2)]
 
 
 def publish(name: str, table: str, page: Path) -> None:

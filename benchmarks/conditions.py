@@ -21,29 +21,39 @@ HERE = Path(__file__).resolve().parent
 # Training is chaotic: sums that are added up in another order lead, hundreds of steps later, to other
 # weights. The order depends on the number of threads and on the instructions that ATen, oneDNN and MKL choose
 # for a processor. One thread, and instructions that x86-64 servers have had since 2015, are the same for all.
-ARITHMETIC = dict(
-    OMP_NUM_THREADS='1',
-    ATEN_CPU_CAPABILITY='avx2',
-    ONEDNN_MAX_CPU_ISA='AVX2',
-    MKL_CBWR='AVX2',
-)
+THREADS, INSTRUCTIONS = 1, 'avx2'
+# What asks ATen, oneDNN and MKL for them.
+KNOWN_INSTRUCTIONS = {
+    'default': ('default', 'SSE41', 'COMPATIBLE'),
+    'avx2': ('avx2', 'AVX2', 'AVX2'),
+    'avx512': ('avx512', 'AVX512_CORE', 'AVX512'),
+}
 DIGITS = 16  # of a checksum, in hexadecimal
 OWN_TEACHER = 'teacher'  # among the files: one that the study has trained
 
 
-def environment() -> dict[str, str]:
-    """The environment of a training's process."""
-    return {**os.environ, **ARITHMETIC, 'OMP_WAIT_POLICY': 'PASSIVE'}
+def environment(instructions: str = INSTRUCTIONS, threads: int = THREADS) -> dict[str, str]:
+    """The environment of a training's process.
+
+    Args:
+        instructions: One of :data:`KNOWN_INSTRUCTIONS`.
+        threads: Of each operator.
+    """
+    names = ('ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'MKL_CBWR')
+    chosen = dict(zip(names, KNOWN_INSTRUCTIONS[instructions], strict=True))
+    chosen |= dict(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='PASSIVE')
+    return {**os.environ, **chosen}
 
 
-def observed(device: str | None) -> dict[str, Any]:
+def observed(device: str | None, environment: dict[str, str]) -> dict[str, Any]:
     """Versions, device and arithmetic of a training on this machine, as its process sees them.
 
     Args:
         device: ``cpu`` or ``cuda``; None is ``cuda`` where there is a GPU.
+        environment: Of its process.
     """
     command = [sys.executable, str(HERE / 'conditions.py'), device or '']
-    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -51,7 +61,8 @@ def _observe(device: str) -> dict[str, Any]:
     import torch
 
     name = device_name(device)
-    cpu = f'{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread'
+    threads = torch.get_num_threads()
+    cpu = f'{torch.backends.cpu.get_cpu_capability()}, {threads} thread{"s" * (threads > 1)}'
     on_gpu = device != 'cpu' and torch.cuda.is_available()
     return dict(versions=versions(), device=name, arithmetic=name if on_gpu else cpu)
 
@@ -112,7 +123,7 @@ def alike(line: dict[str, Any]) -> str:
     Lines of before it was recorded are like those of the same machine alone.
     """
     numbers = {name: line['versions'][name] for name in ('torch', 'mmcv', 'mmengine', 'mmdet')}
-    where = line.get('arithmetic') or f'not recorded, {line["device"]}'
+    where = line.get('arithmetic') or f'unrecorded arithmetic on {line["device"]}'
     return f'{where}; {", ".join(f"{name} {number}" for name, number in numbers.items())}'
 
 

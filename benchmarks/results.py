@@ -39,7 +39,7 @@ class Results:
 
     def of(self, run: Run, like: str) -> dict[str, Any] | None:
         """The line of a run with some arithmetic (see :func:`alike`), or None while there is none."""
-        found = [line for line in self._of(run) if alike(line) == like]
+        found = [line for line in self.every(run) if alike(line) == like]
         own = [line for line in found if line['study'] == self.study]
         return (own or found or [None])[-1]
 
@@ -47,11 +47,12 @@ class Results:
         """With which arithmetic most of some runs were trained, those first of which it is recorded."""
         count: dict[tuple[bool, str], int] = {}
         for run in runs:
-            for kind in {(is_recorded(line), alike(line)) for line in self._of(run)}:
+            for kind in {(is_recorded(line), alike(line)) for line in self.every(run)}:
                 count[kind] = count.get(kind, 0) + 1
         return max(count, key=lambda kind: (kind[0], count[kind]), default=(False, ''))[1]
 
-    def _of(self, run: Run) -> list[dict[str, Any]]:
+    def every(self, run: Run) -> list[dict[str, Any]]:
+        """The lines of a run, with whatever arithmetic."""
         key = run.digest, run.seed
         return [each for each in self._every if (each['config_hash'], each['seed']) == key]
 

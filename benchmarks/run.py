@@ -20,6 +20,9 @@ sys.path[:0] = [str(HERE.parent / 'tools'), str(HERE)]
 from claims import fill, pages  # noqa: E402
 from comparing import compare, plot, publish  # noqa: E402
 from conditions import (  # noqa: E402
+    INSTRUCTIONS,
+    KNOWN_INSTRUCTIONS,
+    THREADS,
     commit,
     device_name,
     versions,
@@ -47,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--recipes', nargs='+', help='only these (and the teacher)')
     parser.add_argument('--seeds', nargs='+', type=int, help="instead of the study's")
     parser.add_argument(
-        '--jobs', type=int, help='trainings at a time (default: one a core, with a GPU one)'
+        '--jobs', type=int, help='trainings at a time (default: one for each core, with a GPU one)'
     )
     parser.add_argument('--table', action='store_true', help='train nothing, show what is there')
     parser.add_argument(
@@ -73,6 +76,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
     )
+    parser.add_argument(
+        '--instructions',
+        choices=KNOWN_INSTRUCTIONS,
+        default=INSTRUCTIONS,
+        help=f'of the processor (default: {INSTRUCTIONS}); others are another experiment, to see how much '
+        f'they decide',
+    )
+    parser.add_argument(
+        '--threads', type=int, default=THREADS, help=f'of a training (default: {THREADS}); likewise'
+    )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     parser.set_defaults(gpus=None, local_rank=0)
     return parser.parse_args()
@@ -85,16 +98,17 @@ def benchmark(args: argparse.Namespace) -> None:
     path = Path(args.results) if args.results else lines_of(study)
     results = Results(path, study.name)
     steps = Steps(path.with_name('steps.jsonl'), study.name)
+    if not args.table and args.verify is None:
+        study.data_root()
     runs = study.runs(args.recipes, args.seeds)
     if args.table:
         print(f'\n{compare(study, results, steps)}')
     elif args.verify is not None:
-        here = Here(args.device, args.jobs)
+        here = Here(args.device, args.jobs, args.instructions, args.threads)
         verify(study, results, here, args.verify, args.recipes, args.seeds)
         return
     else:
-        study.data_root()
-        here = Here(args.device, args.jobs)
+        here = Here(args.device, args.jobs, args.instructions, args.threads)
         prepare_teacher(study, runs, results, here, needed=args.step_cost)
         if args.step_cost:
             measure_steps(study, steps, args.recipes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from pathlib import Path
@@ -67,6 +68,7 @@ def measure_step(cfg: Config, iterations: int = 20) -> TrainingCost:
 
     from mmkd.analysis.training_cost import measure
 
+    cfg = copy.deepcopy(cfg)
     init_default_scope('mmdet')
     torch.manual_seed(0)
     loader = Runner.build_dataloader(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -61,6 +62,8 @@ class Study:
         if absent or BASELINE not in self.settings.recipes:
             raise ConfigError(f'{path}: {", ".join(absent) or "recipes.baseline"} not given')
         self.folder = work_dir / self.name
+        self._runs: dict[tuple[str, int], Run] = {}
+        self._files: dict[str, Config] = {}
 
     def data_root(self) -> str | None:
         """Where the study's data lies; drawn first if it is to be drawn."""
@@ -82,7 +85,7 @@ class Study:
     def teacher(self) -> Run:
         settings = self.settings.teacher
         known = [settings.sha256] if self.given else []
-        return self._run(TEACHER, settings.get('seed', 0), settings, {}, *known)
+        return self._once(TEACHER, settings.get('seed', 0), settings, {}, *known)
 
     def runs(self, recipes: list[str] | None, seeds: list[int] | None) -> list[Run]:
         """The runs asked for, seed by seed, so that an interrupted study can be compared too.
@@ -103,10 +106,17 @@ class Study:
             'model.teacher.config': self.settings.teacher.get('whole', own_config),
         }
         return [
-            self._run(name, seed, known[name], taught, teacher.digest)
+            self._once(name, seed, known[name], taught, teacher.digest)
             for seed in seeds or self.settings.seeds
             for name in recipes or known
         ]
+
+    def _once(self, recipe: str, seed: int, *given: Any) -> Run:
+        """The run, which takes a second to put together."""
+        key = recipe, seed
+        if key not in self._runs:
+            self._runs[key] = self._run(recipe, seed, *given)
+        return self._runs[key]
 
     def _run(
         self, recipe: str, seed: int, settings: Any, taught: dict[str, str], *digests: str
@@ -118,7 +128,10 @@ class Study:
         from mmkd.hooks import add_distillation_hook
 
         root = HERE.parent
-        cfg = Config.fromfile(str(root / settings.config))
+        file = str(root / settings.config)
+        if file not in self._files:
+            self._files[file] = Config.fromfile(file)
+        cfg = copy.deepcopy(self._files[file])
         options = dict(self.settings.get('options') or {})
         options.update(settings.get('options') or {})
         cfg.merge_from_dict(options)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
-from conditions import alike, cores, environment, observed
+from conditions import INSTRUCTIONS, THREADS, alike, cores, environment, observed
 from results import Results
 from study import TEACHER, Run, Study, last_checkpoint
 
@@ -25,18 +25,27 @@ class Here:
 
     Args:
         device: ``cpu``, ``cuda`` or None, where there is a GPU this.
-        jobs: Trainings at a time; None is one a core, with a GPU one.
+        jobs: Trainings at a time; None is as many as have cores, with a GPU one.
+        instructions: One of :data:`conditions.KNOWN_INSTRUCTIONS`.
+        threads: Of a training.
     """
 
-    def __init__(self, device: str | None, jobs: int | None) -> None:
+    def __init__(
+        self,
+        device: str | None,
+        jobs: int | None,
+        instructions: str = INSTRUCTIONS,
+        threads: int = THREADS,
+    ) -> None:
         import torch
 
         self.device = device
-        self.where = observed(device)
+        self.environment = environment(instructions, threads)
+        self.where = observed(device, self.environment)
         #: With what arithmetic; see :func:`alike`.
         self.kind = alike(self.where)
         on_gpu = device != 'cpu' and torch.cuda.is_available()
-        self.jobs = jobs or (1 if on_gpu else cores())
+        self.jobs = jobs or (1 if on_gpu else max(1, cores() // threads))
 
 
 def prepare_teacher(
@@ -119,7 +128,7 @@ def train_one(run: Run, results: Results, here: Here, processes: list) -> str | 
             command = [sys.executable, str(HERE.parent / 'tools' / tool), *given]
             # Runs that share a cache must not write it at the same time.
             with _writing[cache] if tool == 'cache_teacher.py' else nullcontext():
-                process = subprocess.Popen(command, stdout=out, stderr=out, env=environment())
+                process = subprocess.Popen(command, stdout=out, stderr=out, env=here.environment)
                 processes.append(process)
                 code = process.wait()
             if code:
@@ -167,7 +176,7 @@ def test_given(study: Study, run: Run, results: Results, here: Here) -> list[str
     log, start = run.folder / 'console.log', time.monotonic()
     with open(log, 'w', encoding='utf-8') as out:
         words = list(map(str, command))
-        if subprocess.run(words, stdout=out, stderr=out, env=environment()).returncode:
+        if subprocess.run(words, stdout=out, stderr=out, env=here.environment).returncode:
             last = (log.read_text(encoding='utf-8').strip().splitlines() or [''])[-1]
             return [f'{TEACHER}: {last} ({log})']
     found = sorted(path for path in run.folder.glob('*/*.json') if path.stem == path.parent.name)

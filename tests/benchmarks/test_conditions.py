@@ -18,12 +18,12 @@ LINES = Path(conditions.HERE) / 'results.jsonl'
 
 def test_the_environment_decides_nothing(monkeypatch):
     """Not how many threads there are, nor which instructions somebody prefers."""
-    expected = observed('cpu')
+    expected = observed('cpu', environment())
     assert expected['arithmetic'].endswith(', 1 thread')
     for name in ('OMP_NUM_THREADS', 'ATEN_CPU_CAPABILITY', 'MKL_CBWR', 'ONEDNN_MAX_CPU_ISA'):
         monkeypatch.setenv(name, 'default' if name != 'OMP_NUM_THREADS' else '7')
     assert environment()['OMP_NUM_THREADS'] == '1'
-    assert observed('cpu') == expected
+    assert observed('cpu', environment()) == expected
 
 
 def test_lines_are_alike_by_arithmetic_and_versions_not_by_processor():
