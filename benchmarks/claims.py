@@ -1,4 +1,4 @@
-"""Numbers of the studies in prose: each stands between marks, and is made from the finished runs.
+"""Scores in prose: each stands between marks and is generated from the finished runs.
 
 ``<!--= voc_160 kl-mse gain -->+2.1 ± 0.8<!--/-->`` in README.md or a file of docs/ is filled in by run.py.
 After the equals sign stand the study, the recipe and what is meant:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from study import Study
 
 MARK = re.compile(r'<!--=\s*(?P<what>[^>]*?)\s*-->(?P<text>.*?)<!--/-->', re.DOTALL)
-CHANCE = 0.05  # p below which a gain is called one
+CHANCE = 0.05  # significance level
 
 
 def pages(root: Path) -> Iterator[Path]:
@@ -49,7 +49,7 @@ def fill(text: str, load: Callable[[str], tuple[Study, Results]]) -> str:
         load: Gives a study and the finished runs by its name.
 
     Raises:
-        UserError: A mark asks for what the runs do not carry.
+        UserError: A mark asks for what the runs do not support.
     """
     said: dict[str, dict[str, str]] = {}
 
@@ -61,8 +61,8 @@ def fill(text: str, load: Callable[[str], tuple[Study, Results]]) -> str:
             said[study] = statements(*load(study))
         if what not in said[study]:
             raise ConfigError(
-                f'{mark[0]}: the runs of {study} carry no such statement{did_you_mean(what, said[study])}; '
-                f'gains take {CLAIM} runs of recipe and baseline'
+                f'{mark[0]}: the runs of {study} do not support this{did_you_mean(what, said[study])}; '
+                f'a gain needs {CLAIM} runs of recipe and baseline'
             )
         return f'<!--= {mark["what"]} -->{said[study][what]}<!--/-->'
 
@@ -70,7 +70,7 @@ def fill(text: str, load: Callable[[str], tuple[Study, Results]]) -> str:
 
 
 def statements(study: Study, results: Results) -> dict[str, str]:
-    """All that may be said of a study, by what stands in a mark after its name."""
+    """All statements that the runs of a study support, by what stands in a mark after its name."""
     from mmkd.analysis.statistics import gap_closed, interval
     from mmkd.analysis.tables import with_error
 
@@ -100,7 +100,7 @@ def statements(study: Study, results: Results) -> dict[str, str]:
 
 
 def verdict(gains: dict[str, tuple[float, float]]) -> str:
-    """Which recipes differ from the baseline by more than chance, as a sentence.
+    """Which recipes differ significantly from the baseline, as text.
 
     Args:
         gains: Of each recipe the mean, in points of mAP, and p.
@@ -110,8 +110,8 @@ def verdict(gains: dict[str, tuple[float, float]]) -> str:
         kind = 'neither' if p >= CHANCE else 'gain' if mean > 0 else 'lose'
         kinds[kind].append(f'`{name}`')
     text = {
-        'gain': 'Gain beyond chance',
-        'lose': 'Lose beyond chance',
-        'neither': 'Neither gain nor lose beyond chance',
+        'gain': f'Significant gains (p < {CHANCE})',
+        'lose': f'Significant losses (p < {CHANCE})',
+        'neither': 'Not significant',
     }
     return ' '.join(f'{text[kind]}: {", ".join(names)}.' for kind, names in kinds.items() if names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mmkd.analysis.statistics import Difference
 
 
-# So many runs a claim takes: three seeds on one machine once showed what did not hold on another.
+# Runs that a claim needs. A gain measured with three seeds on one machine was not reproduced on another.
 CLAIM = 8
 
 
@@ -95,9 +96,8 @@ def compare(
             line = costs.get(row[0])
             row.append(f'{line["kd_step_s"] / line["student_step_s"]:.2f}' if line else '')
         rows[0][-1] = 'step'
-    return '\n\n'.join(
-        [markdown_table(rows), _note(found, gains, bool(costs)), *_left_out(study, results, found)]
-    )
+    note = textwrap.fill(_note(found, gains, bool(costs)), 100)
+    return '\n\n'.join([markdown_table(rows), note, *_left_out(study, results, found)])
 
 
 @dataclass(frozen=True)
@@ -168,24 +168,22 @@ def _note(found: Mapping[str, Any], gains: Mapping[str, Gain], costs: bool) -> s
     text = "± is half of the 95 % confidence interval of the mean (Student's t). "
     if gains:
         text += (
-            f'Gains are differences of means of independent runs, with their 95 % intervals (Welch); p is '
-            f'adjusted to the {len(gains)} recipes that are compared (Holm). Gap closed: the share of the '
-            f'points from baseline to teacher, which was trained once. '
+            f'Gains are differences between means of independent runs with 95 % confidence intervals '
+            f'(Welch). p is adjusted for {len(gains)} comparisons (Holm). Gap closed: the share of the gap '
+            f'between baseline and teacher (one training run), and the gap in points of mAP. '
         )
         known = [
             gain.correlation for gain in gains.values() if gain.correlation == gain.correlation
         ]
         if known:
             text += (
-                f'Seeds are no pairs: over the seeds, recipe and baseline have a correlation of '
-                f'{np.mean(known):+.2f} in the mean ({min(known):+.2f} to {max(known):+.2f}). '
+                f'Runs are not paired by seed: the correlation between recipe and baseline across seeds '
+                f'is {np.mean(known):+.2f} on average ({min(known):+.2f} to {max(known):+.2f}). '
             )
     else:
-        text += f'No gain is shown of fewer than {CLAIM} runs. '
+        text += f'Gains are shown from {CLAIM} runs on. '
     if costs:
-        text += (
-            'Step: how many times as long as the step of the student alone, forward and backward. '
-        )
+        text += 'Step: duration of a training step relative to the student alone, forward and backward. '
     lines = [line for runs in found.values() for line in runs.values()]
     if lines:
         devices = sorted({line['device'] for line in lines if is_recorded(line)})
@@ -210,13 +208,13 @@ def _left_out(study: Study, results: Results, found: Mapping[str, Any]) -> list[
     if not rows:
         return []
     seeds = sorted({seed for (_, kind), values in rows.items() for seed in values if kind != shown})
-    table = [['recipe', 'trained with', *(f'seed {seed}' for seed in seeds)]]
+    table = [['recipe', 'conditions', *(f'seed {seed}' for seed in seeds)]]
     short = len({kind.split('; ')[1] for _, kind in rows}) == 1  # versions are the same
     for (recipe, kind), values in rows.items():
         kind = kind.split('; ')[0] if short else kind
         each = [f'{values[seed]:.1f}' if seed in values else DASH for seed in seeds]
         table.append([recipe, kind, *each])
-    text = 'The same runs in other conditions, mAP of single runs. They are not part of the comparison.'
+    text = 'The same runs under other conditions (mAP of single runs). They are not part of the comparison.'
     return [text, markdown_table(table, left=2)]
 
 

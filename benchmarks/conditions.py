@@ -1,4 +1,4 @@
-"""What decides a result beside its config: how sums are rounded, versions, and the files that are read."""
+"""What determines a result besides its config: order of summation, versions, and the files read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 # weights. The order depends on the number of threads and on the instructions that ATen, oneDNN and MKL choose
 # for a processor. One thread, and instructions that x86-64 servers have had since 2015, are the same for all.
 THREADS, INSTRUCTIONS = 1, 'avx2'
-# What asks ATen, oneDNN and MKL for them.
+# The values that select them in ATen, oneDNN and MKL.
 KNOWN_INSTRUCTIONS = {
     'default': ('default', 'SSE41', 'COMPATIBLE'),
     'avx2': ('avx2', 'AVX2', 'AVX2'),
@@ -33,7 +33,7 @@ OWN_TEACHER = 'teacher'  # among the files: one that the study has trained
 
 
 def environment(instructions: str = INSTRUCTIONS, threads: int = THREADS) -> dict[str, str]:
-    """The environment of a training's process.
+    """The environment of a training process.
 
     Args:
         instructions: One of :data:`KNOWN_INSTRUCTIONS`.
@@ -46,7 +46,7 @@ def environment(instructions: str = INSTRUCTIONS, threads: int = THREADS) -> dic
 
 
 def observed(device: str | None, environment: dict[str, str]) -> dict[str, Any]:
-    """Versions, device and arithmetic of a training on this machine, as its process sees them.
+    """Versions, device and arithmetic of a training run on this machine, as seen by its process.
 
     Args:
         device: ``cpu`` or ``cuda``; None is ``cuda`` where there is a GPU.

@@ -4,8 +4,8 @@ A study is a config file in benchmarks/studies/: one teacher, a baseline, recipe
 finished run is one line of benchmarks/results.jsonl; table and plot are made from those lines. Weights that
 a study starts from lie in ./weights, or where the environment variable MMKD_WEIGHTS says.
 
-Each training on a CPU has one thread and the same instructions everywhere, so that its result can be
-had again to the last digit; `--verify N` trains N finished runs again and says whether that holds.
+On a CPU every training run uses one thread and the same instruction set, so that its result can be
+reproduced to the last digit. `--verify N` repeats N finished runs and compares.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='run.py',
         description=__doc__,
-        epilog='Run again to go on after an interrupt: what is finished is not repeated, what is not starts '
+        epilog='Run again to go on after an interrupt: finished runs are not repeated, unfinished ones start '
         'from the beginning.',
         allow_abbrev=False,
     )
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--recipes', nargs='+', help='only these (and the teacher)')
     parser.add_argument('--seeds', nargs='+', type=int, help="instead of the study's")
     parser.add_argument(
-        '--jobs', type=int, help='trainings at a time (default: one for each core, with a GPU one)'
+        '--jobs', type=int, help='training runs at a time (default: one per core, one with a GPU)'
     )
     parser.add_argument('--table', action='store_true', help='train nothing, show what is there')
     parser.add_argument(
@@ -63,15 +63,15 @@ def parse_args() -> argparse.Namespace:
         '--verify',
         type=int,
         metavar='N',
-        help='train N finished runs again, chosen at random, and compare; nothing is written down',
+        help='repeat N finished runs, chosen at random, and compare; records nothing',
     )
     parser.add_argument(
-        '--work-dir', default='work_dirs/benchmarks', help='where the trainings lie'
+        '--work-dir', default='work_dirs/benchmarks', help='where the training runs are stored'
     )
     parser.add_argument(
         '--results',
-        help='the file of finished runs (default: benchmarks/results.jsonl, of single trainings that '
-        'settings were chosen from benchmarks/tuning.jsonl)',
+        help='the file of finished runs (default: benchmarks/results.jsonl, for studies in '
+        'studies/tuning/ benchmarks/tuning.jsonl)',
     )
     parser.add_argument(
         '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
@@ -80,11 +80,14 @@ def parse_args() -> argparse.Namespace:
         '--instructions',
         choices=KNOWN_INSTRUCTIONS,
         default=INSTRUCTIONS,
-        help=f'of the processor (default: {INSTRUCTIONS}); others are another experiment, to see how much '
-        f'they decide',
+        help=f'instruction set of the processor (default: {INSTRUCTIONS}); with another one, runs are '
+        f'another experiment',
     )
     parser.add_argument(
-        '--threads', type=int, default=THREADS, help=f'of a training (default: {THREADS}); likewise'
+        '--threads',
+        type=int,
+        default=THREADS,
+        help=f'per training run (default: {THREADS}); likewise',
     )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     parser.set_defaults(gpus=None, local_rank=0)
@@ -115,7 +118,7 @@ def benchmark(args: argparse.Namespace) -> None:
         else:
             failed = train(runs, results, here)
             if failed:
-                raise UserError(f'{len(failed)} trainings failed: {"; ".join(failed)}')
+                raise UserError(f'{len(failed)} training runs failed: {"; ".join(failed)}')
         print(f'\n{compare(study, results, steps, here.kind)}')
     if args.results is None and study.file.resolve().parent == HERE / 'studies':
         publish(study.name, compare(study, results, steps), PAGE)

@@ -112,7 +112,7 @@ class Study:
         ]
 
     def _once(self, recipe: str, seed: int, *given: Any) -> Run:
-        """The run, which takes a second to put together."""
+        """The run; its config takes a second to build."""
         key = recipe, seed
         if key not in self._runs:
             self._runs[key] = self._run(recipe, seed, *given)

@@ -21,13 +21,13 @@ HERE = Path(__file__).resolve().parent
 
 
 class Here:
-    """This machine, as trainings see it.
+    """This machine, and how training runs use it.
 
     Args:
         device: ``cpu``, ``cuda`` or None, where there is a GPU this.
-        jobs: Trainings at a time; None is as many as have cores, with a GPU one.
+        jobs: Training runs at a time; None is one per core, one with a GPU.
         instructions: One of :data:`conditions.KNOWN_INSTRUCTIONS`.
-        threads: Of a training.
+        threads: Per training run.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ def train(runs: list[Run], results: Results, here: Here, again: bool = False) ->
 
 
 def train_one(run: Run, results: Results, here: Here, processes: list) -> str | None:
-    """One training in a process of its own, from the beginning: one that is resumed ends elsewhere."""
+    """Train one run in its own process, from the beginning: a resumed run ends with other weights."""
     run.folder.mkdir(parents=True, exist_ok=True)
     run.config.dump(str(run.folder / 'config.py'))
     options = [str(run.folder / 'config.py'), '--work-dir', str(run.folder)]

@@ -1,4 +1,4 @@
-"""Train finished runs again, and say whether they fall where they should."""
+"""Repeat finished runs and compare the scores."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def verify(
     recipes: list[str] | None = None,
     seeds: list[int] | None = None,
 ) -> None:
-    """Train some finished runs again, apart from all others, and say whether they fall where they should.
+    """Repeat some finished runs in a separate folder and compare the scores.
 
-    With the same arithmetic the metrics are to be the same to the last digit. Where they are not, mAP is to
-    lie where one more run of the recipe would with a probability of 99 %.
+    With the same arithmetic, equal scores are expected. Otherwise mAP must lie in the 99 % prediction
+    interval of one more run of the recipe.
 
     Args:
         study: Whose runs.
-        results: Where their lines are; nothing is added.
-        here: Where they are trained again.
+        results: Holds the finished runs; nothing is added.
+        here: The machine that repeats them.
         number: How many, chosen at random.
-        recipes: Of these alone.
-        seeds: Of these alone.
+        recipes: Only these.
+        seeds: Only these.
 
     Raises:
         UserError: One does not, or none can be compared.
@@ -48,7 +48,7 @@ def verify(
     ]
     if not 1 <= number <= len(known):
         raise ConfigError(
-            f'--verify: must be from 1 to {len(known)}, so many finished runs there are, got {number}'
+            f'--verify: must be from 1 to {len(known)}, the number of finished runs, got {number}'
         )
     chosen = sorted(random.sample(known, number))
     again = Study(study.file, study.folder.parent / 'verified')
@@ -68,20 +68,19 @@ def verify(
         low, high = prediction_interval([100 * one['mAP'] for one in finished[run.recipe].values()])
         # A teacher that the study has trained is trained again too, and is another with other arithmetic.
         other = [name for name in differing_files([line, old]) if name != OWN_TEACHER]
+        compared = (
+            f'{name}: mAP {value:.1f}, published {100 * old["mAP"]:.1f}, '
+            f'{"in" if low <= value <= high else "outside"} the 99 % prediction interval '
+            f'{low:.1f} to {high:.1f} ({here.kind}; published: {alike(old)})'
+        )
         if other:
-            failed.append(f'{name}: other files than the published run read, {", ".join(other)}')
+            failed.append(f'{name}: read other files than the published run: {", ".join(other)}')
         elif all(line[metric] == old[metric] for metric in METRICS):
-            print(f'{name}: mAP {value:.1f}, the same to the last digit')
+            print(f'{name}: mAP {value:.1f}, identical to the published run')
         elif low <= value <= high:
-            print(
-                f'{name}: mAP {value:.1f}, published {100 * old["mAP"]:.1f}, within {low:.1f} to {high:.1f} '
-                f'({here.kind}; published: {alike(old)})'
-            )
+            print(compared)
         else:
-            failed.append(
-                f'{name}: mAP {value:.1f}, published {100 * old["mAP"]:.1f}, not within {low:.1f} to '
-                f'{high:.1f}, where one more run should be ({here.kind}; published: {alike(old)})'
-            )
+            failed.append(compared)
     if failed:
         raise UserError('; '.join(failed))
-    print(f'{len(runs)} of {len(runs)} runs fall where they should')
+    print(f'{len(runs)} of {len(runs)} runs reproduced')

@@ -101,16 +101,6 @@ def test_every_shipped_config_is_there():
     assert trained | listed == shipped
 
 
-def test_what_it_gains_is_what_the_results_page_says():
-    page = (ROOT / 'docs/results.md').read_text()
-    table = page.split('<!-- table of voc -->')[1].split('<!-- end of voc -->')[0]
-    rows = [[cell.strip() for cell in row.split('|')] for row in table.splitlines() if '|' in row]
-    scores = {row[1]: row[3] for row in rows}
-    shown = re.search(r'What it gains, on photographs(.*?)\n\n', README, re.S)[1]
-    found = re.findall(r'\d+\.\d(?: ± \d\.\d)?', shown)
-    assert found == [scores[name] for name in ('baseline', 'kl-mse', 'inherit-kl-mse', 'teacher')]
-
-
 def test_the_ten_line_config_is_ten_lines_and_trains(tmp_path):
     text = next(block for block in blocks('python') if 'Distiller' in block)
     assert len(text.strip().splitlines()) <= 12

@@ -67,7 +67,7 @@ def test_a_mark_that_runs_do_not_carry_is_refused(monkeypatch):
         fill('<!--= cached maps runs -->9<!--/-->', load) == '<!--= cached maps runs -->3<!--/-->'
     )
     for what in ('maps gain', 'gap', 'verdict', 'maps share', 'nothing mAP'):
-        with pytest.raises(ConfigError, match=r'carry no such statement.*take 8 runs'):
+        with pytest.raises(ConfigError, match=r'do not support this.*needs 8 runs'):
             fill(f'<!--= cached {what} -->9<!--/-->', load)
 
 
@@ -82,7 +82,7 @@ def test_statements_are_those_of_the_table(monkeypatch):
 def test_the_verdict_names_all_recipes():
     gains = {'a': (2.0, 0.01), 'b': (2.0, 0.05), 'c': (-1.0, 0.001), 'd': (0.1, 0.9)}
     assert verdict(gains) == (
-        'Gain beyond chance: `a`. Lose beyond chance: `c`. Neither gain nor lose beyond chance: '
-        '`b`, `d`.'
+        'Significant gains (p < 0.05): `a`. Significant losses (p < 0.05): `c`. '
+        'Not significant: `b`, `d`.'
     )
-    assert verdict({'a': (2.0, 0.01)}) == 'Gain beyond chance: `a`.'
+    assert verdict({'a': (2.0, 0.01)}) == 'Significant gains (p < 0.05): `a`.'

@@ -16,6 +16,8 @@ from scipy import stats
 from tiny_models import CLASSES, ROI_LOSSES, faster_rcnn, save_teacher
 from tiny_training import training_config, write_coco
 
+from mmkd.checkpoints import read_checkpoint
+
 SCRIPT = Path(__file__).parents[2] / 'benchmarks' / 'run.py'
 
 
@@ -191,14 +193,14 @@ def test_an_interrupted_run_starts_again_and_ends_the_same(run, study, tmp_path,
     common = (study, '--results', results, '--device', 'cpu', '--seeds', 0, '--recipes', 'kd')
     assert run(*common) == 0
     (folder,) = (tmp_path / 'work_dirs/benchmarks/tiny').glob('kd_seed0_*')
-    weights = torch.load(folder / 'iter_2.pth')['state_dict']
+    weights = read_checkpoint(str(folder / 'iter_2.pth'), '')['state_dict']
     teacher, first = results.read_text().splitlines()
     results.write_text(teacher + '\n')
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     monkeypatch.setenv('ATEN_CPU_CAPABILITY', 'default')
     assert run(*common, '--jobs', 3) == 0
     assert 'resumed' not in (folder / 'console.log').read_text()
-    again = torch.load(folder / 'iter_2.pth')['state_dict']
+    again = read_checkpoint(str(folder / 'iter_2.pth'), '')['state_dict']
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
     same = ('arithmetic', 'files', 'mAP', 'config_hash')
     ours, theirs = lines(results)[-1], json.loads(first)
@@ -246,7 +248,7 @@ def test_unlike_lines_are_not_compared(run, study, tmp_path, capsys, written):
         ('kd', 'AVX512, 2 threads', '90.0', '–'),
         ('kd', f'unrecorded arithmetic on {old[0]["device"]}', '80.0', '80.0'),
     ]
-    assert 'Trained with AVX2, 1 thread; torch ' in text
+    assert 'Trained with AVX2, 1 thread; torch ' in ' '.join(text.split())
     ours[-1]['files'] = dict(ours[-1]['files'], weights='another')
     results.write_text(''.join(json.dumps(line) + '\n' for line in ours))
     assert run(study, '--results', results, '--table') == 2
@@ -262,8 +264,8 @@ def test_verify_trains_again_and_compares(run, study, tmp_path, capsys, monkeypa
     capsys.readouterr()
     assert run(*common, '--verify', 2) == 0
     text = capsys.readouterr().out
-    assert text.count('the same to the last digit') == 2
-    assert '2 of 2 runs fall where they should' in text
+    assert text.count('identical to the published run') == 2
+    assert '2 of 2 runs reproduced' in text
     assert results.read_text() == before
     assert run(*common, '--verify', 3) == 2
     assert '--verify: must be from 1 to 2' in capsys.readouterr().err
@@ -280,15 +282,15 @@ def test_verify_trains_again_and_compares(run, study, tmp_path, capsys, monkeypa
         return run(*common, '--verify', 1, '--recipes', 'baseline', '--seeds', 0)
 
     assert verify(mAP=0.03) == 0
-    assert 'published 3.0, within ' in capsys.readouterr().out
+    assert 'published 3.0, in the 99 % prediction interval ' in capsys.readouterr().out
     for line in spread:
         line['mAP'] += 0.9
     assert verify(mAP=0.93) == 2
-    assert 'published 93.0, not within ' in capsys.readouterr().err
+    assert 'published 93.0, outside the 99 % prediction interval ' in capsys.readouterr().err
     files = dict.fromkeys(real[1]['files'], 'another')
     results.write_text(''.join(json.dumps(line | dict(files=files)) + '\n' for line in real))
     assert run(*common, '--verify', 1, '--recipes', 'baseline') == 2
-    assert 'other files than the published run read, ' in capsys.readouterr().err
+    assert 'read other files than the published run: ' in capsys.readouterr().err
 
 
 def test_a_training_that_fails_is_named_and_the_others_go_on(run, study, tmp_path, capsys):
@@ -297,7 +299,7 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(run, study, tmp_pat
     assert run(study, '--results', results, '--device', 'cpu', '--seeds', 0, '--jobs', 2) == 2
     assert [line['recipe'] for line in lines(results)] == ['teacher', 'baseline']
     error = capsys.readouterr().err
-    assert '1 trainings failed: kd, seed 0: ' in error and 'temperature' in error
+    assert '1 training runs failed: kd, seed 0: ' in error and 'temperature' in error
 
 
 def test_the_table_compares_independent_runs(run, study, tmp_path, capsys, written):
@@ -329,13 +331,15 @@ def test_the_table_compares_independent_runs(run, study, tmp_path, capsys, writt
     ]
     assert rows['baseline'][4:] == ['–', '–', '–']
     correlation = stats.pearsonr(base, ours[:8]).statistic
-    assert f'a correlation of {correlation:+.2f} in the mean' in out
+    assert f'seeds is {correlation:+.2f} on average' in ' '.join(out.split())
     # In another order of the seeds the gain is the same: they are no pairs.
     turned = written(study, {'teacher': [0.5], 'baseline': base[::-1], 'kd': ours})
     assert table(turned)[0] == rows
     # Of seven runs there is nothing to say.
     few, out = table(written(study, {'teacher': [0.5], 'baseline': base[:7], 'kd': ours}))
-    assert few['kd'][4:] == ['–', '–', '–'] and 'No gain is shown of fewer than 8 runs' in out
+    assert few['kd'][4:] == ['–', '–', '–'] and 'Gains are shown from 8 runs on' in ' '.join(
+        out.split()
+    )
 
 
 def test_several_recipes_are_several_comparisons(run, study, tmp_path, capsys, written):
@@ -353,7 +357,7 @@ def test_several_recipes_are_several_comparisons(run, study, tmp_path, capsys, w
     (row,) = [row for row in rows_of(out) if row[0] == 'kd']
     p = stats.ttest_ind(base, ours, equal_var=False).pvalue
     assert p < 0.05 and row[6] == f'{20 * p:.3f}'
-    assert 'adjusted to the 20 recipes that are compared (Holm)' in out
+    assert 'p is adjusted for 20 comparisons (Holm)' in ' '.join(out.split())
 
 
 def test_other_conditions_have_baselines_of_their_own(run, study, tmp_path, capsys, written):
