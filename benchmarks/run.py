@@ -91,7 +91,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     parser.set_defaults(gpus=None, local_rank=0)
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in ('jobs', 'threads'):
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f'--{name}: must be at least 1, got {value}')
+    return args
 
 
 def benchmark(args: argparse.Namespace) -> None:

@@ -79,6 +79,11 @@ def verify(
             print(f'{name}: mAP {value:.1f}, identical to the published run')
         elif low <= value <= high:
             print(compared)
+        elif low != low:  # one published run has no interval
+            failed.append(
+                f'{name}: mAP {value:.1f}, published {100 * old["mAP"]:.1f}, and one published run has no '
+                f'prediction interval ({here.kind}; published: {alike(old)})'
+            )
         else:
             failed.append(compared)
     if failed:

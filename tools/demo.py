@@ -498,7 +498,7 @@ def describe(metrics: dict[str, Any]) -> str:
             '',
             f'Accuracy in percent on {metrics["images"]} images that no training saw: mAP over IoU '
             '0.5 to 0.95,',
-            'AP50 and F1 at IoU 0.5, F1 at the best score threshold of each class. Single trainings, '
+            'AP50 and F1 at IoU 0.5, F1 at the best score threshold of each class. Single runs, '
             f'seed {metrics["seed"]}:',
             'another seed or number of threads moves each of them by several points. GFLOPs are '
             'billions of',

@@ -401,6 +401,9 @@ def test_mistakes_are_one_line(run, study, capsys):
     assert 'no study nothing; there are ' in error and ' detr,' in error
     assert run(study, '--recipes', 'kq', '--table') == 2
     assert "has no recipe 'kq'; near: kd" in capsys.readouterr().err
+    for option in ('--jobs', '--threads'):
+        assert run(study, option, 0) == 2
+        assert f'{option}: must be at least 1, got 0' in capsys.readouterr().err
     study.write_text('seeds = (0,)\nrecipes = dict(a=1)\n')
     assert run(study, '--table') == 2
     assert 'teacher not given' in capsys.readouterr().err
