@@ -124,7 +124,7 @@ class Study:
         from mmengine.config import Config
 
         from mmkd.analysis.work_dir import essence
-        from mmkd.datasets.preflight import replace_data_root
+        from mmkd.datasets.data_root import replace_data_root
         from mmkd.hooks import add_distillation_hook
 
         root = HERE.parent

@@ -184,10 +184,28 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str =
     problems += [listing('missing', missing), listing('left over', unexpected)]
     problems = [problem for problem in problems if problem]
     if problems:
+        prefix = prefix_of(state, own)
+        if prefix:
+            raise CheckpointError(
+                f"{where}: its keys start with '{prefix}'; save them without it: `torch.save(dict(state_dict="
+                f"{{k.removeprefix('{prefix}'): v for k, v in state_dict.items()}}), FILE)`"
+            )
         raise CheckpointError(
             f'{where} does not belong to this {type(model).__name__} ({len(own)} entries): '
             f'{"; ".join(problems)}'
         )
+
+
+def prefix_of(found: dict, own: dict) -> str:
+    """What all fitting keys of a checkpoint have in front, such as ``teacher.``; empty if nothing does."""
+    key = next(iter(own), '')
+    for name in found:
+        prefix = name.removesuffix(key)
+        if prefix != name and prefix.endswith('.'):
+            fitting = sum(f'{prefix}{each}' in found for each in own)
+            if fitting > 0.5 * len(own):
+                return prefix
+    return ''
 
 
 def first_line(error: BaseException) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import runpy
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # Tiny tensors: more threads cost time, most of all when something else runs beside the tests.
@@ -17,6 +20,7 @@ from mmengine.registry import DefaultScope, init_default_scope  # noqa: E402
 import mmkd  # noqa: E402, F401  (registers)
 from mmkd.checkpoints import allow_training_checkpoints  # noqa: E402
 
+TOOLS = Path(__file__).parents[1] / 'tools'
 torch.set_num_threads(1)
 allow_training_checkpoints()  # as the tools do
 
@@ -39,3 +43,27 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_runs import make_runs
 
     return make_runs(tmp_path_factory.mktemp('runs'))
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """``tool('train', *arguments)`` runs tools/train.py in tmp_path; returns its exit code.
+
+    It runs in the process of the test, so that torch is imported only once.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(TOOLS))
+    for name in ('CUDA_VISIBLE_DEVICES', 'LOCAL_RANK', 'MMKD_DEBUG'):
+        monkeypatch.setenv(name, '')  # restored afterwards, whatever the tool does to it
+        monkeypatch.delenv(name)
+
+    def run(name: str, *arguments: object) -> int:
+        script = TOOLS / f'{name}.py'
+        monkeypatch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
+        try:
+            runpy.run_path(str(script), run_name='__main__')
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run

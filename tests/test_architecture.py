@@ -21,6 +21,7 @@ LAYERS = (
     ('cache', 'sharding'),
     ('teachers',),
     ('datasets', 'distillers'),
+    ('preflight',),
     ('hooks',),
     ('analysis',),
     ('', '__main__'),

@@ -86,7 +86,9 @@ def one_line(error: BaseException) -> str | None:
     """
     # Looked up, not imported: when the stack is missing `import mmkd` itself is what failed.
     errors = sys.modules.get('mmkd.errors')
-    while errors is not None and error is not None:
+    seen: list[BaseException] = []  # a cause may be its own effect
+    while errors is not None and error is not None and error not in seen:
+        seen.append(error)
         wrapped = error.__cause__ or error.__context__
         if isinstance(wrapped, errors.UserError) and str(wrapped) in str(error):
             error = wrapped
@@ -105,36 +107,43 @@ def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
 
     ``modes`` are the data loaders the tool runs: ``'train'``, ``'val'``, ``'test'``.
     """
-    from mmengine.config import Config
-
-    from mmkd.datasets.class_subset import check_classes
-    from mmkd.datasets.preflight import check_files, replace_data_root
-    from mmkd.errors import MissingFileError
-    from mmkd.hooks import add_distillation_hook
+    from mmkd.hooks import add_hooks
+    from mmkd.preflight import PlannedRun, require
 
     if args.launcher != 'none':
         _read_launcher(args.launcher)
     path = find_config(args.config)
-    try:
-        cfg = Config.fromfile(str(path))
-    except FileNotFoundError as error:
-        raise MissingFileError(f'{path} inherits from a file that is not there: {error}') from error
+    cfg = read_config(path, args)
+    cfg.launcher = args.launcher
+    # In this order: the command line, the config, the config's name.
+    if args.work_dir is not None or cfg.get('work_dir') is None:
+        cfg.work_dir = args.work_dir or os.path.join('work_dirs', path.stem)
+    if modes:
+        require(PlannedRun(cfg, modes, path=args.config), warn)
+    add_hooks(cfg)
+    if args.launcher != 'none':
+        _join_cpu_group(cfg)
+    return cfg
+
+
+def read_config(path: Path, args: argparse.Namespace) -> Config:
+    """The config with the changes of the command line."""
+    from mmkd.datasets.data_root import replace_data_root
+    from mmkd.teachers.config import read_file
+
+    cfg = read_file(str(path), 'config')
     options = _parse_options(args.cfg_options)
     if 'data_root' in options:
         # Before the merge, so that an option on a single data loader still has the last word.
         replace_data_root(cfg, options['data_root'])
     cfg.merge_from_dict(options)
-
-    cfg.launcher = args.launcher
-    # In this order: the command line, the config, the config's name.
-    if args.work_dir is not None or cfg.get('work_dir') is None:
-        cfg.work_dir = args.work_dir or os.path.join('work_dirs', path.stem)
-    check_files(cfg, modes, config_path=str(path))
-    check_classes(cfg, modes)
-    add_distillation_hook(cfg)
-    if args.launcher != 'none':
-        _join_cpu_group(cfg)
     return cfg
+
+
+def warn(message: str) -> None:
+    """Print advice, once for all processes of a run."""
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        print(f'mmkd: warning: {message}', file=sys.stderr, flush=True)
 
 
 def find_config(name: str) -> Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from _cli import load_config, make_parser, run_tool
+from _cli import load_config, make_parser, run_tool, warn
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -127,9 +127,8 @@ def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller
     """
     from mmdet.registry import MODELS
 
-    from mmkd.datasets.class_subset import check_classes
-    from mmkd.datasets.preflight import check_files
     from mmkd.errors import ConfigError
+    from mmkd.preflight import PlannedRun, require
     from mmkd.teachers.config import config_classes
 
     if (cfg.get('model') or {}).get('type') != 'Distiller':
@@ -146,8 +145,7 @@ def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller
             save_random_weights(teacher.config, teacher.checkpoint)
     written = {name for name, teacher in teachers.items() if teacher.get('cache')}
     if args.data:
-        check_files(cfg, ('train',), config_path=args.config)
-        check_classes(cfg, ('train',))
+        require(PlannedRun(cfg, ('train',), path=args.config), warn)
     elif written:  # nothing is known of random images
         args.cached = True
     if args.cached:

@@ -138,7 +138,7 @@ def _config(name: str, args: argparse.Namespace, work_dir: Path) -> Config:
     """The config of one training, with this run's folders and seed."""
     from mmengine.config import Config
 
-    from mmkd.datasets.preflight import replace_data_root
+    from mmkd.datasets.data_root import replace_data_root
 
     cfg = Config.fromfile(str(CONFIGS / CONFIG_OF[name]))
     replace_data_root(cfg, f'{work_dir / "data"}/')

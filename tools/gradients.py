@@ -17,7 +17,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _cli import load_config, make_parser, run_tool
+from _cli import load_config, make_parser, run_tool, warn
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -47,14 +47,12 @@ def gradients(args: argparse.Namespace) -> None:
     from mmengine.runner import set_random_seed
 
     from mmkd.analysis.gradients import measure_gradients
-    from mmkd.datasets.class_subset import check_classes
-    from mmkd.datasets.preflight import check_files
+    from mmkd.preflight import PlannedRun, require
 
     check_options(args)
     cfg = load_config(args, modes=())
     ask_teachers_themselves(cfg)
-    check_files(cfg, ('train',), config_path=args.config)
-    check_classes(cfg, ('train',))
+    require(PlannedRun(cfg, ('train',), path=args.config), warn)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     MMLogger.get_current_instance().setLevel('WARNING')  # every weight's initialisation is logged
     set_random_seed(args.seed)

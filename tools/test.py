@@ -30,8 +30,8 @@ def parse_args() -> argparse.Namespace:
 def test(args: argparse.Namespace) -> None:
     from mmdet.evaluation import DumpDetResults
 
-    from mmkd.datasets.preflight import check_checkpoint
     from mmkd.errors import ConfigError
+    from mmkd.preflight.files import check_checkpoint
 
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out writes a pickle file, so its name must end in .pkl: {args.out}')

@@ -28,8 +28,8 @@ def parse_args() -> argparse.Namespace:
 def train(args: argparse.Namespace) -> None:
     from mmengine.device import get_device
 
-    from mmkd.datasets.preflight import check_checkpoint
     from mmkd.errors import ConfigError
+    from mmkd.preflight.files import check_checkpoint
 
     cfg = load_config(args, modes=('train', 'val'))
     if args.amp:

@@ -19,9 +19,9 @@ import numpy as np
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 
-from ..datasets.preflight import check_files
 from ..errors import ConfigError
 from ..f1_metric import evaluate
+from ..preflight import PlannedRun, require
 from .complexity import (
     Complexity,
     build_test_data,
@@ -167,7 +167,7 @@ def add_f1(row: Row) -> None:
         if not absent or run.checkpoint is None or not row.finished:
             continue
         config, part = run.deployed(), run.part
-        check_files(config, (part,), config_path=str(run.path))
+        require(PlannedRun(config, (part,), path=str(run.path)), only=('data files', 'annotations'))
         model = load_detector(config, run.checkpoint)
         data = build_test_data(config, f'{part}_dataloader')
         scores = evaluate(model, data, config[f'{part}_evaluator'])

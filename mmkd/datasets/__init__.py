@@ -1,5 +1,6 @@
-"""Data sets, and the checks before a run."""
+"""Data sets, their folders, and what is added to them in use."""
 
 from .class_subset import ClassSubsetDataset
+from .loading import DropFlatBoxes
 
-__all__ = ['ClassSubsetDataset']
+__all__ = ['ClassSubsetDataset', 'DropFlatBoxes']

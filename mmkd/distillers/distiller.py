@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from ..alignments import ClassMap
-from ..errors import ConfigError, did_you_mean
+from ..errors import ConfigError, UserError, did_you_mean
 from ..families import family_of
 from ..random_state import preserve_rng_state
 from ..teachers import TEACHER, DeclaredTeachers, Teacher
@@ -207,6 +207,45 @@ class Distiller(BaseModel):
         """
         if self._recorders or not self.entries:
             return
+        self._check_hook()
+        for problem in self.problems():
+            raise problem
+
+    def problems(self) -> Iterator[UserError]:
+        """What does not fit of the teachers, the classes and each loss entry; loads the teachers."""
+        complete = True
+        for name in (name for name in self.teachers.read if name in self._compared):
+            try:
+                teacher = self._load_teacher(name)
+            except UserError as error:
+                complete = False
+                yield error
+                continue
+            entries = [entry for entry in self.entries.values() if name in entry.aligns]
+            sound = []
+            for entry in entries:
+                try:
+                    entry.check(self.student, teacher.detector, teacher.options, name)
+                    sound.append(entry)
+                except UserError as error:
+                    yield error
+            try:
+                if any(entry.aligns[name].needs_class_map for entry in sound):
+                    self.class_maps[name] = self._pair_classes(name)
+                teacher.require(sound, name, self.class_maps.get(name))
+                if sound == entries:
+                    continue
+            except UserError as error:
+                yield error
+            complete = False
+        if complete:
+            try:
+                self._recorders_of(tuple(self.entries))
+            except UserError as error:
+                yield error
+
+    def _check_hook(self) -> None:
+        """Whether what lies beside the student is saved with it."""
         hub = MessageHub.get_current_instance()
         averages = any(self.teachers.is_average(name) for name in self._compared)
         beside = bool(self.connector_state()) or averages
@@ -222,15 +261,6 @@ class Distiller(BaseModel):
                 f'default_hooks: no DistillationHook, the data is not checked before the first iteration; '
                 f'{todo}'
             )
-        for name in (name for name in self.teachers.read if name in self._compared):
-            teacher = self._load_teacher(name)
-            entries = [entry for entry in self.entries.values() if name in entry.aligns]
-            for entry in entries:
-                entry.check(self.student, teacher.detector, teacher.options, name)
-            if any(entry.aligns[name].needs_class_map for entry in entries):
-                self.class_maps[name] = self._pair_classes(name)
-            teacher.require(entries, name, self.class_maps.get(name))
-        self._recorders_of(tuple(self.entries))
 
     def _load_teacher(self, name: str) -> Teacher:
         return self.teachers.load(name, self.student, self._student_classes())

@@ -1,4 +1,4 @@
-"""What distillation adds to mmengine's training loop."""
+"""Keep what only a distillation has: connectors and averages in checkpoints, classes, teachers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Any
 from mmdet.registry import HOOKS
 from mmengine._strategy import DeepSpeedStrategy, FSDPStrategy
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from .distillers import Distiller
-from .distillers.distiller import CONNECTORS
-from .errors import ConfigError
-from .random_state import preserve_rng_state
+from ..distillers import Distiller
+from ..distillers.distiller import CONNECTORS
+from ..errors import ConfigError
+from ..random_state import preserve_rng_state
+from .guard import GuardHook
 
 STATE = 'distillation'
 HOOK_KEY = 'distillation'
+GUARD_KEY = 'guard'
 
 
 def add_distillation_hook(config: Config) -> None:
@@ -35,8 +36,23 @@ def add_distillation_hook(config: Config) -> None:
         config.merge_from_dict({'default_hooks': {HOOK_KEY: dict(type=DistillationHook.__name__)}})
 
 
+def add_hooks(config: Config) -> None:
+    """Add the hooks of mmkd to a config that a tool has checked: one that distils, or a plain one."""
+    add_distillation_hook(config)
+    hooks = config.get('default_hooks') or {}
+    names = (DistillationHook.__name__, GuardHook.__name__)
+    declared = [each for each in (*hooks.values(), *(config.get('custom_hooks') or ())) if each]
+    ours = [each for each in declared if each.get('type') in names]
+    if not ours:
+        ours = [dict(type=GuardHook.__name__)]
+        config.merge_from_dict({'default_hooks': {GUARD_KEY: ours[0]}})
+        ours = [config.default_hooks[GUARD_KEY]]
+    for each in ours:
+        each.setdefault('data_checked', True)
+
+
 @HOOKS.register_module()
-class DistillationHook(Hook):
+class DistillationHook(GuardHook):
     """Checks a distillation before its first iteration and keeps what only it needs in checkpoints.
 
     Connectors, and the average of the student where that is its teacher, lie under the key
@@ -45,9 +61,8 @@ class DistillationHook(Hook):
     ``default_hooks=dict(distillation=dict(type='DistillationHook'))``.
     """
 
-    priority = 'NORMAL'
-
     def before_run(self, runner: Runner) -> None:
+        super().before_run(runner)
         model = _distiller(runner)
         # Before weights are initialised, which may need to know which class is which.
         if model is not None and model.classes is None and isinstance(runner._train_loop, BaseLoop):
@@ -55,6 +70,7 @@ class DistillationHook(Hook):
             model.classes = meta.get('classes')
 
     def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
         model = _distiller(runner)
         if model is None or not model.entries:
             return

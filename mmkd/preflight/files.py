@@ -1,27 +1,29 @@
-"""Before a run: are the data and the weights a config names there, and where does its data lie?
+"""Whether the data and the weights that a config names exist.
 
-Works on a loaded config alone: nothing is built, so a missing file is reported at once and before
-anything is written. URLs and files behind other backends than the local disk are taken to exist.
+Only the config is read, so that a missing file is reported at once. URLs and files behind other backends
+than the local disk are taken to exist.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
-from ..errors import ConfigError, MissingFileError
+from ..datasets.data_root import leaves
+from ..errors import MissingFileError, UserError
 from ..teachers import TEACHER
+from .advice import Advice
+
+if TYPE_CHECKING:
+    from .planned_run import PlannedRun
 
 # Stands in the folder of every teacher's cache (mmkd.cache.files, which is not needed for more).
 MANIFEST = 'cache.json'
 
-DATA_SECTIONS = tuple(
-    f'{mode}_{part}' for mode in ('train', 'val', 'test') for part in ('dataloader', 'evaluator')
-)
 
 # What to do about missing data, by what stands in its path; the first that fits.
 HOW_TO_GET = (
@@ -36,7 +38,7 @@ HOW_TO_GET = (
         'download http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar and '
         'unpack it with `mkdir -p data && tar -xf VOCtrainval_11-May-2012.tar -C data/`',
     ),
-    (r'work_dirs/demo', 'draw it with `python tools/demo.py`'),
+    (r'work_dirs/demo', 'make it with `python tools/demo.py`'),
     (
         r'coco|(train|val)2017',
         'download http://images.cocodataset.org/zips/train2017.zip, '
@@ -47,69 +49,33 @@ HOW_TO_GET = (
 )
 
 
-def replace_data_root(cfg: Config, new: str) -> None:
-    """Move every dataset and evaluator of a config from its ``data_root`` to another, in place.
-
-    ``data_root`` at the top of an MMDetection config is a plain variable: changing it alone leaves
-    the data loaders, which have used it already, as they were.
-
-    Args:
-        cfg: A config with a top-level ``data_root``.
-        new: The folder to use instead; with or without a slash at the end.
-
-    Raises:
-        ConfigError: The config has no ``data_root``, or none of its data lies there.
-    """
-    old = cfg.get('data_root')
-    if not isinstance(old, str) or not old:
-        raise ConfigError(
-            'this config has no top-level data_root to change; set that of each data loader: '
-            f'--cfg-options train_dataloader.dataset.data_root={new}'
-        )
-    old_folder, new_folder = old.rstrip('/') + '/', str(new).rstrip('/') + '/'
-    changed = 0
-    # Read all first: `test_dataloader = val_dataloader` may be one object, to be changed once.
-    places = {
-        (id(owner), key): (owner, key, value)
-        for section in DATA_SECTIONS
-        for owner, key, value, _ in _leaves(cfg.get(section), section)
-        if isinstance(value, str) and (value + '/' == old_folder or value.startswith(old_folder))
-    }
-    for owner, key, value in places.values():
-        owner[key] = new_folder + value[len(old_folder) :]
-        changed += 1
-    if not changed:
-        raise ConfigError(
-            f'data_root={new} would change nothing: no dataset of this config lies under {old}; '
-            'set e.g. train_dataloader.dataset.data_root instead'
-        )
-    cfg.data_root = new_folder
-
-
-def check_files(cfg: Config, modes: Sequence[str], config_path: str = '') -> None:
-    """Check that the data of the given modes and, for training, the pretrained weights exist.
-
-    Args:
-        cfg: A loaded config.
-        modes: Which of ``'train'``, ``'val'`` and ``'test'`` are about to run.
-        config_path: The config's own path, for the message about a missing teacher.
-
-    Raises:
-        MissingFileError: The first file or folder that is not there; the message names how to get it.
-    """
-    for mode in modes:
-        if cfg.get(f'{mode}_cfg') is None:
-            continue
+def check_data_files(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """The files and folders of the data sets and metrics exist."""
+    for mode in run.modes:
         section = f'{mode}_dataloader'
-        dataset = (cfg.get(section) or {}).get('dataset')
-        for key, path, is_folder in _dataset_files(dataset, f'{section}.dataset'):
-            _check_data(cfg, key, path, is_folder)
+        dataset = (run.cfg.get(section) or {}).get('dataset')
+        yield from missing_files(run.cfg, dataset, f'{section}.dataset')
         section = f'{mode}_evaluator'
-        for owner, key, path, where in _leaves(cfg.get(section), section):
+        for owner, key, path, where in leaves(run.cfg.get(section), section):
             if key == 'ann_file' and isinstance(path, str) and not owner.get('backend_args'):
-                _check_data(cfg, where, path, is_folder=False)
-    if 'train' in modes:
-        _check_weights(cfg, config_path)
+                yield from _missing_data(run.cfg, where, path, is_folder=False)
+
+
+def missing_files(cfg: Config, dataset: Any, key: str) -> Iterator[MissingFileError]:
+    """What a data set, or those in a wrapper, will read and does not exist; each with how to get it.
+
+    Args:
+        cfg: The whole config.
+        dataset: The config of the data set.
+        key: Its key.
+    """
+    missing: list[str] = []
+    for where, path, is_folder in _dataset_files(dataset, key):
+        if any(path.startswith(f'{folder.rstrip("/")}/') for folder in missing):
+            continue  # nothing new
+        for fault in _missing_data(cfg, where, path, is_folder):
+            missing.append(path)
+            yield fault
 
 
 def check_checkpoint(path: str, what: str) -> None:
@@ -137,7 +103,7 @@ def check_checkpoint(path: str, what: str) -> None:
         raise MissingFileError(f'{what}: no such file: {path}; {hint}')
 
 
-def _check_data(cfg: Config, key: str, path: str, is_folder: bool) -> None:
+def _missing_data(cfg: Config, key: str, path: str, is_folder: bool) -> Iterator[MissingFileError]:
     if not _is_local(path) or os.path.isdir(path) or (not is_folder and os.path.isfile(path)):
         return
     hints = [hint for pattern, hint in HOW_TO_GET if re.search(pattern, path)]
@@ -148,7 +114,7 @@ def _check_data(cfg: Config, key: str, path: str, is_folder: bool) -> None:
         else f'{key.rpartition(".dataset")[0]}.dataset.data_root'
     )
     kind = 'folder' if is_folder else 'file'
-    raise MissingFileError(
+    yield MissingFileError(
         f'no such {kind}: {path} ({key}); {hint}, or say where it is with '
         f'--cfg-options {root}=PATH/'
     )
@@ -180,26 +146,29 @@ def _dataset_files(dataset: Any, key: str) -> Iterator[tuple[str, str, bool]]:
                 yield key, _join(root, prefix, dataset.get('ann_subdir', 'Annotations')), True
 
 
-def _check_weights(cfg: Config, config_path: str) -> None:
-    model = cfg.get('model') or {}
-    for owner, key, path, where in _leaves(model, 'model'):
+def check_weight_files(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """Pretrained weights, teachers and caches exist."""
+    if not run.trains:
+        return
+    model = run.model_config
+    for owner, key, path, where in leaves(model, 'model'):
         initializers = ('Pretrained', 'ConvertedCheckpoint')
         pretrained = key == 'checkpoint' and owner.get('type') in initializers
         # A teacher's weights come from its own checkpoint, whatever its config starts from.
         of_teacher = where.startswith(('model.teacher.', 'model.teachers.'))
         if pretrained and not of_teacher and not _exists(path):
-            raise MissingFileError(
+            yield MissingFileError(
                 f'no such file: {path} ({where}); name the pretrained weights with '
                 f'--cfg-options {where}=FILE_OR_URL'
             )
     heir_of = (model.get('init_student') or {}).get('teacher_name', TEACHER)
     inherits = bool((model.get('init_student') or {}).get('from_teacher'))
-    for key, teacher in _read_teachers(model):
+    for key, teacher in read_teachers(model):
         needs_weights = inherits and key.rpartition('.')[2] == heir_of
-        _check_teacher(teacher, key, config_path, needs_weights)
+        yield from _missing_of_teacher(teacher, key, run.path, needs_weights)
 
 
-def _read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The teachers that a loss or ``init_student`` names, with their config keys.
 
     With every loss switched off and nothing to inherit no teacher is built.
@@ -220,13 +189,13 @@ def _read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
             yield key, teacher
 
 
-def _check_teacher(
+def _missing_of_teacher(
     teacher: dict[str, Any], key: str, config_path: str, needs_weights: bool
-) -> None:
+) -> Iterator[MissingFileError]:
     config, checkpoint = teacher.get('config'), teacher.get('checkpoint')
     cache = teacher.get('cache')
     if cache and not os.path.isfile(os.path.join(cache, MANIFEST)):
-        raise MissingFileError(
+        yield MissingFileError(
             f'there is no cache of a teacher in {cache} ({key}.cache); write it with '
             f'`python -m mmkd cache_teacher {config_path}`, or train with the teacher itself: --cfg-options '
             f'{key}.cache=None'
@@ -235,33 +204,17 @@ def _check_teacher(
         return
     of_a_file = isinstance(config, str) and '::' not in config
     if of_a_file and not _exists(config):
-        raise MissingFileError(f'no such file: {config} ({key}.config, in {config_path})')
+        yield MissingFileError(f'no such file: {config} ({key}.config, in {config_path})')
     if isinstance(checkpoint, str) and not _exists(checkpoint):
         train = (
             f'train the teacher with `mim train mmkd {os.path.relpath(str(config))}`, or '
             if of_a_file
             else ''
         )
-        raise MissingFileError(
+        yield MissingFileError(
             f'no such file: {checkpoint} ({key}.checkpoint); {train}name its weights with '
             f'--cfg-options {key}.checkpoint=FILE_OR_URL'
         )
-
-
-def _leaves(node: Any, where: str) -> Iterator[tuple[Any, Any, Any, str]]:
-    """``(container, key, value, dotted path)`` of all below ``node`` that holds nothing itself."""
-    pairs = (
-        node.items()
-        if isinstance(node, dict)
-        else enumerate(node)
-        if isinstance(node, list)
-        else ()
-    )
-    for key, value in pairs:
-        if isinstance(value, (dict, list)):
-            yield from _leaves(value, f'{where}.{key}')
-        else:
-            yield node, key, value, f'{where}.{key}'
 
 
 def _join(*parts: str) -> str:

@@ -13,6 +13,39 @@ from mmengine.hub import get_config
 from ..errors import ConfigError, MissingFileError
 
 
+def read_file(path: str, key: str) -> Config:
+    """A config file.
+
+    Args:
+        path: The file.
+        key: What names it, for messages.
+
+    Raises:
+        MissingFileError: It inherits from a file that is not there.
+        ConfigError: Python cannot run it, or what it imports is not there.
+    """
+    try:
+        return Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise MissingFileError(
+            f'{key}: {path} inherits from a file that is not there: {error}'
+        ) from error
+    except SyntaxError as error:
+        where = f'{error.filename or path}, line {error.lineno}'
+        raise ConfigError(f'{key}: {path} is not valid Python: {error.msg} ({where})') from None
+    except (ImportError, ModuleNotFoundError) as error:
+        missing = f'{error.name!r} is not installed' if error.name else str(error)
+        raise ConfigError(
+            f'{key}: {path} imports what cannot be imported: {missing}; install it, put its folder on '
+            f'PYTHONPATH, or take it out of custom_imports'
+        ) from error
+    except Exception as error:  # whatever the file's own code raises
+        lines = str(error).strip().splitlines() or ['']
+        raise ConfigError(
+            f'{key}: {path} cannot be read: {type(error).__name__}: {lines[0]}'
+        ) from error
+
+
 def load_config(config: str | dict, name: str = 'teacher') -> Config:
     """The teacher's config from a path, ``mmdet::…`` or a dict; ``name`` is its own in messages."""
     if isinstance(config, str):
@@ -26,7 +59,7 @@ def load_config(config: str | dict, name: str = 'teacher') -> Config:
                 f"{name}.config='{config}' does not exist (relative to {os.getcwd()})"
             )
         else:
-            cfg = Config.fromfile(config)
+            cfg = read_file(config, f'{name}.config')
     else:
         cfg = Config(dict(config))
     if 'model' not in cfg:

@@ -15,8 +15,8 @@ from original_vits import ARCH, WIDTH, OriginalViT, OriginalViTDet, original_mob
 from torch import nn
 
 from mmkd.converters import convert
-from mmkd.datasets.preflight import check_files
 from mmkd.errors import CheckpointError, ConfigError, MissingFileError
+from mmkd.preflight import PlannedRun, require
 
 VITDET = dict(
     class_token=False, final_norm=False, window_size=2, global_layers=(2,), rel_pos_grid=5
@@ -216,4 +216,4 @@ def test_a_missing_file_is_found_before_anything_runs(tmp_path):
     init = dict(type='ConvertedCheckpoint', source='mae', checkpoint=str(tmp_path / 'absent.pth'))
     cfg = Config(dict(model=dict(backbone=dict(init_cfg=init))))
     with pytest.raises(MissingFileError, match='model.backbone.init_cfg.checkpoint=FILE_OR_URL'):
-        check_files(cfg, ['train'])
+        require(PlannedRun(cfg, ['train']), only=('weight files',))

@@ -1,4 +1,4 @@
-"""mmkd/datasets/preflight.py."""
+"""mmkd/preflight/files.py and mmkd/datasets/data_root.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmkd.datasets.preflight import check_checkpoint, check_files, replace_data_root
+from mmkd.datasets.data_root import replace_data_root
 from mmkd.errors import ConfigError, MissingFileError
+from mmkd.preflight import PlannedRun, require
+from mmkd.preflight.files import check_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def check_files(cfg: Config, modes: list[str]) -> None:
+    require(PlannedRun(cfg, modes), only=('data files', 'weight files'))
 
 
 def voc_config(root: str) -> Config:

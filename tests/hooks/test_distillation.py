@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tiny_training import train, training_config, write_coco
 from mmkd.errors import ConfigError
 from mmkd.hooks import add_distillation_hook
 
-EARLIER = Path(__file__).parent / 'data/distilled_2026-11-23.ckpt'
+EARLIER = Path(__file__).parents[1] / 'data/distilled_2026-11-23.ckpt'
 LOSSES = dict(**ROI_LOSSES, **RPN_LOSSES, loss_kd_neck=feature_loss())
 
 
@@ -215,8 +216,9 @@ def test_an_ema_copies_and_saves_the_student_alone(data, teacher, tmp_path):
 
 def test_wrong_classes_stop_before_the_first_iteration(data, teacher, tmp_path):
     config = training_config(distiller(teacher), data, tmp_path)
-    config.train_dataloader.dataset.metainfo = dict(classes=('cat', 'dog'))
-    with pytest.raises(ConfigError, match='student was built for 3 classes, but its data has 2'):
+    for loader in ('train_dataloader', 'val_dataloader'):
+        config[loader].dataset.metainfo = dict(classes=('cat', 'dog'))
+    with pytest.raises(ConfigError, match='num_classes: must be 2, .* got 3; set it to 2'):
         train(config)
     assert not list(tmp_path.glob('*.pth'))
 
@@ -262,5 +264,12 @@ def test_tools_add_the_hook_where_it_is_missing(config, added):
 
 def test_classes_of_another_order_are_found_in_the_training_data(data, teacher, tmp_path):
     config = training_config(distiller(teacher), data, tmp_path, iters=1)
-    config.train_dataloader.dataset.metainfo = dict(classes=CLASSES[::-1])
+    path = data / 'annotations.json'
+    content = json.loads(path.read_text())
+    content['categories'].reverse()
+    reordered = data / 'reordered.json'
+    reordered.write_text(json.dumps(content))
+    for loader in ('train_dataloader', 'val_dataloader'):
+        config[loader].dataset.update(ann_file=reordered.name)
+        config[loader].dataset.metainfo = dict(classes=CLASSES[::-1])
     assert train(config).model.class_maps['teacher'].teacher_index == [2, 1, 0]

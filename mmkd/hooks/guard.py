@@ -1,0 +1,176 @@
+"""Check a run before its first iteration, and stop it before a NaN reaches the weights."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.dist import all_reduce, is_distributed
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.runner import BaseLoop, Runner
+from torch import Tensor, nn
+
+from ..datasets.loading import drop_flat_boxes, name_failing_images
+from ..errors import UserError
+from ..preflight import PlannedRun, require
+from ..preflight.annotations import leaves_of
+
+# `warn` goes on, as plain MMDetection does.
+SETTING = 'MMKD_NAN'
+LAST_GOOD = 'last_finite.pth'
+SHOWN = 8
+
+
+class NonFiniteError(UserError, ArithmeticError):
+    """A loss or a gradient that is NaN or infinite."""
+
+
+@HOOKS.register_module()
+class GuardHook(Hook):
+    """Checks a run before it starts, and stops it at a loss or gradient that is NaN or infinite.
+
+    A NaN in one loss is a NaN in all weights one step later, and MMDetection goes on with them. The losses
+    are looked at before the backward pass, the gradients before the optimizer's step; so the weights are
+    still those of the last good step, and are saved as ``last_finite.pth``. With the environment variable
+    ``MMKD_NAN=warn`` the run goes on. mmkd's tools add this hook, and with distillation the subclass
+    :class:`mmkd.hooks.DistillationHook`.
+
+    Args:
+        data_checked: Whether the tool that starts the run has checked it already, all but large data
+            sets.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(self, data_checked: bool = False) -> None:
+        self.data_checked = data_checked
+        self._removable: list[Any] = []
+        self._images: list[str] = []
+        self._has_warned = False
+
+    def before_run(self, runner: Runner) -> None:
+        """Check the config and the data; let images that fail be named, and flat boxes be dropped."""
+        built = {
+            mode: loop.dataloader.dataset
+            for mode, loop in (('train', runner._train_loop), ('val', runner._val_loop))
+            if isinstance(loop, BaseLoop)
+        }
+        if 'train' not in built:
+            return
+        cfg = runner.cfg
+        run = PlannedRun(cfg, tuple(built), path=cfg.filename or '', built=built)
+        if not self.data_checked or any(data.is_large() for data in run.planned_data):
+            require(run, runner.logger.warning)
+        for dataset in built.values():
+            for leaf in leaves_of(dataset):
+                if hasattr(leaf, 'prepare_data'):
+                    name_failing_images(leaf)
+        for leaf in leaves_of(built['train']):
+            flat = drop_flat_boxes(leaf) if hasattr(leaf, 'get_data_info') else []
+            if flat:
+                more = ', …' if len(flat) > SHOWN else ''
+                runner.logger.warning(
+                    f'{leaf.ann_file}: {len(flat)} boxes without an area are not trained on: '
+                    f'{", ".join(flat[:SHOWN])}{more}'
+                )
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin to watch losses and gradients."""
+        self._removable = [
+            runner.model.register_forward_hook(
+                lambda module, args, kwargs, output: self._check_losses(
+                    runner, kwargs, args, output
+                ),
+                with_kwargs=True,
+            )
+        ]
+        wrapper = runner.optim_wrapper
+        if isinstance(wrapper, OptimWrapper) and hasattr(
+            wrapper.optimizer, 'register_step_pre_hook'
+        ):
+            self._removable.append(
+                wrapper.optimizer.register_step_pre_hook(
+                    lambda optimizer, *_: self._check_gradients(runner, optimizer)
+                )
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        for each in self._removable:
+            each.remove()
+        self._removable = []
+
+    def _check_losses(self, runner: Runner, kwargs: dict, args: tuple, output: Any) -> None:
+        mode = kwargs.get('mode', args[2] if len(args) > 2 else None)
+        if mode != 'loss' or not isinstance(output, dict):
+            return
+        samples = kwargs.get('data_samples', args[1] if len(args) > 1 else None)
+        self._images = [str(getattr(sample, 'img_path', '?')) for sample in samples or ()]
+        losses = {name: value for name, value in output.items() if 'loss' in name}
+        flat = [each for value in losses.values() for each in _tensors(value)]
+        if not flat or _all_finite(flat):
+            return
+        bad = [
+            name
+            for name, value in losses.items()
+            if not all(bool(each.detach().isfinite().all()) for each in _tensors(value))
+        ]
+        self._stop(runner, f'{" and ".join(bad) or "a loss of another process"} is NaN or infinite')
+
+    def _check_gradients(self, runner: Runner, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [
+            weight.grad
+            for group in optimizer.param_groups
+            for weight in group['params']
+            if weight.grad is not None and not weight.grad.is_sparse
+        ]
+        if not gradients or _all_finite(list(torch._foreach_norm(gradients))):
+            return
+        bad = [
+            name
+            for name, weight in _plain(runner.model).named_parameters()
+            if weight.grad is not None and not bool(weight.grad.isfinite().all())
+        ]
+        shown = f'{", ".join(bad[:3])}{", …" if len(bad) > 3 else ""}'
+        self._stop(
+            runner, f'the gradient of {shown or "a weight of another process"} is NaN or infinite'
+        )
+
+    def _stop(self, runner: Runner, what: str) -> None:
+        images = f'{", ".join(self._images[:SHOWN])}{", …" if len(self._images) > SHOWN else ""}'
+        message = f'iteration {runner.iter + 1}: {what}, for the images {images}'
+        if os.environ.get(SETTING) == 'warn':
+            if not self._has_warned:  # from here on everything is NaN
+                self._has_warned = True
+                runner.logger.warning(f'{message}; going on, as {SETTING}=warn asks for')
+            return
+        runner.save_checkpoint(runner.work_dir, LAST_GOOD, save_optimizer=False, by_epoch=False)
+        raise NonFiniteError(
+            f'{message}; the weights before it are in {os.path.join(runner.work_dir, LAST_GOOD)}; look at '
+            f'their boxes, lower the learning rate or clip gradients; {SETTING}=warn goes on'
+        )
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors of one loss: itself, or those of a list."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [each for each in value if isinstance(each, Tensor)] if isinstance(value, list) else []
+
+
+@torch.no_grad()
+def _all_finite(values: list[Tensor]) -> bool:
+    """Whether tensors are finite, on all processes alike; the device is waited for once."""
+    sums = torch.stack([each.detach().float().sum() for each in values])
+    # A sum of finite losses or norms is finite but beyond 1e38.
+    bad = (~sums.isfinite()).any().float()
+    if is_distributed():
+        all_reduce(bad, 'max')
+    return not bool(bad)
+
+
+def _plain(model: Any) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model

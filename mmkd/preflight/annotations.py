@@ -1,0 +1,384 @@
+"""What the annotation files of a data set hold, read by the data set's own code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from mmdet.datasets import CocoDataset, XMLDataset
+from mmdet.datasets.api_wrappers import COCO
+from mmdet.registry import DATASETS
+
+from ..errors import ConfigError, MissingFileError, UserError, did_you_mean
+
+# What is not read before a run starts, unless a check of the whole data is asked for.
+LARGE_FILE = 100e6  # bytes of a COCO file: about two seconds
+LARGE_LIST = 5000  # XML files: about two seconds
+# Of these wrappers mmengine and mmdet read the data set inside.
+INNER = ('dataset', 'datasets')
+
+
+class AnnotationFile(COCO):
+    """mmdet's reader of COCO files, without outlines, and with a message for each fault of a file.
+
+    Outlines of objects are most of a file's size in memory, and no check reads them.
+    """
+
+    def __init__(self, annotation_file: str | None = None) -> None:
+        super().__init__()
+        if annotation_file is not None:
+            self.dataset = read_coco(annotation_file)
+            self.createIndex()
+
+    def createIndex(self) -> None:  # noqa: N802  # pycocotools' name
+        """As pycocotools does, which prints three lines."""
+        self.anns = {each['id']: each for each in self.dataset['annotations']}
+        self.imgs = {each['id']: each for each in self.dataset['images']}
+        self.cats = {each['id']: each for each in self.dataset['categories']}
+        for each in self.dataset['annotations']:
+            self.imgToAnns[each['image_id']].append(each)
+            self.catToImgs[each['category_id']].append(each['image_id'])
+        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs  # mmdet's names
+
+
+# What mmdet reads of each entry of a COCO file; `category_id` and `area` of annotations alike.
+KEYS = dict(
+    images=('id', 'file_name', 'width', 'height'),
+    annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
+    categories=('id', 'name'),
+)
+HOW_TO_ADD = dict(
+    area="set it to the box's width * height",
+    iscrowd='set it to 0',
+    width="set it to the image's width in pixels",
+    height="set it to the image's height in pixels",
+)
+
+
+def read_coco(path: str) -> dict[str, list[dict]]:
+    """The content of a COCO file without ``segmentation``.
+
+    Raises:
+        ConfigError: It is none, with what is wrong and how to mend it.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes(), object_hook=_without_outline)
+    except ValueError as error:
+        raise ConfigError(f'{path} is no JSON file: {error}') from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f'{path}: must be an object with the keys images, annotations and categories, got a '
+            f'{type(content).__name__}; a file of detections has this form, name the file of ground truth'
+        )
+    if Path(path).open('rb').read(3) == b'\xef\xbb\xbf':
+        raise ConfigError(
+            f'{path} starts with a byte-order mark, which pycocotools cannot read; save it as UTF-8 without '
+            f'one'
+        )
+    content.setdefault('annotations', [])  # COCO's files of test images have none
+    for name, keys in KEYS.items():
+        entries = content.get(name)
+        if not isinstance(entries, list):
+            raise ConfigError(
+                f"{path}: must have a list '{name}', got {type(entries).__name__}"
+                f'{did_you_mean(name, content)}'
+            )
+        for key in keys:
+            require_key(path, name, entries, key)
+    return content
+
+
+def require_key(path: str, name: str, entries: list[dict], key: str) -> None:
+    """Check that all entries of a list in a COCO file have a key.
+
+    Raises:
+        ConfigError: Some have not; the message counts them.
+    """
+    # mmdet passes over an ignored annotation before it reads the rest.
+    lacking = [entry for entry in entries if key not in entry and not entry.get('ignore')]
+    if lacking:
+        how = HOW_TO_ADD.get(key, 'add it')
+        raise ConfigError(
+            f"{path}: {len(lacking)} of {len(entries)} {name} have no '{key}' "
+            f'(the first: id {lacking[0].get("id", "not given")}); {how}'
+        )
+
+
+def _without_outline(entry: dict) -> dict:
+    entry.pop('segmentation', None)
+    return entry
+
+
+@dataclass
+class Boxes:
+    """The boxes of some images as their files give them.
+
+    ``corners`` are x1, y1, x2, y2 in pixels, shape (N, 4); ``sizes`` the width and height of the image of
+    each, shape (N, 2); ``where`` names file and image of each.
+    """
+
+    corners: np.ndarray
+    sizes: np.ndarray
+    where: list[str]
+
+
+@dataclass
+class AnnotatedData:
+    """One data set that a run reads.
+
+    Attributes:
+        mode: ``train``, ``val`` or ``test``.
+        key: Its key in the config.
+        config: Its config.
+        kind: Its class.
+    """
+
+    mode: str
+    key: str
+    config: dict[str, Any]
+    kind: type
+    #: The data set; its annotations are read by :meth:`load`.
+    dataset: Any = None
+    #: The one that the run has built and read, if it has.
+    built: Any = None
+    #: Its images before it filters them, and after.
+    images: list[dict] = field(default_factory=list)
+    kept: list[dict] = field(default_factory=list)
+    #: The content of its file in COCO's form.
+    coco: dict[str, list[dict]] | None = None
+    #: Number of XML files to read beside the data set, at most.
+    sample: int | None = None
+    _objects: list[tuple[str, str, np.ndarray, tuple[int, int]]] | None = None
+
+    @property
+    def classes(self) -> Any:
+        """The class names of the data set, as it understands its config."""
+        return self.dataset.metainfo.get('classes')
+
+    @property
+    def path(self) -> str:
+        """Its annotation file."""
+        return self.dataset.ann_file
+
+    @property
+    def in_test_mode(self) -> bool:
+        return bool(self.dataset.test_mode)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its files lie on a disk of this machine."""
+        return not self.config.get('backend_args') and '://' not in str(
+            self.config.get('data_root') or ''
+        )
+
+    @property
+    def is_read_whole(self) -> bool:
+        """Whether all class names of the files are known."""
+        return self.coco is not None or self.sample is None or len(self.images) <= self.sample
+
+    def is_large(self) -> bool:
+        """Whether reading its annotations takes long enough to be done only once in a run."""
+        path = _join(self.config.get('data_root'), self.config.get('ann_file'))
+        if not path or not os.path.isfile(path):
+            return False
+        if issubclass(self.kind, XMLDataset):
+            with open(path, 'rb') as file:
+                return sum(1 for _ in file) > LARGE_LIST
+        return os.path.getsize(path) > LARGE_FILE
+
+    def load(self) -> None:
+        """Build the data set and read its annotations.
+
+        Raises:
+            UserError: It cannot be built or read; the message names key, file and cause.
+        """
+        config = dict(self.config, lazy_init=True)
+        try:
+            self.dataset = DATASETS.build(config)
+            self._prepare_reading()
+            self.dataset.data_list = self.images = self.dataset.load_data_list()
+            if self.dataset.proposal_file is not None:
+                self.dataset.load_proposals()
+            if hasattr(self.dataset, 'COCOAPI'):
+                self.dataset.__dict__.pop('COCOAPI', None)
+            self.kept = self.dataset.filter_data()
+        except UserError as error:
+            if not str(error).startswith(self.key):
+                error.args = (f'{self.key}: {error}',)
+            raise
+        except Exception as error:  # of the data set's own code, which may be the user's
+            raise _naming(error, self.key, self.config) from error
+
+    def use_built(self) -> None:
+        """Take the data set that the run has built and read, instead of :meth:`load`."""
+        self.dataset = self.built
+        self.images = self.kept = [self.built.get_data_info(i) for i in range(len(self.built))]
+
+    def _prepare_reading(self) -> None:
+        dataset = self.dataset
+        if isinstance(dataset, CocoDataset) and type(dataset).COCOAPI is COCO:
+
+            def read(path: str) -> AnnotationFile:
+                file = AnnotationFile(path)
+                self.coco = file.dataset
+                return file
+
+            dataset.COCOAPI = read
+        if isinstance(dataset, XMLDataset):
+            parse = dataset.parse_data_info
+
+            def parse_named(entry: dict) -> Any:
+                try:
+                    return parse(entry)
+                except FileNotFoundError as error:
+                    raise MissingFileError(
+                        f'no such file: {error.filename}, of {dataset.ann_file}; add it, or take the name '
+                        f'out of the list'
+                    ) from None
+                except Exception as error:
+                    raise ConfigError(
+                        f'{entry["xml_path"]} cannot be read: {_words(error)}; each object needs name and '
+                        f'bndbox with xmin, ymin, xmax and ymax'
+                    ) from None
+
+            dataset.parse_data_info = parse_named
+
+    def names_by_label(self) -> list[str] | None:
+        """The name in the annotation file of each label that the data set gives; None if unknown."""
+        if self.coco is None:
+            return None
+        names = {each['id']: each['name'] for each in self.coco['categories']}
+        return [names[number] for number in self.dataset.cat_ids]
+
+    def names_in_files(self) -> list[str] | None:
+        """All class names in the annotation files, in their order; None if unknown."""
+        if self.coco is not None:
+            return [each['name'] for each in self.coco['categories']]
+        if isinstance(self.dataset, XMLDataset):
+            return list(dict.fromkeys(name for _, name, _, _ in self.objects()))
+        return None
+
+    def objects(self) -> list[tuple[str, str, np.ndarray, tuple[int, int]]]:
+        """File, class name, corners and image size of the objects in (a sample of) the XML files."""
+        if self._objects is None:
+            images = self.images
+            count = min(self.sample or len(images), len(images))
+            chosen = [images[len(images) * i // count] for i in range(count)]
+            self._objects = [found for image in chosen for found in _objects_of(image)]
+        return self._objects
+
+    def boxes(self) -> Boxes:
+        """The boxes of its classes as the files give them."""
+        if self.coco is not None:
+            wanted = set(self.dataset.cat_ids)
+            images = {each['id']: each for each in self.coco['images']}
+            found = [
+                (each['bbox'], images[each['image_id']], each['id'])
+                for each in self.coco['annotations']
+                if each['category_id'] in wanted and each['image_id'] in images
+            ]
+            corners = np.array([box for box, _, _ in found], dtype=float).reshape(-1, 4)
+            corners[:, 2:] += corners[:, :2]
+            sizes = [(image['width'], image['height']) for _, image, _ in found]
+            where = [f'annotation {number} on {image["file_name"]}' for _, image, number in found]
+        elif isinstance(self.dataset, XMLDataset):
+            chosen = [one for one in self.objects() if one[1] in self.classes]
+            corners = np.array([one[2] for one in chosen], dtype=float).reshape(-1, 4)
+            sizes = [one[3] for one in chosen]
+            where = [f'{one[1]} in {one[0]}' for one in chosen]
+        else:
+            pairs = [
+                (instance['bbox'], image)
+                for image in self.images
+                for instance in image.get('instances', ())
+                if len(instance.get('bbox', ())) == 4
+            ]
+            corners = np.array([box for box, _ in pairs], dtype=float).reshape(-1, 4)
+            sizes = [(image.get('width', 0), image.get('height', 0)) for _, image in pairs]
+            where = [f'a box on {image["img_path"]}' for _, image in pairs]
+        return Boxes(corners, np.array(sizes, dtype=float).reshape(-1, 2), where)
+
+
+def data_of(config: Any, mode: str) -> Iterator[AnnotatedData]:
+    """The data sets that a data loader of a config reads, those in wrappers too.
+
+    Raises:
+        ConfigError: A data set or a wrapper of no known type, or a wrapper with an option it does not have.
+    """
+    section = f'{mode}_dataloader'
+    yield from _leaves((config.get(section) or {}).get('dataset'), f'{section}.dataset', mode)
+
+
+def _leaves(config: Any, key: str, mode: str) -> Iterator[AnnotatedData]:
+    if not isinstance(config, dict):
+        return
+    kind = config.get('type')
+    found = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if not isinstance(found, type):
+        raise ConfigError(
+            f'{key}.type: {kind!r} is not a registered data set'
+            f'{did_you_mean(str(kind), DATASETS.module_dict)}; a data set of your own needs custom_imports'
+        )
+    inner = [name for name in INNER if config.get(name)]
+    if not inner:
+        yield AnnotatedData(mode, key, dict(config), found)
+    for name in inner:
+        if 'metainfo' in config:
+            raise ConfigError(
+                f'{key}.metainfo: {found.__name__} passes no metainfo on to the data set inside; write it as '
+                f'{key}.{name}{".0" if name == "datasets" else ""}.metainfo'
+            )
+        each = config[name]
+        if isinstance(each, (list, tuple)):
+            for index, one in enumerate(each):
+                yield from _leaves(one, f'{key}.{name}.{index}', mode)
+        else:
+            yield from _leaves(each, f'{key}.{name}', mode)
+
+
+def leaves_of(dataset: Any) -> list[Any]:
+    """The data sets that a built one wraps, in the order of :func:`data_of`; itself if it wraps none."""
+    if hasattr(dataset, 'datasets'):
+        return [leaf for each in dataset.datasets for leaf in leaves_of(each)]
+    return leaves_of(dataset.dataset) if hasattr(dataset, 'dataset') else [dataset]
+
+
+def _objects_of(image: dict) -> Iterator[tuple[str, str, np.ndarray, tuple[int, int]]]:
+    path = image['xml_path']
+    root = ElementTree.parse(path).getroot()
+    for each in root.findall('object'):
+        box = each.find('bndbox')
+        if box is None:  # of a class that the data set does not read
+            continue
+        corners = [float(box.findtext(edge) or 'nan') for edge in ('xmin', 'ymin', 'xmax', 'ymax')]
+        size = (image['width'], image['height'])
+        # As a distance between edges: in VOC's files pixels are counted from 1.
+        yield path, each.findtext('name') or '', np.array(corners) - 1, size
+
+
+def _naming(error: Exception, key: str, config: dict) -> UserError:
+    """An exception of a data set's own code as a line that names the data set."""
+    wrong = str(error).partition('unexpected keyword argument ')[2].strip("'")
+    if isinstance(error, TypeError) and wrong:
+        hint = (
+            f'write {key}.metainfo=dict(classes=(…))'
+            if wrong in ('classes', 'CLASSES')
+            else 'take it out'
+        )
+        return ConfigError(f'{key}.{wrong}: {config.get("type")} has no such option; {hint}')
+    return ConfigError(f'{key}: {config.get("type")} cannot read its annotations: {_words(error)}')
+
+
+def _words(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return f'{type(error).__name__}: {" ".join(lines)[:200]}' if lines else type(error).__name__
+
+
+def _join(*parts: str | None) -> str:
+    return os.path.join(*(part for part in parts if part)) if any(parts) else ''

@@ -1,0 +1,180 @@
+"""Whether the class names of a config are those that its labels mean."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ..errors import ConfigError, UserError, did_you_mean
+from .advice import Advice
+from .annotations import AnnotatedData
+from .planned_run import PlannedRun
+
+
+def check_names(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """Each class has a name of its own, and the names are where the data set reads them."""
+    for data in run.data:
+        key = f'{data.key}.metainfo'
+        given = data.config.get('metainfo') or {}
+        classes = data.classes
+        for wrong in ('CLASSES', 'class_names', 'names'):
+            if wrong in given and 'classes' not in given:
+                yield ConfigError(
+                    f'{key}.{wrong}: the data set reads the key classes, got {wrong}; rename it'
+                )
+        if isinstance(classes, str):
+            yield ConfigError(
+                f'{key}.classes: must be a tuple of names, got the text {classes!r}; write '
+                f"('{classes}',) with a comma"
+            )
+        elif classes is None:
+            yield ConfigError(
+                f'{key}.classes: {data.kind.__name__} has no class names; set them to a tuple of names'
+            )
+        else:
+            twice = [name for name, count in Counter(classes).items() if count > 1]
+            if twice:
+                yield ConfigError(f'{key}.classes: {twice[0]!r} stands there twice; take one out')
+
+
+def check_labels(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """Each label means the class of its name, and each class is in the files.
+
+    ``CocoDataset`` numbers labels by the order of the annotation file, whatever the order of the names is,
+    and a data set passes over names that its files do not have.
+    """
+    for data in run.data:
+        classes = data.classes
+        if isinstance(classes, str) or classes is None:
+            continue
+        yield from _check_order(data, tuple(classes))
+        yield from _check_presence(data, tuple(classes))
+
+
+def _check_order(data: AnnotatedData, classes: tuple[str, ...]) -> Iterator[UserError]:
+    """Compare with the names that the annotation file has for each label."""
+    labelled = data.names_by_label()
+    if labelled is None or tuple(labelled) == classes[: len(labelled)]:
+        return
+    key, path = f'{data.key}.metainfo.classes', data.path
+    names = data.names_in_files() or []
+    unknown = [name for name in classes if name not in names]
+    if unknown:
+        if 'classes' not in (data.config.get('metainfo') or {}):
+            yield ConfigError(
+                f'{key}: not given, so that the {len(classes)} classes of {data.kind.__name__} apply, but '
+                f'{path} has {_list(names)}; set it to {_as_tuple(names)}'
+            )
+        else:
+            yield _unknown(data, unknown[0], classes, names)
+        return
+    how = '' if 'classes' in (data.config.get('metainfo') or {}) else f' of {data.kind.__name__}'
+    yield ConfigError(
+        f'{key}: the order{how} is {_as_tuple(classes)}, but labels are numbered in the order of {path}; '
+        f'write {_as_tuple(labelled)}'
+    )
+
+
+def _check_presence(data: AnnotatedData, classes: tuple[str, ...]) -> Iterator[UserError | Advice]:
+    """Find names that are in no file."""
+    key = f'{data.key}.metainfo.classes'
+    names = data.names_in_files()
+    labelled = data.names_by_label()
+    if names is None or (labelled is not None and tuple(labelled) != classes[: len(labelled)]):
+        return  # nothing to compare with, or said already
+    absent = [name for name in classes if name not in names]
+    unused = [name for name in names if name not in classes]
+    meant = [name for name in absent if _alike(name, unused)]
+    if not meant and len(absent) == len(classes):
+        meant = [name for name in absent if did_you_mean(name, unused)]
+    if meant:
+        yield _unknown(data, meant[0], classes, names)
+    elif absent and len(absent) == len(classes):
+        yield ConfigError(
+            f'{key}: {data.path} has none of {_list(classes)}, but {_list(names)}; choose from these'
+        )
+    elif absent and not data.in_test_mode and data.is_read_whole:
+        hint = did_you_mean(absent[0], unused)
+        yield Advice(f'{key}: {data.path} has no object of {_list(absent)}{hint}')
+
+
+def _unknown(data: AnnotatedData, name: str, classes: Sequence[str], names: list[str]) -> UserError:
+    unused = [each for each in names if each not in classes]
+    alike = _alike(name, unused)
+    hint = f'; write {alike[0]!r}' if alike else did_you_mean(name, unused or names)
+    return ConfigError(
+        f'{data.key}.metainfo.classes: {data.path} has no class {name!r}'
+        f'{hint or f"; it has {_list(names)}"}'
+    )
+
+
+def _alike(name: str, names: list[str]) -> list[str]:
+    """Those that differ from a name only in case, spaces, hyphens or underscores."""
+    return [each for each in names if _bare(each) == _bare(name)]
+
+
+def _bare(name: str) -> str:
+    return ''.join(letter for letter in name.casefold() if letter not in ' -_')
+
+
+def check_classes_agree(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """All data sets of a run number the same classes in the same order."""
+    named = [data for data in run.data if isinstance(data.classes, (tuple, list))]
+    for data in named[1:]:
+        first = named[0]
+        if tuple(data.classes) == tuple(first.classes):
+            continue
+        same = sorted(data.classes) == sorted(first.classes)
+        yield ConfigError(
+            f'{data.key}.metainfo.classes: {_as_tuple(data.classes)} must equal {first.key}.metainfo.classes '
+            f'{_as_tuple(first.classes)}{" in order too" if same else ""}; a detector has one numbering of '
+            f'classes'
+        )
+
+
+def check_objects(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """A training set keeps images after its filter, and some of them show objects."""
+    for data in run.data:
+        if data.mode != 'train' or data.in_test_mode or not run.needs_labels:
+            continue
+        if not data.images:
+            yield ConfigError(f'{data.key}.ann_file: {data.path} lists no image')
+            continue
+        if not any(image.get('instances') for image in data.images):
+            if not _is_named_wrong(data):
+                yield ConfigError(
+                    f'{data.key}: no image of {data.path} shows {" or ".join(map(str, data.classes or ()))}; '
+                    f'choose classes that it has, or another ann_file'
+                )
+            continue
+        if data.kept:
+            continue
+        smallest = (data.config.get('filter_cfg') or {}).get('min_size', 0)
+        sizes = [min(image['width'], image['height']) for image in data.images]
+        cause = (
+            f'all images are smaller: the shorter side is {max(sizes)} px at most; set it to '
+            f'{min(sizes)} or less'
+            if max(sizes) < smallest
+            else f'it keeps none of {len(data.images)} images'
+        )
+        key = f'{data.key}.filter_cfg'
+        yield ConfigError(
+            f'{key}.min_size={smallest}: {cause}' if smallest else f'{key}: {cause}; take it out'
+        )
+
+
+def _is_named_wrong(data: AnnotatedData) -> bool:
+    """Whether there are no objects because names do not fit, which another check reports."""
+    names = set(data.names_in_files() or ())
+    return bool(names) and not names & set(data.classes or ())
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ', '.join(map(str, names[:6]))
+    return f'{shown}, … ({len(names)} in all)' if len(names) > 6 else shown or 'no class'
+
+
+def _as_tuple(names: Sequence[str]) -> str:
+    if len(names) > 12:
+        return f'({", ".join(map(repr, names[:12]))}, …)'
+    return repr(tuple(names))

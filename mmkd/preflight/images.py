@@ -1,0 +1,145 @@
+"""Whether the images of a data set are there, can be read and have the size that its boxes expect."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from PIL import Image
+
+from ..errors import ConfigError, MissingFileError, UserError
+from .advice import Advice
+from .annotations import AnnotatedData
+from .boxes import SHOWN, shown
+from .planned_run import SAMPLE, PlannedRun
+
+ORIENTATION = 0x0112  # the EXIF tag
+TRANSPOSED = (5, 6, 7, 8)  # its values for images that are turned by 90 degrees
+SEARCHED = 20000  # files, in the search for a missing image
+
+
+def check_image_files(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """Every image of the annotation files exists."""
+    for data in _local(run):
+        paths = [image['img_path'] for image in data.kept if image.get('img_path')]
+        there = _listing({os.path.dirname(path) for path in paths})
+        missing = [path for path in paths if not _is_listed(path, there)]
+        if missing:
+            yield MissingFileError(
+                f'{data.key}: {len(missing)} of {len(paths)} images of {data.path} do not exist: '
+                f'{shown(missing[:SHOWN], len(missing))}; {_advice(data, missing, len(paths))}'
+            )
+
+
+def check_image_content(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """Images can be read, and have the width and height that the annotation files give."""
+    for data in _local(run):
+        images = [image for image in data.kept if os.path.isfile(image.get('img_path') or '')]
+        if not run.whole and len(images) > SAMPLE:
+            images = [images[len(images) * i // SAMPLE] for i in range(SAMPLE)]
+        unreadable: list[str] = []
+        turned: list[str] = []
+        other: list[str] = []
+        ignores = _ignores_orientation(data)
+        for image in images:
+            size = _size(image['img_path'], ignores)
+            if size is None:
+                unreadable.append(image['img_path'])
+                continue
+            expected = (image.get('width'), image.get('height'))
+            if None in expected or size == expected:
+                continue
+            (turned if size == expected[::-1] else other).append(image['img_path'])
+        if unreadable:
+            yield ConfigError(
+                f'{data.key}: {len(unreadable)} of {len(images)} images are empty or cannot be read: '
+                f'{shown(unreadable[:SHOWN], len(unreadable))}; replace the files, or take them out of '
+                f'{data.path}'
+            )
+        if turned:
+            how = (
+                "take color_type='color_ignore_orientation' out of LoadImageFromFile"
+                if ignores
+                else "write dict(type='LoadImageFromFile', color_type='color_ignore_orientation')"
+            )
+            kind = ConfigError if len(turned) == len(images) else Advice
+            yield kind(
+                f'{data.key}: {len(turned)} of {len(images)} images are loaded with width and height '
+                f'exchanged, against {data.path}: {shown(turned[:SHOWN], len(turned))}; if their EXIF '
+                f'orientation is why, {how} in the pipelines'
+            )
+        if other:
+            kind = ConfigError if len(other) == len(images) else Advice
+            yield kind(
+                f'{data.key}: {len(other)} of {len(images)} images have another size than {data.path} gives: '
+                f'{shown(other[:SHOWN], len(other))}; boxes must be in pixels of the image'
+            )
+
+
+def _local(run: PlannedRun) -> Iterator[AnnotatedData]:
+    return (data for data in run.data if data.is_local)
+
+
+def _listing(folders: Iterable[str]) -> dict[str, set[str]]:
+    """The names in each folder; one listing is faster than a question for each file."""
+    return {
+        folder: set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
+        for folder in folders
+    }
+
+
+def _is_listed(path: str, there: dict[str, set[str]]) -> bool:
+    folder, name = os.path.split(path)
+    return name in there[folder] or os.path.isfile(path)
+
+
+def _advice(data: AnnotatedData, missing: list[str], count: int) -> str:
+    first = missing[0]
+    if '\\' in first and os.path.isfile(first.replace('\\', '/')):
+        return f'{data.path} separates folders by \\, write / instead'
+    found = _find(os.path.basename(first.replace('\\', '/')), data)
+    if found:
+        prefix = data.config.get('data_prefix') or {}
+        name = next(iter(prefix), 'img')
+        return f'{os.path.basename(found)} is in {os.path.dirname(found)}; set {data.key}.data_prefix.{name}'
+    if len(missing) < count:
+        return f'add the files, or take them out of {data.path}'
+    return f'set {data.key}.data_root and data_prefix'
+
+
+def _find(name: str, data: AnnotatedData) -> str | None:
+    """A file of that name below the data root, or the folder of the annotation file."""
+    root = data.config.get('data_root') or os.path.dirname(data.path) or '.'
+    seen = 0
+    for folder, _, files in os.walk(root):
+        if name in files:
+            return os.path.join(folder, name)
+        seen += len(files)
+        if seen > SEARCHED:
+            break
+    return None
+
+
+def _size(path: str, ignores_orientation: bool) -> tuple[int, int] | None:
+    """Width and height of an image as it is loaded, None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            turned = not ignores_orientation and _orientation(image) in TRANSPOSED
+            return image.size[::-1] if turned else image.size
+    except Exception:  # Pillow raises many kinds, by format
+        return None
+
+
+def _orientation(image: Any) -> int | None:
+    return image.getexif().get(ORIENTATION) if image.format in ('JPEG', 'MPO', 'TIFF') else None
+
+
+def _ignores_orientation(data: AnnotatedData) -> bool:
+    """Whether the pipeline loads images as they are stored."""
+    for step in data.config.get('pipeline') or ():
+        if step.get('type') == 'LoadImageFromFile':
+            backend = step.get('imdecode_backend') or 'cv2'
+            kind = step.get('color_type', 'color')
+            return 'ignore_orientation' in kind or kind == 'unchanged' or backend == 'tifffile'
+    return False

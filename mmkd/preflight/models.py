@@ -1,0 +1,110 @@
+"""Whether a detector fits its data and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+
+from ..checkpoints import first_line, listing, prefix_of, read_checkpoint
+from ..datasets.data_root import leaves
+from ..errors import CheckpointError, ConfigError, UserError
+from .advice import Advice
+from .annotations import read_coco, require_key
+from .planned_run import PlannedRun
+
+# Modules with a `num_classes` of their own meaning.
+OTHER_CLASSES = ('rpn_head', 'semantic_head', 'panoptic', 'backbone', 'neck', 'language_model')
+
+
+def check_num_classes(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """Every head is built for as many classes as the data has."""
+    named = [data for data in run.data if isinstance(data.classes, (tuple, list))]
+    if not named or not run.detector_config:
+        return
+    data = named[0]
+    if getattr(data.dataset, 'return_classes', False):
+        return  # a detector that is given the class names as text
+    count = len(data.classes)
+    for path, module in run.detector.named_modules():
+        found = getattr(module, 'num_classes', None)
+        other = any(part.startswith(OTHER_CLASSES) for part in path.split('.')) or 'loss' in path
+        if not isinstance(found, int) or found == count or other or _is_agnostic(module):
+            continue
+        yield ConfigError(
+            f'{run.detector_key}.{path}.num_classes: must be {count}, the number of classes of {data.key} '
+            f'({", ".join(map(str, data.classes[:4]))}{", …" if count > 4 else ""}), got {found}; set it to '
+            f'{count}'
+        )
+
+
+def _is_agnostic(module: nn.Module) -> bool:
+    """Whether a mask head has one mask for all classes."""
+    return bool(getattr(module, 'class_agnostic', False))
+
+
+def check_evaluation(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """The annotation files of COCO metrics have what COCO's evaluation reads."""
+    seen = set()
+    contents = {data.path: data.coco for data in run.data if data.coco is not None}
+    for mode in run.modes:
+        evaluator = run.cfg.get(f'{mode}_evaluator') or ()
+        for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+            kind = METRICS.get(metric.get('type')) if isinstance(metric.get('type'), str) else None
+            path = metric.get('ann_file')
+            if not (isinstance(kind, type) and issubclass(kind, CocoMetric)) or not path:
+                continue
+            if path in seen or (path not in contents and not run.whole):
+                continue
+            seen.add(path)
+            content = contents.get(path) or read_coco(path)
+            if not metric.get('format_only'):
+                require_key(path, 'annotations', content['annotations'], 'iscrowd')
+    yield from ()
+
+
+def check_pretrained(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """Pretrained weights behind a URL can be downloaded; those that are there already are only read."""
+    if not run.trains or run.cfg.get('load_from'):
+        return
+    for owner, name, value, key in leaves(run.detector_config, run.detector_key):
+        remote = isinstance(value, str) and '://' in value
+        if name != 'checkpoint' or not remote or owner.get('type') != 'Pretrained':
+            continue
+        try:
+            CheckpointLoader.load_checkpoint(value, map_location='cpu', logger='silent')
+        except Exception as error:  # of several libraries, by the kind of URL
+            yield CheckpointError(
+                f'{key}: {value} cannot be downloaded ({first_line(error)}); download it elsewhere and name '
+                f'the file with --cfg-options {key}=FILE'
+            )
+
+
+def check_load_from(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """What `load_from` names holds weights of this detector."""
+    path = run.cfg.get('load_from')
+    if not path or run.cfg.get('resume'):
+        return
+    found = read_checkpoint(path, f"load_from='{path}'")['state_dict']
+    own = run.detector.state_dict()
+    fitting = [key for key in own if key in found and found[key].shape == own[key].shape]
+    if not fitting:
+        prefix = prefix_of(found, own)
+        hint = (
+            f"its keys start with '{prefix}'; save them without it"
+            if prefix
+            else 'name weights of the same detector'
+        )
+        yield CheckpointError(
+            f'load_from: {path} has none of the {len(own)} entries of {run.detector_key}, but '
+            f'{listing("others", list(found))}; {hint}'
+        )
+    elif len(fitting) < 0.5 * len(own):
+        absent = [key for key in own if key not in fitting]
+        yield Advice(
+            f'load_from: {path} has {len(fitting)} of the {len(own)} entries of {run.detector_key}; '
+            f'{listing("start from random weights", absent)}'
+        )

@@ -1,0 +1,136 @@
+"""A run as its config plans it: what the checks look at."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from ..errors import ConfigError, UserError
+from ..random_state import preserve_rng_state
+from ..types import Detector
+from .annotations import AnnotatedData, data_of, leaves_of
+from .files import missing_files
+
+# XML files and images that are looked at before a run starts; `check` looks at all.
+SAMPLE = 1000
+# How mmengine's registries say so.
+UNBUILDABLE = r'is not in the .* registry|__init__\(\)'
+
+
+class PlannedRun:
+    """The config, and what is built of it without weights: its data sets and its detector.
+
+    Args:
+        cfg: A loaded config; it is not changed.
+        modes: Which of ``'train'``, ``'val'`` and ``'test'`` are about to run.
+        path: The config's own path, for messages.
+        whole: Whether annotation files and images are read whole; else large annotation files are left
+            to the run itself, and of images and XML files a sample is read.
+        built: Data sets that the run has built, by mode; large ones are taken from there.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        modes: Sequence[str],
+        path: str = '',
+        whole: bool = False,
+        built: dict[str, Any] | None = None,
+    ) -> None:
+        self.cfg = cfg
+        self.modes = [mode for mode in modes if cfg.get(f'{mode}_cfg') is not None]
+        #: Whether weights are trained.
+        self.trains = 'train' in modes
+        self.path = path
+        self.whole = whole
+        self.built = built or {}
+        self._unreadable: list[UserError] = []
+        init_default_scope(cfg.get('default_scope') or 'mmdet')
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        return self.cfg.get('model') or {}
+
+    @property
+    def distils(self) -> bool:
+        return str(self.model_config.get('type')).rpartition('.')[2] == 'Distiller'
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the training images need labels."""
+        return not (self.distils and self.model_config.get('task_losses') is False)
+
+    @property
+    def detector_key(self) -> str:
+        """The config key of the detector that is trained."""
+        return 'model.student' if self.distils else 'model'
+
+    @property
+    def detector_config(self) -> dict[str, Any]:
+        return (self.model_config.get('student') or {}) if self.distils else self.model_config
+
+    @cached_property
+    def planned_data(self) -> list[AnnotatedData]:
+        """All data sets of the config, not read."""
+        found: list[AnnotatedData] = []
+        for mode in self.modes:
+            try:
+                leaves = list(data_of(self.cfg, mode))
+            except UserError as error:
+                self._unreadable.append(error)
+                continue
+            built = leaves_of(self.built[mode]) if mode in self.built else []
+            for index, data in enumerate(leaves):
+                data.sample = None if self.whole else SAMPLE
+                data.built = built[index] if len(built) == len(leaves) else None
+                found.append(data)
+        return found
+
+    @cached_property
+    def data(self) -> list[AnnotatedData]:
+        """The data sets that could be read; why others could not is in :attr:`unreadable`."""
+        found: list[AnnotatedData] = []
+        for data in self.planned_data:
+            if any(True for _ in missing_files(self.cfg, data.config, data.key)):
+                continue  # which the check of files reports
+            try:
+                if data.is_local and (self.whole or not data.is_large()):
+                    data.load()
+                elif data.built is not None:
+                    data.use_built()
+                else:
+                    continue
+                found.append(data)
+            except UserError as error:
+                self._unreadable.append(error)
+        return found
+
+    @property
+    def unreadable(self) -> list[UserError]:
+        """Why data sets could not be read."""
+        return self._unreadable if self.data is not None else []
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The detector that is trained, with weights that mean nothing.
+
+        Raises:
+            ConfigError: It cannot be built.
+        """
+        config = copy.deepcopy(self.detector_config)
+        try:
+            with preserve_rng_state():
+                return MODELS.build(config)
+        except (KeyError, TypeError) as error:
+            # An unknown type or argument; anything else is not a fault of the config.
+            if isinstance(error, UserError) or not re.search(UNBUILDABLE, str(error)):
+                raise
+            words = ' '.join(str(error).strip('\'"').split())
+            raise ConfigError(f'{self.detector_key}: cannot be built: {words[:300]}') from error

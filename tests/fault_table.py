@@ -1,0 +1,790 @@
+"""Faults of data sets, configs and weights, as strangers have them, and the message of each.
+
+Each row changes a sound run, of COCO's or VOC's form, in one way. docs/checks.md is made from this table.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from PIL import Image
+from tiny_models import CLASSES, faster_rcnn
+from tiny_training import training_config, write_coco
+from tiny_voc import write_voc
+
+SOUND_XML = """<annotation><size><width>160</width><height>120</height><depth>3</depth></size>{objects}
+</annotation>"""
+OBJECT = (
+    '<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>{0}</xmin><ymin>{1}</ymin>'
+    '<xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>'
+)
+
+
+@dataclass
+class Case:
+    """A sound run in a folder, to be spoiled: ``config`` is written to ``config.py`` afterwards."""
+
+    folder: Path
+    config: Config
+
+    @property
+    def train(self) -> dict:
+        return self.config.train_dataloader.dataset
+
+    def for_all(self, **changes: Any) -> None:
+        """Change the data sets of all three loaders."""
+        for mode in ('train', 'val', 'test'):
+            for key, value in changes.items():  # `update` would merge dicts
+                self.config[f'{mode}_dataloader'].dataset[key] = value
+
+    def edit(self, change: Callable[[dict], Any], name: str = 'annotations.json') -> None:
+        """Change the content of the annotation file; what ``change`` returns is written, if anything."""
+        path = self.folder / 'data' / name
+        content = json.loads(path.read_text())
+        new = change(content)
+        path.write_text(json.dumps(content if new is None else new))
+
+    def write(self) -> Path:
+        path = self.folder / 'config.py'
+        self.config.dump(str(path))
+        return path
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row: what is wrong, how it comes about, and what the message must hold.
+
+    Attributes:
+        kind: The heading in docs/checks.md.
+        what: What is wrong, in a few words.
+        spoil: Makes it so.
+        says: Parts of the message.
+        form: ``coco`` or ``voc``.
+        advice: Whether the run goes on with a warning.
+        check_only: Whether only ``check`` finds it, since a run finds it by itself before its first
+            iteration.
+    """
+
+    kind: str
+    what: str
+    spoil: Callable[[Case], Any]
+    says: tuple[str, ...]
+    form: str = 'coco'
+    advice: bool = False
+    check_only: bool = False
+
+
+def sound_case(folder: Path, form: str) -> Case:
+    """A run that trains: COCO's form with three classes, VOC's with two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    coco = write_coco(folder / 'data', images=4)
+    config = training_config(faster_rcnn(), coco, folder / 'unused', iters=2)
+    config.pop('work_dir')
+    if form == 'voc':
+        shutil.rmtree(coco)
+        write_voc(coco)
+        config.model = faster_rcnn(2)
+        for mode, split in (('train', 'train'), ('val', 'val'), ('test', 'val')):
+            loader = config[f'{mode}_dataloader']
+            loader.dataset = dict(
+                type='VOCDataset',
+                data_root=str(coco),
+                ann_file=f'VOC2012/ImageSets/Main/{split}.txt',
+                data_prefix=dict(sub_data_root='VOC2012/'),
+                metainfo=dict(classes=('dog', 'tvmonitor')),
+                pipeline=loader.dataset.pipeline,
+                test_mode=mode != 'train',
+            )
+            if mode != 'train':
+                config[f'{mode}_evaluator'] = dict(type='VOCMetric', metric='mAP')
+    return Case(folder, config)
+
+
+# ---------------------------------------------------------------------- how runs are spoiled
+
+
+def classes(*names: str, **more: Any) -> Callable[[Case], None]:
+    return lambda case: case.for_all(metainfo=dict(classes=names, **more))
+
+
+def of_all(name: str, **changes: Any) -> Callable[[Case], None]:
+    """Change all entries of a list of the annotation file."""
+    return lambda case: case.edit(lambda it: [each.update(changes) for each in it[name]] and None)
+
+
+def without(name: str, key: str, count: int | None = None) -> Callable[[Case], None]:
+    """Take a key out of the first entries of a list of the annotation file."""
+    return lambda case: case.edit(lambda it: [each.pop(key) for each in it[name][:count]] and None)
+
+
+def boxes(change: Callable[[list, dict], list], count: int | None = None) -> Callable[[Case], None]:
+    """Change boxes of the annotation file; ``change`` is given the box and its image."""
+
+    def edit(content: dict) -> None:
+        images = {each['id']: each for each in content['images']}
+        for each in content['annotations'][:count]:
+            each['bbox'] = change(each['bbox'], images[each['image_id']])
+
+    return lambda case: case.edit(edit)
+
+
+def file_names(change: Callable[[str], str], count: int | None = None) -> Callable[[Case], None]:
+    def edit(content: dict) -> None:
+        for each in content['images'][:count]:
+            each['file_name'] = change(each['file_name'])
+
+    return lambda case: case.edit(edit)
+
+
+def raw(change: Callable[[bytes], bytes]) -> Callable[[Case], None]:
+    """Change the bytes of the annotation file."""
+
+    def spoil(case: Case) -> None:
+        path = case.folder / 'data/annotations.json'
+        path.write_bytes(change(path.read_bytes()))
+
+    return spoil
+
+
+def xml(*objects: str, count: int = 1, split: str = 'train') -> Callable[[Case], None]:
+    """Write objects into the XML files of the first images of a split."""
+
+    def spoil(case: Case) -> None:
+        for index in range(count):
+            path = case.folder / f'data/VOC2012/Annotations/2008_{split}_{index}.xml'
+            path.write_text(SOUND_XML.format(objects=''.join(objects)))
+
+    return spoil
+
+
+def voc_object(name: str, *corners: float) -> str:
+    return OBJECT.format(*(corners or (21, 31, 81, 101)), name=name)
+
+
+def model(key: str, value: Any) -> Callable[[Case], None]:
+    return lambda case: case.config.merge_from_dict({f'model.{key}': value})
+
+
+def masked(case: Case) -> None:
+    """A mask head for more classes than the box head has."""
+    roi_head = case.config.model.roi_head
+    roi_head.mask_roi_extractor = dict(roi_head.bbox_roi_extractor)
+    roi_head.mask_head = dict(
+        type='FCNMaskHead', num_convs=1, in_channels=16, conv_out_channels=8, num_classes=80
+    )
+    case.config.model.type = 'MaskRCNN'
+
+
+def wrapped(case: Case) -> None:
+    inner = dict(case.train)
+    inner.pop('metainfo')
+    case.config.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=inner, metainfo=dict(classes=CLASSES)
+    )
+
+
+def image(change: Callable[[Path], Any], name: str = '0.png') -> Callable[[Case], None]:
+    return lambda case: change(case.folder / 'data/images' / name) and None
+
+
+def rotated(path: Path) -> None:
+    """An image that is stored lying, with an EXIF tag that turns it upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((96, 128, 3), np.uint8)
+    Image.fromarray(pixels).save(path, format='JPEG', exif=exif)
+
+
+def rotate_all(case: Case) -> None:
+    for path in (case.folder / 'data/images').iterdir():
+        rotated(path)
+
+
+def move_images(case: Case) -> None:
+    folder = case.folder / 'data/images'
+    (folder / 'train').mkdir()
+    for path in folder.glob('*.png'):
+        path.rename(folder / 'train' / path.name)
+
+
+def reorder(content: dict) -> None:
+    content['categories'].reverse()
+
+
+def own_names(case: Case) -> None:
+    """No names in the config, so that those of COCO apply."""
+    for mode in ('train', 'val', 'test'):
+        case.config[f'{mode}_dataloader'].dataset.pop('metainfo')
+
+
+def val_file(change: Callable[[dict], Any]) -> Callable[[Case], None]:
+    """A validation file of its own, changed."""
+
+    def spoil(case: Case) -> None:
+        shutil.copy(case.folder / 'data/annotations.json', case.folder / 'data/val.json')
+        case.edit(change, 'val.json')
+        for mode in ('val', 'test'):
+            case.config[f'{mode}_dataloader'].dataset.ann_file = 'val.json'
+            case.config[f'{mode}_evaluator'].ann_file = str(case.folder / 'data/val.json')
+
+    return spoil
+
+
+def load_from(change: Callable[[dict], dict]) -> Callable[[Case], None]:
+    """Start from a checkpoint with other keys than the detector's."""
+
+    def spoil(case: Case) -> None:
+        from mmdet.registry import MODELS
+
+        state = MODELS.build(case.config.model).state_dict()
+        path = case.folder / 'weights.pth'
+        torch.save(dict(state_dict=change(state), meta={}), path)
+        case.config.load_from = str(path)
+
+    return spoil
+
+
+def distil(**changes: Any) -> Callable[[Case], None]:
+    """Distil from a teacher of the same kind; ``changes`` are made to the model's config."""
+
+    def spoil(case: Case) -> None:
+        write_teacher(case)
+        model = dict(
+            type='Distiller',
+            student=case.config.model,
+            teacher=dict(
+                config=str(case.folder / 'teacher.py'), checkpoint=str(case.folder / 'teacher.pth')
+            ),
+            losses=dict(
+                loss_kd=dict(type='KLDivergence', tau=2.0, align=dict(type='RoIClassAlignment'))
+            ),
+        )
+        case.config.pop('model')
+        case.config.model = model
+        case.config.custom_imports = dict(imports=['mmkd'])
+        case.config.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
+
+    return spoil
+
+
+def write_teacher(case: Case) -> None:
+    from mmdet.registry import MODELS
+
+    config = faster_rcnn(len(CLASSES), channels=24)
+    Config(dict(model=config, default_scope='mmdet')).dump(str(case.folder / 'teacher.py'))
+    state = MODELS.build(config).state_dict()
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(state_dict=state, meta=meta), case.folder / 'teacher.pth')
+
+
+def teacher_file(text: str) -> Callable[[Case], None]:
+    def spoil(case: Case) -> None:
+        distil()(case)
+        (case.folder / 'teacher.py').write_text(text)
+
+    return spoil
+
+
+def teacher_state(change: Callable[[dict], dict]) -> Callable[[Case], None]:
+    def spoil(case: Case) -> None:
+        distil()(case)
+        path = case.folder / 'teacher.pth'
+        content = torch.load(path, weights_only=True)
+        content['state_dict'] = change(content['state_dict'])
+        torch.save(content, path)
+
+    return spoil
+
+
+def both(*steps: Callable[[Case], Any]) -> Callable[[Case], None]:
+    def spoil(case: Case) -> None:
+        for step in steps:
+            step(case)
+
+    return spoil
+
+
+# ---------------------------------------------------------------------- the table
+
+NUMBER = 'Number of classes'
+NAMES = 'Class names'
+ORDER = 'Order of classes'
+BOXES = 'Boxes'
+FILES = 'Files'
+TEACHERS = 'Teachers and weights'
+LOSSES = 'Losses'
+
+FAULTS = (
+    Fault(
+        NUMBER,
+        'the head is built for 80 classes, the data has 3',
+        model('roi_head.bbox_head.num_classes', 80),
+        ('model.roi_head.bbox_head.num_classes: must be 3', 'got 80; set it to 3'),
+    ),
+    Fault(
+        NUMBER,
+        'the head is built for fewer classes than the data has',
+        model('roi_head.bbox_head.num_classes', 2),
+        ('model.roi_head.bbox_head.num_classes: must be 3', 'got 2'),
+    ),
+    Fault(
+        NUMBER,
+        'box head and mask head are built for different numbers',
+        masked,
+        ('model.roi_head.mask_head.num_classes: must be 3', 'got 80'),
+    ),
+    Fault(
+        NUMBER,
+        'the student of a distillation is built for another number',
+        distil(**{'student.roi_head.bbox_head.num_classes': 80}),
+        ('model.student.roi_head.bbox_head.num_classes: must be 3', 'got 80'),
+    ),
+    Fault(
+        NUMBER,
+        'the same, with a loss on features alone',
+        distil(
+            **{
+                'student.roi_head.bbox_head.num_classes': 4,
+                'losses': dict(_delete_=True, loss_kd=dict(type='CWD', student='neck')),
+            }
+        ),
+        ('model.student.roi_head.bbox_head.num_classes: must be 3', 'got 4'),
+    ),
+    Fault(
+        NAMES,
+        'no `metainfo` with a file of own classes',
+        both(own_names, model('roi_head.bbox_head.num_classes', 80), of_all('categories', x=1)),
+        ('metainfo.classes: not given', 'cat, dog, person', "set it to ('cat', 'dog', 'person')"),
+    ),
+    Fault(
+        NAMES,
+        '`CLASSES` in place of `classes`',
+        lambda case: case.for_all(metainfo=dict(CLASSES=CLASSES)),
+        ('train_dataloader.dataset.metainfo.CLASSES: ', 'the key classes', 'rename it'),
+    ),
+    Fault(
+        NAMES,
+        '`classes` beside `metainfo`, as in MMDetection 2',
+        lambda case: case.train.update(classes=CLASSES),
+        ('train_dataloader.dataset.classes: ', 'no such option', 'metainfo=dict(classes='),
+    ),
+    Fault(
+        NAMES,
+        "`classes=('person')` without the comma",
+        both(lambda case: case.for_all(metainfo=dict(classes='person'))),
+        ('metainfo.classes: must be a tuple', "got the text 'person'", "('person',)"),
+    ),
+    Fault(
+        NAMES,
+        'a name differs in case from the annotation file',
+        classes('cat', 'dog', 'Person'),
+        ("has no class 'Person'", "write 'person'"),
+    ),
+    Fault(
+        NAMES,
+        'a name differs in case from the XML files',
+        classes('Dog', 'tvmonitor'),
+        ('train.txt has no class', "'Dog'", "write 'dog'"),
+        form='voc',
+    ),
+    Fault(
+        NAMES,
+        'a name has a space that the XML files do not have',
+        classes('dog', 'tv monitor'),
+        ("'tv monitor'", "write 'tvmonitor'"),
+        form='voc',
+    ),
+    Fault(
+        NAMES,
+        'none of the names is in the XML files',
+        classes('horse', 'sheep'),
+        ('has none of horse, sheep', 'dog, tvmonitor'),
+        form='voc',
+    ),
+    Fault(
+        NAMES,
+        'a misspelled name',
+        classes('cat', 'dgo', 'person'),
+        ("has no class 'dgo'", 'near: dog'),
+    ),
+    Fault(
+        NAMES,
+        'a name stands there twice',
+        classes('cat', 'cat', 'person'),
+        ("'cat' stands there twice",),
+    ),
+    Fault(
+        NAMES,
+        '`metainfo` on the wrapper in place of the data set',
+        wrapped,
+        ('train_dataloader.dataset.metainfo: RepeatDataset passes no metainfo', 'dataset.metainfo'),
+    ),
+    Fault(
+        NAMES,
+        'all images are below `filter_cfg.min_size`',
+        lambda case: case.train.update(filter_cfg=dict(min_size=320)),
+        ('train_dataloader.dataset.filter_cfg.min_size=320', '96 px at most'),
+    ),
+    Fault(
+        NAMES,
+        'the same with XML files',
+        lambda case: case.train.update(filter_cfg=dict(min_size=320)),
+        ('train_dataloader.dataset.filter_cfg.min_size=320', '120 px at most'),
+        form='voc',
+    ),
+    Fault(
+        NAMES,
+        'no object of the classes',
+        lambda case: case.edit(lambda it: it.update(annotations=[])),
+        ('no image of', 'shows cat or dog or person'),
+    ),
+    Fault(
+        NAMES,
+        'the data set has a type that is not registered',
+        lambda case: case.train.update(type='MyDataset'),
+        (
+            "train_dataloader.dataset.type: 'MyDataset' is not a registered data set",
+            'custom_imports',
+        ),
+    ),
+    Fault(
+        ORDER,
+        'the annotation file lists the categories in another order',
+        lambda case: case.edit(reorder),
+        ('the order is', "write ('person', 'dog', 'cat')"),
+    ),
+    Fault(
+        ORDER,
+        'training and validation files list them in different orders',
+        val_file(reorder),
+        ('val_dataloader.dataset.metainfo.classes: the order is',),
+    ),
+    Fault(
+        ORDER,
+        'training and validation sets have different orders',
+        both(
+            val_file(reorder),
+            lambda case: case.config.merge_from_dict(
+                {
+                    f'{mode}_dataloader.dataset.metainfo.classes': CLASSES[::-1]
+                    for mode in ('val', 'test')
+                }
+            ),
+        ),
+        ('val_dataloader.dataset.metainfo.classes', 'must equal', 'in order too'),
+    ),
+    Fault(
+        ORDER,
+        'training and validation sets have different classes',
+        lambda case: case.config.val_dataloader.dataset.update(
+            metainfo=dict(classes=('cat', 'dog'))
+        ),
+        ('val_dataloader.dataset.metainfo.classes', 'must equal train_dataloader'),
+    ),
+    Fault(
+        BOXES,
+        'coordinates between 0 and 1',
+        boxes(lambda box, it: [v / s for v, s in zip(box, (128, 96, 128, 96), strict=True)]),
+        ('boxes as shares of the image (0 to 1)', 'multiply them by the width and height'),
+    ),
+    Fault(
+        BOXES,
+        'the same in XML files',
+        both(
+            xml(
+                voc_object('dog', 0.1, 0.2, 0.5, 0.6),
+                voc_object('tvmonitor', 0.5, 0.5, 1, 1),
+                count=2,
+            )
+        ),
+        ('boxes as shares of the image (0 to 1)',),
+        form='voc',
+    ),
+    Fault(
+        BOXES,
+        'corners where width and height must stand',
+        boxes(lambda box, it: [50, 40, 120, 90]),
+        ('boxes as corners (x1, y1, x2, y2)', 'subtract x1 from x2'),
+    ),
+    Fault(
+        BOXES,
+        'two boxes without width',
+        boxes(lambda box, it: [box[0], box[1], 0, box[3]], count=2),
+        ('2 of 12 boxes without an area on the image', 'annotation 1 on 0.png'),
+        advice=True,
+    ),
+    Fault(
+        BOXES,
+        'a box without height in an XML file',
+        xml(voc_object('dog'), voc_object('tvmonitor', 20, 30, 60, 30)),
+        ('1 of 4 boxes without an area on the image', 'tvmonitor in', '2008_train_0.xml'),
+        form='voc',
+        advice=True,
+    ),
+    Fault(
+        BOXES,
+        'only boxes without an area',
+        boxes(lambda box, it: [box[0], box[1], 0, 0]),
+        ('only boxes without an area',),
+    ),
+    Fault(
+        BOXES,
+        'only boxes without an area, in XML files',
+        both(xml(voc_object('dog', 20, 30, 20, 60), voc_object('tvmonitor', 9, 9, 9, 9), count=2)),
+        ('only boxes without an area',),
+        form='voc',
+    ),
+    Fault(
+        BOXES,
+        'a box outside of its image',
+        boxes(lambda box, it: [200, 20, 30, 30], count=1),
+        ('1 of 12 boxes without an area on the image',),
+        advice=True,
+    ),
+    Fault(
+        BOXES,
+        'a box that reaches out of its image',
+        boxes(lambda box, it: [100, 20, 90, 30], count=1),
+        ('1 of 12 boxes that reach out of the image', 'annotation 1 on 0.png'),
+        advice=True,
+    ),
+    Fault(
+        BOXES,
+        'a coordinate that is no number',
+        boxes(lambda box, it: [float('nan'), 20, 9, 30], count=1),
+        ('1 of 12 boxes with a coordinate that is no number',),
+    ),
+    Fault(
+        BOXES,
+        'one image is turned by its EXIF orientation',
+        image(rotated),
+        ('1 of 4 images are loaded with width and height exchanged', 'color_ignore_orientation'),
+        advice=True,
+    ),
+    Fault(
+        BOXES,
+        'all images are',
+        rotate_all,
+        ('4 of 4 images are loaded with width and height exchanged', 'color_ignore_orientation'),
+    ),
+    Fault(
+        BOXES,
+        'images were made smaller after they were annotated',
+        lambda case: [
+            Image.new('RGB', (64, 48)).save(path)
+            for path in (case.folder / 'data/images').iterdir()
+        ],
+        ('4 of 4 images have another size',),
+    ),
+    Fault(
+        FILES,
+        'the annotation file does not exist',
+        lambda case: case.train.update(ann_file='train.json'),
+        ('no such file:', 'train.json (train_dataloader.dataset.ann_file)'),
+    ),
+    Fault(
+        FILES,
+        'the folder of images is one level off',
+        move_images,
+        (
+            '4 of 4 images of',
+            'do not exist',
+            '0.png is in',
+            'set train_dataloader.dataset.data_prefix.img',
+        ),
+    ),
+    Fault(
+        FILES,
+        'file names with backslashes',
+        both(
+            move_images,
+            file_names(lambda name: f'train\\{name}'),
+        ),
+        ('do not exist', 'separates folders by \\, write /'),
+    ),
+    Fault(
+        FILES,
+        'one image of all is missing',
+        image(Path.unlink, '2.png'),
+        ('1 of 4 images of', 'do not exist', '2.png', 'add the files, or take them out'),
+    ),
+    Fault(
+        FILES,
+        'one image is missing, with XML files',
+        lambda case: (case.folder / 'data/VOC2012/JPEGImages/2008_train_1.jpg').unlink(),
+        ('1 of 2 images of', 'do not exist', '2008_train_1.jpg'),
+        form='voc',
+    ),
+    Fault(
+        FILES,
+        'one XML file is missing',
+        lambda case: (case.folder / 'data/VOC2012/Annotations/2008_train_1.xml').unlink(),
+        ('no such file:', '2008_train_1.xml', 'take the name out of the list'),
+        form='voc',
+    ),
+    Fault(
+        FILES,
+        'an XML file is no XML',
+        lambda case: (case.folder / 'data/VOC2012/Annotations/2008_train_1.xml').write_text('dog'),
+        ('2008_train_1.xml cannot be read',),
+        form='voc',
+    ),
+    Fault(
+        FILES,
+        'an XML file has an object without a box',
+        xml('<object><name>dog</name></object>'),
+        ('2008_train_0.xml cannot be read', 'each object needs name and bndbox'),
+        form='voc',
+    ),
+    Fault(
+        FILES,
+        'an empty image',
+        image(lambda path: path.write_bytes(b'') or None),
+        ('1 of 4 images are empty or cannot be read', '0.png'),
+    ),
+    Fault(
+        FILES,
+        'a file that is no image',
+        image(lambda path: path.write_text('<html>not found</html>') and None),
+        ('1 of 4 images are empty or cannot be read', '0.png'),
+    ),
+    Fault(
+        FILES,
+        'annotations without `area`',
+        without('annotations', 'area'),
+        ("12 of 12 annotations have no 'area'", "set it to the box's width * height"),
+    ),
+    Fault(
+        FILES,
+        'annotations without `iscrowd`, which evaluation reads',
+        without('annotations', 'iscrowd', 3),
+        ("3 of 12 annotations have no 'iscrowd'", 'set it to 0'),
+    ),
+    Fault(
+        FILES,
+        'annotations without `bbox`',
+        without('annotations', 'bbox', 1),
+        ("1 of 12 annotations have no 'bbox'",),
+    ),
+    Fault(
+        FILES,
+        'images without `width`',
+        without('images', 'width'),
+        ("4 of 4 images have no 'width'", 'in pixels'),
+    ),
+    Fault(
+        FILES,
+        'no `categories`',
+        lambda case: case.edit(lambda it: it.pop('categories') and None),
+        ("must have a list 'categories'",),
+    ),
+    Fault(
+        FILES,
+        'a byte-order mark',
+        raw(lambda content: b'\xef\xbb\xbf' + content),
+        ('starts with a byte-order mark', 'save it as UTF-8 without one'),
+    ),
+    Fault(
+        FILES,
+        'a bare list',
+        raw(lambda content: json.dumps(json.loads(content)['annotations']).encode()),
+        ('must be an object with the keys images, annotations and categories, got a list',),
+    ),
+    Fault(
+        FILES,
+        'a file that ends in the middle',
+        raw(lambda content: content[: len(content) // 2]),
+        ('annotations.json is no JSON file',),
+    ),
+    Fault(
+        TEACHERS,
+        "the teacher's config does not exist",
+        distil(**{'teacher.config': 'nowhere/teacher.py'}),
+        ('nowhere/teacher.py', 'model.teacher.config'),
+    ),
+    Fault(
+        TEACHERS,
+        "the teacher's config has a syntax error",
+        teacher_file('model = dict(\n'),
+        ('teacher.config: ', 'teacher.py is not valid Python', 'line 1'),
+    ),
+    Fault(
+        TEACHERS,
+        "the teacher's config inherits from a file that is not there",
+        teacher_file("_base_ = './absent.py'\n"),
+        ('teacher.config: ', 'inherits from a file that is not there', 'absent.py'),
+    ),
+    Fault(
+        TEACHERS,
+        "the teacher's config imports a package that is not installed",
+        teacher_file("custom_imports = dict(imports=['mmabsent'])\nmodel = dict(type='X')\n"),
+        ('teacher.config: ', 'imports what cannot be imported', 'mmabsent'),
+    ),
+    Fault(
+        TEACHERS,
+        "the teacher's checkpoint does not exist",
+        distil(**{'teacher.checkpoint': 'nowhere/teacher.pth'}),
+        ('no such file: nowhere/teacher.pth (model.teacher.checkpoint)',),
+    ),
+    Fault(
+        TEACHERS,
+        "keys of the teacher's checkpoint have a prefix",
+        teacher_state(lambda state: {f'teacher.{key}': value for key, value in state.items()}),
+        ("start with 'teacher.'", 'teacher.pth'),
+        check_only=True,
+    ),
+    Fault(
+        TEACHERS,
+        'the student starts from a checkpoint of another detector',
+        load_from(lambda state: {'head.weight': torch.zeros(3)}),
+        ('load_from: ', 'has none of the', 'head.weight'),
+    ),
+    Fault(
+        TEACHERS,
+        "keys of the student's checkpoint have a prefix",
+        load_from(lambda state: {f'ema.module.{key}': value for key, value in state.items()}),
+        ('load_from: ', "its keys start with 'ema.module.'"),
+    ),
+    Fault(
+        TEACHERS,
+        'the student starts from a checkpoint with a few of its keys',
+        load_from(lambda state: dict(list(state.items())[:9])),
+        ('load_from: ', 'has 9 of the', 'start from random weights'),
+        advice=True,
+    ),
+    Fault(
+        TEACHERS,
+        'pretrained weights behind a URL that cannot be reached',
+        model('backbone.init_cfg', dict(type='Pretrained', checkpoint='http://127.0.0.1:9/x.pth')),
+        (
+            'model.backbone.init_cfg.checkpoint: http://127.0.0.1:9/x.pth cannot be downloaded',
+            '=FILE',
+        ),
+    ),
+    Fault(
+        LOSSES,
+        'a schedule in epochs in a loop of iterations',
+        distil(**{'losses.loss_kd.schedule': dict(warmup=2)}),
+        ('model.losses.loss_kd.schedule.unit: counts epochs', "write unit='iter'"),
+    ),
+    Fault(
+        LOSSES,
+        'a path that does not exist in the student',
+        distil(**{'losses.loss_kd.student': 'roi_head.bbox_head.fc_clas'}),
+        ('losses.loss_kd', 'fc_clas', 'near: '),
+        check_only=True,
+    ),
+)
+
+
+def identifiers() -> Iterator[str]:
+    for fault in FAULTS:
+        yield f'{fault.kind}: {fault.what}'

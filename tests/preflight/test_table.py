@@ -1,0 +1,56 @@
+"""mmkd/preflight/: each fault is one line before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fault_table import FAULTS, Case, Fault, identifiers, sound_case
+
+from mmkd.preflight import PlannedRun, examine
+
+
+@pytest.fixture(params=FAULTS, ids=list(identifiers()))
+def spoiled(request, tmp_path) -> tuple[Fault, Case]:
+    fault: Fault = request.param
+    case = sound_case(tmp_path / 'run', fault.form)
+    fault.spoil(case)
+    return fault, case
+
+
+def test_one_line_before_anything_is_written(spoiled, tool, capsys, tmp_path):
+    fault, case = spoiled
+    path = case.write()
+    there = sorted(tmp_path.rglob('*'))
+    if fault.advice:
+        return
+    arguments = ('--device', 'cpu') if not fault.check_only else ('--sample', '--device', 'cpu')
+    assert tool('check' if fault.check_only else 'train', path, *arguments) == 2
+    printed = capsys.readouterr()
+    if fault.check_only:
+        lines = [line for line in printed.out.splitlines() if 'error    ' in line]
+    else:
+        lines = printed.err.strip().splitlines()
+        lines = [line for line in lines if not line.startswith('mmkd: warning: ')]
+        assert all(line.startswith('mmkd: error: ') for line in lines)
+    assert len(lines) == 1, lines
+    for part in fault.says:
+        assert part in lines[0]
+    assert sorted(tmp_path.rglob('*')) == there
+
+
+def test_check_names_it_and_nothing_else(spoiled):
+    fault, case = spoiled
+    verdicts = list(examine(PlannedRun(case.config, ('train', 'val', 'test'), whole=True)))
+    found = [str(each) for it in verdicts for each in (it.advice if fault.advice else it.errors)]
+    assert found
+    assert any(all(part in each for part in fault.says) for each in found), found
+    if fault.advice:
+        assert not [error for it in verdicts for error in it.errors]
+
+
+@pytest.mark.parametrize('form', ['coco', 'voc'])
+def test_a_sound_run_passes(tmp_path: Path, form: str):
+    case = sound_case(tmp_path / 'run', form)
+    verdicts = list(examine(PlannedRun(case.config, ('train', 'val', 'test'), whole=True)))
+    assert [it.word for it in verdicts] == ['passed'] * len(verdicts)
