@@ -1,37 +1,43 @@
 """Knowledge distillation for MMDetection: importing it registers everything into ``mmdet.registry``."""
 
-from .compat import check_stack
+import sys
 
-check_stack()
+from .version import __version__
 
-from . import (  # noqa: E402
-    alignments,
-    connectors,
-    converters,
-    datasets,
-    distillers,
-    f1_metric,
-    hooks,
-    losses,
-    models,
-    sharding,
-    teachers,
-)
-from .distillers import Distiller  # noqa: E402
-from .version import __version__  # noqa: E402
+# `python -m mmkd` only starts a tool in a process of its own, and answers at once: while Python looks for
+# the module to run, sys.argv[0] is '-m'.
+if sys.argv[:1] != ['-m']:
+    from .compat import check_stack
 
-__all__ = [
-    'Distiller',
-    '__version__',
-    'alignments',
-    'connectors',
-    'converters',
-    'datasets',
-    'distillers',
-    'f1_metric',
-    'hooks',
-    'losses',
-    'models',
-    'sharding',
-    'teachers',
-]
+    check_stack()
+
+    from . import (
+        alignments,
+        connectors,
+        converters,
+        datasets,
+        distillers,
+        f1_metric,
+        hooks,
+        losses,
+        models,
+        sharding,
+        teachers,
+    )
+    from .distillers import Distiller
+
+    __all__ = [
+        'Distiller',
+        '__version__',
+        'alignments',
+        'connectors',
+        'converters',
+        'datasets',
+        'distillers',
+        'f1_metric',
+        'hooks',
+        'losses',
+        'models',
+        'sharding',
+        'teachers',
+    ]

@@ -45,6 +45,32 @@ def test_every_tool_has_help(name):
     assert 'usage:' in run.stdout
 
 
+def test_a_tool_starts_without_torch():
+    command = [sys.executable, '-X', 'importtime', '-m', 'mmkd', 'train', '-h']
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 'usage:' in run.stdout
+    imported = {line.rpartition('|')[2].strip() for line in run.stderr.splitlines()}
+    assert 'mmkd' in imported
+    assert 'torch' not in imported
+
+
+def test_a_tool_prints_its_own_words_alone(tmp_path):
+    """No notes of optional packages, and the config stands in the log file."""
+    data = write_coco(tmp_path / 'data', images=2)
+    cfg = training_config(faster_rcnn(), data, tmp_path / 'work', iters=1, log_level='INFO')
+    cfg.dump(str(tmp_path / 'tiny.py'))
+    command = [sys.executable, '-m', 'mmkd', 'check', str(tmp_path / 'tiny.py')]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stderr == ''
+    assert run.stdout.startswith('data files          passed\n')
+    command[3:] = ['train', str(tmp_path / 'tiny.py'), '--gpus', '0']
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    (log,) = tmp_path.glob('work/*/*.log')
+    assert 'Config:\n' in log.read_text()
+    assert 'Config:\n' not in run.stdout + run.stderr
+    assert 'OneDL' not in run.stdout
+
+
 def test_trains_on_the_cpu(tmp_path):
     data = write_coco(tmp_path / 'data', images=2)
     cfg = training_config(faster_rcnn(), data, tmp_path / 'work', iters=1)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -59,10 +62,7 @@ def run_tool(main: Callable[[argparse.Namespace], None], args: argparse.Namespac
     debug = args.debug or os.environ.get('MMKD_DEBUG', '0') not in ('', '0')
     try:
         _choose_device(args)
-        # mmdet warns of an optional package that nothing here uses.
-        warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
-        import mmkd  # noqa: F401  (registers its modules, so plain mmdet configs may name them too)
-
+        _import_quietly()
         main(args)
     except Exception as error:
         message = None if debug else one_line(error)
@@ -76,6 +76,17 @@ def run_tool(main: Callable[[argparse.Namespace], None], args: argparse.Namespac
             raise
         print('mmkd: interrupted', file=sys.stderr)
         sys.exit(130)
+
+
+def _import_quietly() -> None:
+    """Import mmkd, which registers its modules, so that plain mmdet configs may name them too.
+
+    mmdet and mmpretrain print and warn of optional packages that nothing here uses.
+    """
+    warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
+    warnings.filterwarnings('ignore', category=FutureWarning)
+    with redirect_stdout(StringIO()):
+        import mmkd  # noqa: F401
 
 
 def one_line(error: BaseException) -> str | None:
@@ -182,8 +193,19 @@ def build_runner(cfg: Config) -> Runner:
 
     allow_training_checkpoints()
     setup_cache_size_limit_of_dynamo()
+
+    class ToolRunner(Runner):
+        """mmengine's, but the config goes into the log file alone, as it hides what else is printed."""
+
+        def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+            logger = super().build_logger(*args, **kwargs)
+            for handler in logger.handlers:
+                if not isinstance(handler, logging.FileHandler):
+                    handler.addFilter(lambda record: not str(record.msg).startswith('Config:\n'))
+            return logger
+
     if 'runner_type' not in cfg:
-        return Runner.from_cfg(cfg)
+        return ToolRunner.from_cfg(cfg)
     # mmengine's FlexibleRunner does not do without, as its Runner does.
     cfg.setdefault('env_cfg', dict(dist_cfg=dict(backend='nccl')))
     return RUNNERS.build(cfg)

@@ -275,7 +275,8 @@ class Distiller(BaseModel):
             raise ConfigError("the student's class names are not known; set model.classes to them")
         if not teacher.classes:
             raise ConfigError(
-                'the class names of the teacher are neither in its checkpoint nor in its config; set '
+                teacher.unnamed
+                or 'the class names of the teacher are neither in its checkpoint nor in its config; set '
                 f'model.{self.teachers.key_of(name)}.classes to them'
             )
         count = family_of(self.student).num_classes()

@@ -30,6 +30,8 @@ class Teacher:
     family: Family
     #: Its class names in the order of its outputs, or None if unknown.
     classes: tuple[str, ...] | None
+    #: Why they are unknown, if there is more to say.
+    unnamed: str | None = None
     #: Width and height of its images over those of the student's.
     scale: float = 1.0
 

@@ -69,7 +69,9 @@ class LiveTeacher(Teacher):
         self.checkpoint = checkpoint
         where = f"{name}.checkpoint='{checkpoint}'"
         weights = read_checkpoint(checkpoint, where, hint=_how_to_get(config))
-        with preserve_rng_state(), DefaultScope.overwrite_default_scope('mmdet'):
+        # That of its own library, or of the user, where its modules are registered.
+        scope = cfg.get('default_scope') or 'mmdet'
+        with preserve_rng_state(), DefaultScope.overwrite_default_scope(scope):
             detector = MODELS.build(copy.deepcopy(cfg.model))
         load_weights(detector, weights, where)
         #: The ``model`` of its config.
@@ -91,13 +93,17 @@ class LiveTeacher(Teacher):
             return None
         names = (names,) if isinstance(names, str) else tuple(names)
         count = self.family.num_classes()
-        if count is not None and len(names) != count:
-            raise ConfigError(
-                f'the teacher was built for {count} classes, but its '
-                f'{f"config key {key}" if given else "checkpoint or config"} names '
-                f'{len(names)} ({", ".join(names[:5])}, …); set {key} to the names in order'
-            )
-        return names
+        if count is None or len(names) == count:
+            return names
+        problem = (
+            f'the teacher was built for {count} classes, but its '
+            f'{f"config key {key}" if given else "checkpoint or config"} names '
+            f'{len(names)} ({", ".join(names[:5])}, …); set {key} to the names in order'
+        )
+        if given:
+            raise ConfigError(problem)
+        self.unnamed = problem  # no fault as long as no loss reads classes
+        return None
 
     @property
     def origin(self) -> str:

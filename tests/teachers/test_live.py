@@ -8,8 +8,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope, Registry
+from tiny_dense import single_stage
 from tiny_models import CLASSES, batch, faster_rcnn, save_teacher
 
 from mmkd.errors import CheckpointError, ConfigError, MissingFileError
@@ -137,3 +141,40 @@ def test_what_to_do_with_the_normalisation_is_decided_once(tmp_path, monkeypatch
             Recorder(student, []),
         )
     assert len(compared) == 2
+
+
+def test_names_that_do_not_fit_matter_only_to_losses_on_classes(tmp_path):
+    path = save_teacher(tmp_path / 'teacher.pth', faster_rcnn(), tuple(map(str, range(80))))
+    found = LiveTeacher(dict(model=faster_rcnn()), path)
+    assert found.classes is None
+    assert 'built for 3 classes, but its checkpoint or config names 80' in found.unnamed
+
+
+OWN_MODELS = Registry('model', parent=ROOT_MODELS, scope='own_scope')
+
+
+@OWN_MODELS.register_module()
+class OwnFPN(FPN):
+    """A neck that only this scope has."""
+
+
+def prefixed(config):
+    """A model config with the scope of every type, as configs of other libraries have it."""
+    if isinstance(config, list):
+        return [prefixed(each) for each in config]
+    if not isinstance(config, dict):
+        return config
+    own = {key: prefixed(value) for key, value in config.items()}
+    if 'type' in own and own['type'] not in ('nms', 'RoIAlign'):
+        own['type'] = f'mmdet.{own["type"]}'
+    return own
+
+
+def test_a_teacher_of_another_library_is_built_in_its_scope(tmp_path):
+    plain = single_stage()
+    model = prefixed(plain)
+    model['neck']['type'] = 'OwnFPN'
+    path = save_teacher(tmp_path / 'teacher.pth', plain, CLASSES)
+    found = LiveTeacher(dict(model=model, default_scope='own_scope'), path)
+    assert type(found.detector.neck) is OwnFPN
+    assert DefaultScope.get_current_instance().scope_name == 'mmdet'

@@ -1,0 +1,93 @@
+"""docs/checks.md from the table of faults: ``PYTHONPATH=tests:. python tests/fault_page.py`` writes it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+from fault_table import FAULTS, Fault, sound_case
+
+from mmkd.preflight import CHECKS, PlannedRun, examine
+
+PAGE = Path(__file__).parents[1] / 'docs/checks.md'
+HEAD = """# Checks before a run
+
+`python -m mmkd check CONFIG` looks at a config, its data and its weights, and lists every fault before a
+run meets it. It reads annotation files whole and opens every image. The exit code is 0, or 2 if a run
+would fail.
+
+```bash
+python -m mmkd check my_config.py
+python -m mmkd check my_config.py --cfg-options data_root=data/mine/ --json faults.json
+```
+
+Every tool runs the same checks when it starts, on a sample of the images, and stops with one line at the
+first error. Large annotation files (COCO of more than 100 MB, VOC of more than 5,000 images) are then
+checked when the run has read them. With MMDetection's own `tools/train.py` the hook of mmkd does it:
+`default_hooks=dict(distillation=dict(type='DistillationHook'))`, or `GuardHook` for a run without
+distillation.
+
+| option | meaning |
+|---|---|
+| `--modes train val test` | what will run (default: all) |
+| `--sample` | look at as much as a training run does |
+| `--json FILE` | write the verdicts to a file |
+
+## While a run trains
+
+- A loss or gradient that is NaN or infinite stops the run before the weights change. The message names
+  the loss and the images, and the last good weights are in `last_finite.pth` in the work directory.
+  `MMKD_NAN=warn` goes on.
+- Boxes without width or height are not trained on; the log names their images.
+- An image that cannot be read any more is named in one line.
+
+## The checks
+
+| check | requires |
+|---|---|
+"""
+MESSAGES = """
+## Messages
+
+Generated from the table of faults in `tests/fault_table.py`. A warning does not stop a run.
+"""
+
+
+def message(fault: Fault, folder: Path) -> str:
+    """What ``check`` prints for a fault, with ``data/`` in place of its folder."""
+    case = sound_case(folder, fault.form)
+    fault.spoil(case)
+    run = PlannedRun(case.config, ('train', 'val', 'test'), whole=True)
+    for verdict in examine(run):
+        for each in verdict.advice if fault.advice else verdict.errors:
+            if all(part in str(each) for part in fault.says):
+                text = ' '.join(str(each).split()).replace(f'{folder}/', '')
+                return re.sub(r'(\\.|: )(\\d+ missing: ).*', r'\\1\\2…', text)
+    raise AssertionError(f'{fault.what}: no check finds it')
+
+
+def page() -> str:
+    lines = [HEAD.rstrip('\n')]
+    lines += [f'| {check.name} | {check.summary.rstrip(".")} |' for check in CHECKS]
+    lines.append(MESSAGES.rstrip('\n'))
+    for kind in dict.fromkeys(fault.kind for fault in FAULTS):
+        lines += ['', f'### {kind}', '']
+        for fault in FAULTS:
+            if fault.kind == kind:
+                with tempfile.TemporaryDirectory() as folder:
+                    found = message(fault, Path(folder))
+                word = 'warning' if fault.advice else 'error'
+                what = fault.what[0].upper() + fault.what[1:]
+                lines += [f'**{what}** ({word})', '', '```text', found, '```', '']
+        lines.pop()
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    from mmengine.registry import init_default_scope
+
+    import mmkd  # noqa: F401
+
+    init_default_scope('mmdet')
+    PAGE.write_text(page(), encoding='utf-8')
