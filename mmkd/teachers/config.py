@@ -34,16 +34,25 @@ def read_file(path: str, key: str) -> Config:
         where = f'{error.filename or path}, line {error.lineno}'
         raise ConfigError(f'{key}: {path} is not valid Python: {error.msg} ({where})') from None
     except (ImportError, ModuleNotFoundError) as error:
-        missing = f'{error.name!r} is not installed' if error.name else str(error)
         raise ConfigError(
-            f'{key}: {path} imports what cannot be imported: {missing}; install it, put its folder on '
-            f'PYTHONPATH, or take it out of custom_imports'
+            f'{key}: {path} imports what cannot be imported: {_module_of(error)}; install it, put its '
+            f'folder on PYTHONPATH, or take it out of custom_imports'
         ) from error
     except Exception as error:  # whatever the file's own code raises
         lines = str(error).strip().splitlines() or ['']
         raise ConfigError(
             f'{key}: {path} cannot be read: {type(error).__name__}: {lines[0]}'
         ) from error
+
+
+def _module_of(error: BaseException) -> str:
+    """The module that an import did not find; mmengine's own message lists all of ``sys.path``."""
+    chain: BaseException | None = error
+    named = str(error).partition(', the current sys.path')[0]
+    while chain is not None:
+        named = getattr(chain, 'name', None) or named
+        chain = chain.__cause__ or chain.__context__
+    return named
 
 
 def load_config(config: str | dict, name: str = 'teacher') -> Config:

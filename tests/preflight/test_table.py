@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fault_page
 import pytest
 from fault_table import FAULTS, Case, Fault, identifiers, sound_case
 
@@ -54,3 +55,8 @@ def test_a_sound_run_passes(tmp_path: Path, form: str):
     case = sound_case(tmp_path / 'run', form)
     verdicts = list(examine(PlannedRun(case.config, ('train', 'val', 'test'), whole=True)))
     assert [it.word for it in verdicts] == ['passed'] * len(verdicts)
+
+
+def test_the_page_is_generated_from_the_table():
+    """``PYTHONPATH=tests:. python tests/fault_page.py`` writes it."""
+    assert fault_page.page() == fault_page.PAGE.read_text(encoding='utf-8')
