@@ -274,9 +274,10 @@ class AnnotatedData:
         return self._objects
 
     def boxes(self) -> Boxes:
-        """The boxes of its classes as the files give them."""
+        """The boxes of its classes as the files give them, however the names are spelled."""
+        names = {bare(name) for name in self.classes}
         if self.coco is not None:
-            wanted = set(self.dataset.cat_ids)
+            wanted = {each['id'] for each in self.coco['categories'] if bare(each['name']) in names}
             images = {each['id']: each for each in self.coco['images']}
             found = [
                 (each['bbox'], images[each['image_id']], each['id'])
@@ -288,7 +289,7 @@ class AnnotatedData:
             sizes = [(image['width'], image['height']) for _, image, _ in found]
             where = [f'annotation {number} on {image["file_name"]}' for _, image, number in found]
         elif isinstance(self.dataset, XMLDataset):
-            chosen = [one for one in self.objects() if one[1] in self.classes]
+            chosen = [one for one in self.objects() if bare(one[1]) in names]
             corners = np.array([one[2] for one in chosen], dtype=float).reshape(-1, 4)
             sizes = [one[3] for one in chosen]
             where = [f'{one[1]} in {one[0]}' for one in chosen]
@@ -303,6 +304,11 @@ class AnnotatedData:
             sizes = [(image.get('width', 0), image.get('height', 0)) for _, image in pairs]
             where = [f'a box on {image["img_path"]}' for _, image in pairs]
         return Boxes(corners, np.array(sizes, dtype=float).reshape(-1, 2), where)
+
+
+def bare(name: str) -> str:
+    """A class name without what its spellings differ in: case, spaces, hyphens and underscores."""
+    return ''.join(letter for letter in str(name).casefold() if letter not in ' -_')
 
 
 def data_of(config: Any, mode: str) -> Iterator[AnnotatedData]:

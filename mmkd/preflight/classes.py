@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import ConfigError, UserError, did_you_mean
 from .advice import Advice
-from .annotations import AnnotatedData
+from .annotations import AnnotatedData, bare
 from .planned_run import PlannedRun
 
 
@@ -110,11 +110,7 @@ def _unknown(data: AnnotatedData, name: str, classes: Sequence[str], names: list
 
 def _alike(name: str, names: list[str]) -> list[str]:
     """Those that differ from a name only in case, spaces, hyphens or underscores."""
-    return [each for each in names if _bare(each) == _bare(name)]
-
-
-def _bare(name: str) -> str:
-    return ''.join(letter for letter in name.casefold() if letter not in ' -_')
+    return [each for each in names if bare(each) == bare(name)]
 
 
 def check_classes_agree(run: PlannedRun) -> Iterator[UserError | Advice]:

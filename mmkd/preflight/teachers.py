@@ -37,7 +37,7 @@ def check_distillation(run: PlannedRun) -> Iterator[UserError | Advice]:
 
 def check_schedules(run: PlannedRun) -> Iterator[UserError | Advice]:
     """Schedules that count epochs stand in a run that has epochs."""
-    loop: dict[str, Any] = run.cfg.get('train_cfg') or {}
+    loop = dict(run.cfg.get('train_cfg') or {})
     by_epoch = loop.get('by_epoch') or loop.get('type') == 'EpochBasedTrainLoop'
     if 'train' not in run.modes or loop.get('max_epochs') or by_epoch:
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import fault_page
 import pytest
-from fault_table import FAULTS, Case, Fault, identifiers, sound_case
+from fault_table import FAULTS, Case, Fault, identifiers, sound_case, voc_object, xml
 
 from mmkd.preflight import PlannedRun, examine
 
@@ -55,6 +56,27 @@ def test_a_sound_run_passes(tmp_path: Path, form: str):
     case = sound_case(tmp_path / 'run', form)
     verdicts = list(examine(PlannedRun(case.config, ('train', 'val', 'test'), whole=True)))
     assert [it.word for it in verdicts] == ['passed'] * len(verdicts)
+
+
+def test_three_faults_at_once_are_named_by_one_check_and_the_mended_set_trains(
+    tmp_path: Path, tool, capsys
+):
+    case = sound_case(tmp_path / 'run', 'voc')
+    xml(voc_object('dog'), voc_object('tvmonitor', 9, 9, 9, 40), count=2)(case)
+    lost = case.folder / 'data/VOC2012/JPEGImages/2008_train_1.jpg'
+    content = lost.read_bytes()
+    lost.unlink()
+    case.for_all(metainfo=dict(classes=('Dog', 'tvmonitor')))
+    assert tool('check', case.write(), '--device', 'cpu', '--json', 'faults.json') == 2
+    found = capsys.readouterr().out
+    for part in ('2 of 4 boxes without an area', '2008_train_1.jpg', "'Dog'; write 'dog'"):
+        assert part in found
+    verdicts = {each['check']: each for each in json.loads((tmp_path / 'faults.json').read_text())}
+    assert verdicts['labels']['verdict'] == verdicts['image files']['verdict'] == 'failed'
+    lost.write_bytes(content)
+    case.for_all(metainfo=dict(classes=('dog', 'tvmonitor')))
+    assert tool('check', case.write(), '--device', 'cpu') == 0
+    assert tool('train', case.write(), '--device', 'cpu', '--work-dir', 'work') == 0
 
 
 def test_the_page_is_generated_from_the_table():
