@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from mmdet.registry import MODELS
 
@@ -42,11 +41,11 @@ def check_schedules(run: PlannedRun) -> Iterator[UserError | Advice]:
     if 'train' not in run.modes or loop.get('max_epochs') or by_epoch:
         return
     for name, entry in (run.model_config.get('losses') or {}).items():
-        schedule = (entry or {}).get('schedule')
-        moments = schedule and any(schedule.get(key) for key in ('begin', 'end', 'warmup'))
+        schedule = (entry or {}).get('schedule') or {}
+        moments = any(schedule.get(key) for key in ('begin', 'end', 'warmup'))
         if moments and schedule.get('unit', 'epoch') == 'epoch':
             yield ConfigError(
-                f'model.losses.{name}.schedule.unit: counts epochs, which {run.cfg.train_cfg.get("type")} '
+                f'model.losses.{name}.schedule.unit: counts epochs, which {loop.get("type")} '
                 f"does not have; write unit='iter' and iterations"
             )
 
