@@ -18,6 +18,7 @@ from ..alignments.teacher_mean import mean_over_teachers, require_same_classes
 from ..errors import ConfigError, PathError, UserError, did_you_mean
 from ..families import Family
 from ..losses.reduction import shares_of_ranks
+from ..nested import tensors_of
 from ..recorder import Source
 from ..teachers import TEACHER
 from ..types import Detector
@@ -191,7 +192,10 @@ class LossEntry:
             factor: Of its schedule.
         """
         with self.prefix_errors():
-            student = self.align.student_output(next(iter(steps.values())))
+            step = next(iter(steps.values()))
+            student = self.align.student_output(step)
+            if step.student.training and torch.is_grad_enabled():
+                self._require_gradient(student)
             pairs = self._pairs(student, steps)
             values = torch.stack([self._value(pair) for pair in pairs])
             if self.align.reduces_over_ranks and get_world_size() > 1:
@@ -199,6 +203,16 @@ class LossEntry:
                     torch.stack([torch.as_tensor(pair.divisor) for pair in pairs])
                 )
             return values.mean() * (self.loss_weight * factor)
+
+    def _require_gradient(self, student: Any) -> None:
+        """Refuse a recorded output through which nothing is learned."""
+        found = tensors_of(student)
+        if found and not any(each.requires_grad for each in found):
+            raise ConfigError(
+                f"student: the output of '{self.student}' has no gradient, so this loss teaches nothing; its "
+                f'weights are frozen (frozen_stages) or inside activation checkpointing (with_cp=True): '
+                f'record a later module, or switch that off'
+            )
 
     def _pairs(self, student: Any, steps: Mapping[str, Step]) -> list[Pair]:
         """What is compared, per level; with several teachers, their mean."""

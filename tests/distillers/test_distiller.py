@@ -622,3 +622,14 @@ def test_a_loss_of_ones_own_must_say_which_labels_it_needs(make):
 
 def feature_loss_sources():
     return {key: value for key, value in feature_loss().items() if key != 'type'}
+
+
+@pytest.mark.parametrize('changes', [dict(frozen_stages=4), dict(frozen_stages=1, with_cp=True)])
+def test_an_output_without_gradient_is_refused(make, changes):
+    """A frozen stage, and a module whose output activation checkpointing computes without gradients."""
+    path = 'backbone.layer1' if changes == dict(frozen_stages=4) else 'backbone.layer3.0.conv1'
+    losses = dict(loss_kd=dict(type='MSE', student=path, teacher=path))
+    distiller = make(losses, student=faster_rcnn(backbone=changes))
+    distiller.train()
+    with pytest.raises(ConfigError, match=r'losses\.loss_kd\.student: .*has no gradient'):
+        step(distiller)
