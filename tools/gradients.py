@@ -47,12 +47,14 @@ def gradients(args: argparse.Namespace) -> None:
     from mmengine.runner import set_random_seed
 
     from mmkd.analysis.gradients import measure_gradients
-    from mmkd.preflight import PlannedRun, require
+    from mmkd.preflight import CHECKS, PlannedRun, require
 
     check_options(args)
     cfg = load_config(args, modes=())
     ask_teachers_themselves(cfg)
-    require(PlannedRun(cfg, ('train',), path=args.config), warn)
+    # Every loss is measured, whatever its schedule.
+    checked = [check.name for check in CHECKS if check.name != 'schedules']
+    require(PlannedRun(cfg, ('train',), path=args.config), warn, only=checked)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     MMLogger.get_current_instance().setLevel('WARNING')  # every weight's initialisation is logged
     set_random_seed(args.seed)

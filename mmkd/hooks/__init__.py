@@ -1,9 +1,10 @@
 """What mmkd adds to mmengine's training loop."""
 
-from .distillation import DistillationHook, add_distillation_hook, add_hooks
+from .distillation import STATE, DistillationHook, add_distillation_hook, add_hooks
 from .guard import GuardHook, NonFiniteError
 
 __all__ = [
+    'STATE',
     'DistillationHook',
     'GuardHook',
     'NonFiniteError',

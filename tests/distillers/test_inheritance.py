@@ -231,7 +231,8 @@ def config(tmp_path):
         init_student=dict(from_teacher=[*EVERYTHING, 'query_embedding']),
     )
     cfg = training_config(model, data, tmp_path / 'work', iters=2)
-    cfg.train_dataloader.dataset.metainfo = dict(classes=('cat', 'person'))
+    for mode in ('train', 'val', 'test'):
+        cfg[f'{mode}_dataloader'].dataset.metainfo = dict(classes=('cat', 'person'))
     cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=0.0)
     return cfg
 

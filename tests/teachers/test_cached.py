@@ -319,6 +319,8 @@ def test_other_data_are_refused(cache, tmp_path):
     other = write_coco(tmp_path / 'other', images=5)
     for path in (other / 'images').iterdir():
         Image.open(path).resize((128, 90)).save(path)
+    annotations = other / 'annotations.json'
+    annotations.write_text(annotations.read_text().replace('"height": 96', '"height": 90'))
     cfg = training_config(config, other, tmp_path / 'work')
     with pytest.raises(ConfigError, match=r'has 90 x 128 pixels, but where the cache .* 96 x 128'):
         train(cfg)
