@@ -26,7 +26,9 @@ def parse_args() -> argparse.Namespace:
         '--modes', nargs='+', choices=MODES, default=MODES, help='what will run (default: all)'
     )
     parser.add_argument(
-        '--sample', action='store_true', help='look at as much as a training run does, not at all'
+        '--sample',
+        action='store_true',
+        help='look only at what a training run checks when it starts',
     )
     parser.add_argument('--json', metavar='FILE', help='write the verdicts to a JSON file too')
     return parser.parse_args()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -68,7 +68,8 @@ def read_coco(path: str) -> dict[str, list[dict]]:
         ConfigError: It is none, with what is wrong and how to mend it.
     """
     try:
-        content = json.loads(Path(path).read_bytes(), object_hook=_without_outline)
+        with open(path, encoding='utf-8-sig') as file:
+            content = json.load(file, object_hook=_without_outline)
     except ValueError as error:
         raise ConfigError(f'{path} is no JSON file: {error}') from None
     if not isinstance(content, dict):
@@ -76,7 +77,9 @@ def read_coco(path: str) -> dict[str, list[dict]]:
             f'{path}: must be an object with the keys images, annotations and categories, got a '
             f'{type(content).__name__}; a file of detections has this form, name the file of ground truth'
         )
-    if Path(path).open('rb').read(3) == b'\xef\xbb\xbf':
+    with open(path, 'rb') as file:
+        mark = file.read(3)
+    if mark == codecs.BOM_UTF8:
         raise ConfigError(
             f'{path} starts with a byte-order mark, which pycocotools cannot read; save it as UTF-8 without '
             f'one'
@@ -120,12 +123,12 @@ class Boxes:
     """The boxes of some images as their files give them.
 
     ``corners`` are x1, y1, x2, y2 in pixels, shape (N, 4); ``sizes`` the width and height of the image of
-    each, shape (N, 2); ``where`` names file and image of each.
+    each, shape (N, 2); ``name`` returns file and image of one.
     """
 
     corners: np.ndarray
     sizes: np.ndarray
-    where: list[str]
+    name: Callable[[int], str]
 
 
 @dataclass
@@ -280,19 +283,26 @@ class AnnotatedData:
             wanted = {each['id'] for each in self.coco['categories'] if bare(each['name']) in names}
             images = {each['id']: each for each in self.coco['images']}
             found = [
-                (each['bbox'], images[each['image_id']], each['id'])
+                each
                 for each in self.coco['annotations']
                 if each['category_id'] in wanted and each['image_id'] in images
             ]
-            corners = np.array([box for box, _, _ in found], dtype=float).reshape(-1, 4)
+            corners = np.array([each['bbox'] for each in found], dtype=float).reshape(-1, 4)
             corners[:, 2:] += corners[:, :2]
-            sizes = [(image['width'], image['height']) for _, image, _ in found]
-            where = [f'annotation {number} on {image["file_name"]}' for _, image, number in found]
+            shown = [images[each['image_id']] for each in found]
+
+            def name(index: int) -> str:
+                return f'annotation {found[index]["id"]} on {shown[index]["file_name"]}'
+
+            sizes = [(image['width'], image['height']) for image in shown]
         elif isinstance(self.dataset, XMLDataset):
             chosen = [one for one in self.objects() if bare(one[1]) in names]
             corners = np.array([one[2] for one in chosen], dtype=float).reshape(-1, 4)
             sizes = [one[3] for one in chosen]
-            where = [f'{one[1]} in {one[0]}' for one in chosen]
+
+            def name(index: int) -> str:
+                return f'{chosen[index][1]} in {chosen[index][0]}'
+
         else:
             pairs = [
                 (instance['bbox'], image)
@@ -302,8 +312,11 @@ class AnnotatedData:
             ]
             corners = np.array([box for box, _ in pairs], dtype=float).reshape(-1, 4)
             sizes = [(image.get('width', 0), image.get('height', 0)) for _, image in pairs]
-            where = [f'a box on {image["img_path"]}' for _, image in pairs]
-        return Boxes(corners, np.array(sizes, dtype=float).reshape(-1, 2), where)
+
+            def name(index: int) -> str:
+                return f'a box on {pairs[index][1]["img_path"]}'
+
+        return Boxes(corners, np.array(sizes, dtype=float).reshape(-1, 2), name)
 
 
 def bare(name: str) -> str:

@@ -23,7 +23,7 @@ def check_boxes(run: PlannedRun) -> Iterator[UserError | Advice]:
         if isinstance(data.classes, str) or data.classes is None:
             continue
         boxes = data.boxes()
-        if len(boxes.where):
+        if len(boxes.corners):
             yield from _check(data, boxes)
 
 
@@ -93,7 +93,7 @@ def outside_image(corners: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _count(bad: np.ndarray, boxes: Boxes, what: str) -> str:
-    first = [boxes.where[i] for i in np.flatnonzero(bad)[:SHOWN]]
+    first = [boxes.name(int(i)) for i in np.flatnonzero(bad)[:SHOWN]]
     return f'{bad.sum()} of {len(bad)} boxes {what}: {shown(first, int(bad.sum()))}'
 
 
