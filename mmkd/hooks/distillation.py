@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine._strategy import DeepSpeedStrategy, FSDPStrategy
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -16,10 +18,13 @@ from ..distillers.distiller import CONNECTORS
 from ..errors import ConfigError
 from ..random_state import preserve_rng_state
 from .guard import GuardHook
+from .student_config import student_config
 
 STATE = 'distillation'
 HOOK_KEY = 'distillation'
 GUARD_KEY = 'guard'
+# The plain student's config, in the work directory.
+STUDENT_FILE = 'student.py'
 
 
 def add_distillation_hook(config: Config) -> None:
@@ -75,6 +80,8 @@ class DistillationHook(GuardHook):
         if model is None or not model.entries:
             return
         model.has_hook = True
+        if is_main_process():
+            student_config(runner.cfg).dump(os.path.join(runner.work_dir, STUDENT_FILE))
         self._check_strategy(runner, model)
         model.prepare()
         for teacher in model.teachers.values():
@@ -131,6 +138,7 @@ class DistillationHook(GuardHook):
         model = _distiller(runner)
         if model is None:
             return
+        self._embed_student_config(runner, checkpoint)
         connectors = model.connector_state()
         if _is_sharded(runner):
             # What FSDP has gathered, on the rank that writes it; the model's own are shards.
@@ -142,6 +150,15 @@ class DistillationHook(GuardHook):
         state = {key: _on_cpu(value) for key, value in state.items() if value}
         if state:
             checkpoint[STATE] = state
+
+    def _embed_student_config(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Let a checkpoint carry the config of the student, which loads without mmkd."""
+        text = student_config(runner.cfg).pretty_text
+        checkpoint['meta']['cfg'] = text
+        # Where mmengine's inferencers look first.
+        info = (checkpoint.get('message_hub') or {}).get('runtime_info') or {}
+        if 'cfg' in info:
+            info['cfg'] = text
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = _distiller(runner)
