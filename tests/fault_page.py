@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -59,7 +60,13 @@ def message(fault: Fault, folder: Path) -> str:
     case = sound_case(folder, fault.form)
     fault.spoil(case)
     run = PlannedRun(case.config, ('train', 'val', 'test'), whole=True)
-    for verdict in examine(run):
+    here = os.getcwd()
+    os.chdir(folder)  # some paths are told from here
+    try:
+        verdicts = list(examine(run))
+    finally:
+        os.chdir(here)
+    for verdict in verdicts:
         for each in verdict.advice if fault.advice else verdict.errors:
             if all(part in str(each) for part in fault.says):
                 text = ' '.join(str(each).split()).replace(f'{folder}/', '')

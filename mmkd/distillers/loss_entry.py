@@ -194,7 +194,7 @@ class LossEntry:
         with self.prefix_errors():
             step = next(iter(steps.values()))
             student = self.align.student_output(step)
-            if step.student.training and torch.is_grad_enabled():
+            if getattr(step.student, 'training', False) and torch.is_grad_enabled():
                 self._require_gradient(student)
             pairs = self._pairs(student, steps)
             values = torch.stack([self._value(pair) for pair in pairs])
