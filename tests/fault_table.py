@@ -444,7 +444,7 @@ FAULTS = (
         NAMES,
         'no object of the classes',
         lambda case: case.edit(lambda it: it.update(annotations=[])),
-        ('no image of', 'shows cat or dog or person'),
+        ('no image of', 'shows cat, dog, person'),
     ),
     Fault(
         NAMES,

@@ -62,7 +62,9 @@ def cache_teacher(args: argparse.Namespace) -> None:
     from mmkd.cache.files import verify
     from mmkd.cache.pipeline import dataset_as_tested, pipeline_of_view, replace_pipeline
     from mmkd.cache.writing import write_cache
+    from mmkd.datasets.loading import name_failing_images
     from mmkd.errors import ConfigError
+    from mmkd.preflight.annotations import leaves_of
 
     check_options(args)
     cfg = load_config(args, modes=())
@@ -82,7 +84,10 @@ def cache_teacher(args: argparse.Namespace) -> None:
     def views(view: list[dict]) -> Any:
         config = replace_pipeline(dataset, lambda pipeline: pipeline_of_view(pipeline, view))
         with redirect_stdout(StringIO()):  # pycocotools tells of each step, amid what is told here
-            return DATASETS.build(config)
+            built = DATASETS.build(config)
+        for leaf in leaves_of(built):
+            name_failing_images(leaf)
+        return built
 
     if args.check:
         check(outputs, dict(config, cache=folder), args.check, views, name)

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader, Subset
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UserError
 from .files import SHARD_IMAGES, CacheWriter
 from .identity import checkpoint_identity, encode
 from .pipeline import image_names
@@ -90,8 +90,8 @@ def write_cache(
         for raw in progress(loader):
             for name, fields in outputs.of_batch(raw).items():
                 writer.add(name, fields)
-    except KeyboardInterrupt:
-        writer.flush()  # so that nothing is asked twice
+    except (KeyboardInterrupt, UserError, RuntimeError):  # an image that fails, or no memory left
+        writer.flush()  # so that nothing is computed twice
         raise
     writer.finish()
     return Written(len(writer.done), len(missing), size)

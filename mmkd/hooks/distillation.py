@@ -16,8 +16,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from ..distillers import Distiller
 from ..distillers.distiller import CONNECTORS
 from ..errors import ConfigError
-from ..random_state import preserve_rng_state
-from .guard import GuardHook
+from .guard import GuardHook, restart_workers
 from .student_config import student_config
 
 STATE = 'distillation'
@@ -87,7 +86,7 @@ class DistillationHook(GuardHook):
         for teacher in model.teachers.values():
             teacher.prepare_data(runner.train_dataloader.dataset, model.data_preprocessor)
         if any(map(model.teachers.is_cached, model.teachers)):
-            _restart_workers(runner)
+            restart_workers(runner)
         student_size = sum(parameter.numel() for parameter in model.student.parameters())
         teachers = ' and '.join(
             f'{type(teacher.detector).__name__} ({teacher.num_parameters() / 1e6:.2f} M parameters, '
@@ -172,19 +171,6 @@ class DistillationHook(GuardHook):
             else:
                 model.load_connector_state(connectors)
             model.teachers.load_average_state(state.get('averages', {}))
-
-
-def _restart_workers(runner: Runner) -> None:
-    """Let the processes that load images see what a teacher changed in their pipeline.
-
-    An ``IterBasedTrainLoop`` of mmengine 0.10.7 starts them when it is built.
-    """
-    iterator: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
-    if getattr(iterator, '_iterator', None) is not None:
-        loader = runner.train_dataloader
-        loader._iterator = None  # which persistent workers would be taken from
-        with preserve_rng_state():
-            iterator._iterator = iter(loader)
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:

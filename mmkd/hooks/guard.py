@@ -18,6 +18,7 @@ from ..datasets.loading import drop_flat_boxes, name_failing_images
 from ..errors import UserError
 from ..preflight import PlannedRun, require
 from ..preflight.annotations import leaves_of
+from ..random_state import preserve_rng_state
 
 # `warn` goes on, as plain MMDetection does.
 SETTING = 'MMKD_NAN'
@@ -69,14 +70,18 @@ class GuardHook(Hook):
             for leaf in leaves_of(dataset):
                 if hasattr(leaf, 'prepare_data'):
                     name_failing_images(leaf)
+        flat_anywhere = False
         for leaf in leaves_of(built['train']):
             flat = drop_flat_boxes(leaf) if hasattr(leaf, 'get_data_info') else []
             if flat:
+                flat_anywhere = True
                 more = ', …' if len(flat) > SHOWN else ''
                 runner.logger.warning(
                     f'{leaf.ann_file}: {len(flat)} boxes without an area are not trained on: '
                     f'{", ".join(flat[:SHOWN])}{more}'
                 )
+        if flat_anywhere:
+            restart_workers(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Begin to watch losses and gradients."""
@@ -152,6 +157,19 @@ class GuardHook(Hook):
             f'{message}; the weights before it are in {os.path.join(runner.work_dir, LAST_GOOD)}; look at '
             f'their boxes, lower the learning rate or clip gradients; {SETTING}=warn goes on'
         )
+
+
+def restart_workers(runner: Runner) -> None:
+    """Let the processes that load images see what was changed in their pipeline.
+
+    An ``IterBasedTrainLoop`` of mmengine 0.10.7 starts them when it is built.
+    """
+    iterator: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
+    if getattr(iterator, '_iterator', None) is not None:
+        loader = runner.train_dataloader
+        loader._iterator = None  # which persistent workers would be taken from
+        with preserve_rng_state():
+            iterator._iterator = iter(loader)
 
 
 def _tensors(value: Any) -> list[Tensor]:

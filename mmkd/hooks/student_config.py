@@ -13,6 +13,7 @@ PACKAGE = __name__.partition('.')[0]
 PLAIN = {
     'ClassSubsetDataset': ('CocoDataset', ('empty_images',)),
     'CocoF1Metric': ('CocoMetric', ('score_thr',)),
+    'StudentFSDPStrategy': ('FSDPStrategy', ()),
 }
 # Weights come from the checkpoint.
 INITIALIZERS = ('ConvertedCheckpoint',)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from ..errors import ConfigError, MissingFileError, UserError, did_you_mean
 # What is not read before a run starts, unless a check of the whole data is asked for.
 LARGE_FILE = 100e6  # bytes of a COCO file: about two seconds
 LARGE_LIST = 5000  # XML files: about two seconds
+END = 1_000_000  # bytes
 # Of these wrappers mmengine and mmdet read the data set inside.
 INNER = ('dataset', 'datasets')
 
@@ -113,6 +115,23 @@ def require_key(path: str, name: str, entries: list[dict], key: str) -> None:
         )
 
 
+def categories_at_an_end(path: str) -> list[dict] | None:
+    """The categories of a COCO file, read from its first and last megabyte; None if they are not there."""
+    with open(path, 'rb') as file:
+        parts = [file.read(END)]
+        file.seek(-min(END, os.path.getsize(path)), os.SEEK_END)
+        parts.append(file.read())
+    for part in parts:
+        text = part.decode(errors='ignore')
+        found = re.search(r'"categories"\s*:\s*', text)
+        if found:
+            try:
+                return json.JSONDecoder().raw_decode(text, found.end())[0]
+            except ValueError:  # it goes on beyond
+                continue
+    return None
+
+
 def _without_outline(entry: dict) -> dict:
     entry.pop('segmentation', None)
     return entry
@@ -129,6 +148,8 @@ class Boxes:
     corners: np.ndarray
     sizes: np.ndarray
     name: Callable[[int], str]
+    #: Those that the data set leaves out whatever their place, shape (N,), bool.
+    left_out: np.ndarray
 
 
 @dataclass
@@ -172,6 +193,16 @@ class AnnotatedData:
     @property
     def in_test_mode(self) -> bool:
         return bool(self.dataset.test_mode)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether its detector is given the class names as text, and has no numbering of its own."""
+        return bool(getattr(self.dataset, 'return_classes', False))
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """Whether its pipeline takes images without labels, as in semi-supervised training."""
+        return 'LoadEmptyAnnotations' in str(self.config.get('pipeline'))
 
     @property
     def is_local(self) -> bool:
@@ -254,15 +285,29 @@ class AnnotatedData:
 
     def names_by_label(self) -> list[str] | None:
         """The name in the annotation file of each label that the data set gives; None if unknown."""
-        if self.coco is None:
+        found = self.categories()
+        if found is None:
             return None
-        names = {each['id']: each['name'] for each in self.coco['categories']}
+        names = {each['id']: each['name'] for each in found}
         return [names[number] for number in self.dataset.cat_ids]
+
+    def categories(self) -> list[dict] | None:
+        """The categories of a COCO file; those of a large one, if they stand at its beginning or end."""
+        if self.coco is not None:
+            return self.coco['categories']
+        if (
+            isinstance(self.dataset, CocoDataset)
+            and type(self.dataset).COCOAPI is COCO
+            and self.is_local
+        ):
+            return categories_at_an_end(self.path)
+        return None
 
     def names_in_files(self) -> list[str] | None:
         """All class names in the annotation files, in their order; None if unknown."""
-        if self.coco is not None:
-            return [each['name'] for each in self.coco['categories']]
+        categories = self.categories()
+        if categories is not None:
+            return [each['name'] for each in categories]
         if isinstance(self.dataset, XMLDataset):
             return list(dict.fromkeys(name for _, name, _, _ in self.objects()))
         return None
@@ -279,15 +324,20 @@ class AnnotatedData:
     def boxes(self) -> Boxes:
         """The boxes of its classes as the files give them, however the names are spelled."""
         names = {bare(name) for name in self.classes}
+        left_out = None
         if self.coco is not None:
             wanted = {each['id'] for each in self.coco['categories'] if bare(each['name']) in names}
             images = {each['id']: each for each in self.coco['images']}
             found = [
                 each
                 for each in self.coco['annotations']
-                if each['category_id'] in wanted and each['image_id'] in images
+                if each['category_id'] in wanted
+                and each['image_id'] in images
+                and len(each.get('bbox', ())) == 4
             ]
             corners = np.array([each['bbox'] for each in found], dtype=float).reshape(-1, 4)
+            areas = np.array([each.get('area', 1) for each in found], dtype=float)
+            left_out = (areas <= 0) | (corners[:, 2:] < 1).any(1)  # as CocoDataset does
             corners[:, 2:] += corners[:, :2]
             shown = [images[each['image_id']] for each in found]
 
@@ -316,7 +366,9 @@ class AnnotatedData:
             def name(index: int) -> str:
                 return f'a box on {pairs[index][1]["img_path"]}'
 
-        return Boxes(corners, np.array(sizes, dtype=float).reshape(-1, 2), name)
+        if left_out is None:
+            left_out = np.zeros(len(corners), dtype=bool)
+        return Boxes(corners, np.array(sizes, dtype=float).reshape(-1, 2), name, left_out)
 
 
 def bare(name: str) -> str:

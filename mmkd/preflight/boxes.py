@@ -45,7 +45,7 @@ def _check(data: AnnotatedData, boxes: Boxes) -> Iterator[UserError | Advice]:
         return
     if isinstance(data.dataset, XMLDataset):
         corners = np.trunc(corners + 1) - 1  # as the data set reads them
-    flat = degenerate(corners, boxes.sizes)
+    flat = degenerate(corners, boxes.sizes) | boxes.left_out
     outside = ~flat & outside_image(corners, boxes.sizes)
     if data.coco is not None and outside.mean() > 0.5:
         widths = corners[:, 2:] - corners[:, :2]  # the last two numbers of the file

@@ -27,10 +27,13 @@ def check_names(run: PlannedRun) -> Iterator[UserError | Advice]:
                 f'{key}.classes: must be a tuple of names, got the text {classes!r}; write '
                 f"('{classes}',) with a comma"
             )
-        elif classes is None:
-            yield ConfigError(
-                f'{key}.classes: {data.kind.__name__} has no class names; set them to a tuple of names'
+        elif classes is None and not data.takes_text:
+            yield Advice(
+                f'{key}.classes: {data.kind.__name__} has no class names to compare with; set them to a '
+                f'tuple of names'
             )
+        elif classes is None:
+            continue
         else:
             twice = [name for name, count in Counter(classes).items() if count > 1]
             if twice:
@@ -115,7 +118,9 @@ def _alike(name: str, names: list[str]) -> list[str]:
 
 def check_classes_agree(run: PlannedRun) -> Iterator[UserError | Advice]:
     """All data sets of a run number the same classes in the same order."""
-    named = [data for data in run.data if isinstance(data.classes, (tuple, list))]
+    named = [
+        data for data in run.data if isinstance(data.classes, (tuple, list)) and not data.takes_text
+    ]
     for data in named[1:]:
         first = named[0]
         if tuple(data.classes) == tuple(first.classes):
@@ -130,18 +135,21 @@ def check_classes_agree(run: PlannedRun) -> Iterator[UserError | Advice]:
 
 def check_objects(run: PlannedRun) -> Iterator[UserError | Advice]:
     """A training set keeps images after its filter, and some of them show objects."""
-    for data in run.data:
-        if data.mode != 'train' or data.in_test_mode or not run.needs_labels:
-            continue
+    trained = [data for data in run.data if data.mode == 'train' and not data.in_test_mode]
+    labelled = [data for data in trained if any(image.get('instances') for image in data.images)]
+    for data in trained:
         if not data.images:
             yield ConfigError(f'{data.key}.ann_file: {data.path} lists no image')
             continue
-        if not any(image.get('instances') for image in data.images):
-            if not _is_named_wrong(data):
-                yield ConfigError(
-                    f'{data.key}: no image of {data.path} shows {" or ".join(map(str, data.classes or ()))}; '
-                    f'choose classes that it has, or another ann_file'
-                )
+        if data not in labelled and run.needs_labels and not data.is_unlabelled:
+            shows = (
+                f'{data.key}: no image of {data.path} shows {_list(data.classes or ())}; choose classes that '
+                f'it has, or another ann_file'
+            )
+            if labelled and data.kept:  # images without objects beside others
+                yield Advice(shows)
+            elif not _is_named_wrong(data):
+                yield ConfigError(shows)
             continue
         if data.kept:
             continue

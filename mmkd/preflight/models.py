@@ -26,13 +26,15 @@ def check_num_classes(run: PlannedRun) -> Iterator[UserError | Advice]:
     if not named or not run.detector_config:
         return
     data = named[0]
-    if getattr(data.dataset, 'return_classes', False):
-        return  # a detector that is given the class names as text
+    if data.takes_text:
+        return
     count = len(data.classes)
+    # Of panoptic data the box heads detect the countable ones.
+    things = len(data.dataset.metainfo.get('thing_classes') or data.classes)
     for path, module in run.detector.named_modules():
         found = getattr(module, 'num_classes', None)
         other = any(part.startswith(OTHER_CLASSES) for part in path.split('.')) or 'loss' in path
-        if not isinstance(found, int) or found == count or other or _is_agnostic(module):
+        if not isinstance(found, int) or found in (count, things) or other or _is_agnostic(module):
             continue
         yield ConfigError(
             f'{run.detector_key}.{path}.num_classes: must be {count}, the number of classes of {data.key} '

@@ -117,7 +117,7 @@ def require(
     warn: Callable[[str], None] = lambda message: None,
     only: Iterable[str] | None = None,
 ) -> None:
-    """Stop at the first error of the checks that belong before a run.
+    """Stop at the first check that finds an error, of those that belong before a run.
 
     Args:
         run: What is about to run.
@@ -125,23 +125,19 @@ def require(
         only: Names of the checks to run; default all.
 
     Raises:
-        UserError: The first error; the message counts the others.
+        UserError: Its first error; the message counts its others.
     """
     chosen = [
         check for check in CHECKS if check.before_run and (only is None or check.name in only)
     ]
-    errors = []
     for verdict in examine(run, chosen):
-        errors += verdict.errors
         for each in verdict.advice:
             warn(str(each))
-        if errors and verdict.check.name in ('weight files', 'classes agree', 'image content'):
-            break  # enough for one line; the rest takes longer
-    if errors:
-        first = errors[0]
-        if len(errors) > 1:
-            more = (
-                f'; {len(errors) - 1} more: `python -m mmkd check {run.path or "CONFIG"}` lists all'
-            )
-            first.args = (f'{first}{more}',)
-        raise first
+        if verdict.errors:
+            first, *others = verdict.errors
+            if others:
+                more = (
+                    f'; {len(others)} more: `python -m mmkd check {run.path or "CONFIG"}` lists all'
+                )
+                first.args = (f'{first}{more}',)
+            raise first

@@ -23,7 +23,8 @@ class Renormalization:
         self.flips_channels = _swaps_channels(given) != _swaps_channels(wanted)
         #: Whether batches are converted at all.
         self.is_needed = self.flips_channels or any(
-            not bool((ours.cpu() == theirs.cpu()).all())
+            # Of another shape: one of the two works on grayscale images.
+            ours.shape != theirs.shape or not bool((ours.cpu() == theirs.cpu()).all())
             for ours, theirs in zip(_statistics(given), _statistics(wanted), strict=True)
         )
 
@@ -55,7 +56,9 @@ class Renormalization:
 
 
 def _swaps_channels(preprocessor: BaseDataPreprocessor) -> bool:
-    return bool(getattr(preprocessor, '_channel_conversion', False))
+    """Whether it converts BGR to RGB or back, under the names of mmdet, mmpretrain and mmseg."""
+    names = ('_channel_conversion', 'to_rgb', 'channel_conversion')
+    return any(bool(getattr(preprocessor, name, False)) for name in names)
 
 
 def _statistics(preprocessor: BaseDataPreprocessor) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,7 @@ def test_without_images_of_the_classes_there_is_nothing_to_train_on(data):
     (data / 'annotations.json').write_text(json.dumps(content))
     with pytest.raises(ConfigError, match='no image of .*annotations.json shows person or dog'):
         images(config(data, ('person', 'dog'), 'ClassSubsetDataset'))
-    with pytest.raises(ConfigError, match='train_dataloader.*no image of .*shows person or dog'):
+    with pytest.raises(ConfigError, match='train_dataloader.*no image of .*shows person, dog'):
         check_classes(config(data, ('person', 'dog')), ['train'])
     check_classes(config(data, ('bicycle',)), ['train'])
 

@@ -17,6 +17,7 @@ from tiny_training import train
 
 from mmkd.errors import ConfigError, MissingFileError, UserError
 from mmkd.hooks import NonFiniteError
+from mmkd.preflight import annotations
 
 
 @MODELS.register_module(force=True)
@@ -146,7 +147,11 @@ def test_an_image_that_fails_later_is_named(case, spoil, kind, what, workers):
     assert what in str(error.value) and '2.png' in str(error.value)
 
 
-def test_the_check_is_run_without_the_tools(case):
+@pytest.mark.parametrize('large', [False, True])
+def test_the_check_is_run_without_the_tools(case, monkeypatch, large):
+    """Of a large file, whose data set the run has read, only the categories are looked up."""
+    if large:
+        monkeypatch.setattr(annotations, 'LARGE_FILE', 10)
     path = case.folder / 'data/annotations.json'
     content = json.loads(path.read_text())
     content['categories'].reverse()

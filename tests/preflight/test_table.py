@@ -58,6 +58,77 @@ def test_a_sound_run_passes(tmp_path: Path, form: str):
     assert [it.word for it in verdicts] == ['passed'] * len(verdicts)
 
 
+def negatives_beside_others(case: Case) -> None:
+    """A second data set of images without objects."""
+    case.edit(lambda it: dict(it, annotations=[]), 'annotations.json')
+    empty = case.folder / 'data/annotations.json'
+    empty.rename(case.folder / 'data/empty.json')
+    sound_case(case.folder / 'again', 'coco')
+    (case.folder / 'again/data/annotations.json').rename(empty)
+    one = dict(case.train)
+    case.config.train_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[one, dict(one, ann_file='empty.json')]
+    )
+
+
+def unlabelled(case: Case) -> None:
+    """Images without labels, as semi-supervised training reads them."""
+    case.edit(lambda it: it.update(annotations=[]))
+    case.train.pipeline[1] = dict(type='LoadEmptyAnnotations')
+
+
+def head_for(count: int, **metainfo):
+    def change(case: Case) -> None:
+        case.config.model.roi_head.bbox_head.num_classes = count
+        for mode in ('train', 'val', 'test'):
+            case.config[f'{mode}_dataloader'].dataset.metainfo.update(metainfo)
+
+    return change
+
+
+def without_class(case: Case) -> None:
+    """The last class is in no file, and labels of the others mean what they say."""
+
+    def drop(content: dict) -> None:
+        content['categories'] = content['categories'][:2]
+        content['annotations'] = [it for it in content['annotations'] if it['category_id'] < 3]
+
+    case.edit(drop)
+
+
+def ignored_without_box(case: Case) -> None:
+    more = dict(id=99, image_id=0, category_id=1, ignore=1, iscrowd=0)
+    case.edit(lambda it: it['annotations'].append(more))
+
+
+def text_prompts(case: Case) -> None:
+    case.for_all(return_classes=True)
+    case.config.model.roi_head.bbox_head.num_classes = 256
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        negatives_beside_others,
+        unlabelled,
+        head_for(2, thing_classes=('cat', 'dog')),
+        without_class,
+        ignored_without_box,
+        text_prompts,
+        lambda case: case.edit(lambda it: it['categories'].append(dict(id=9, name='horse'))),
+    ],
+    ids=[
+        *('negatives beside others', 'unlabelled', 'things of panoptic data', 'a class less'),
+        *('an ignored annotation without box', 'text prompts', 'a class more in the file'),
+    ],
+)
+def test_what_plain_mmdet_trains_is_not_refused(tmp_path: Path, change):
+    case = sound_case(tmp_path / 'run', 'coco')
+    change(case)
+    verdicts = examine(PlannedRun(case.config, ('train', 'val'), whole=True))
+    assert not [str(error) for it in verdicts for error in it.errors]
+
+
 def test_three_faults_at_once_are_named_by_one_check_and_the_mended_set_trains(
     tmp_path: Path, tool, capsys
 ):

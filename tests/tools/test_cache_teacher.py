@@ -136,6 +136,23 @@ def test_an_interrupt_loses_nothing(tool, make, capsys, monkeypatch):
     assert '6 images, as they were written' in run(tool, capsys, config, '--verify')
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_image_that_cannot_be_read_is_named_and_what_was_cached_is_kept(
+    tool, make, capsys, tmp_path, workers
+):
+    config = make(RPN_LOSSES, cache='cache')
+    path = tmp_path / 'data/images/4.png'
+    content = path.read_bytes()
+    path.write_bytes(b'')
+    arguments = (config, '--device', 'cpu', '--num-workers', workers)
+    assert tool('cache_teacher', *arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert '4.png is empty or cannot be read' in line
+    path.write_bytes(content)
+    said = run(tool, capsys, config)
+    assert 'cache: 6 images' in said and '(6 of them now)' not in said
+
+
 def test_damage_is_found(tool, make, capsys):
     config = make(RPN_LOSSES, cache='cache')
     run(tool, capsys, config)
