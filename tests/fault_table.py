@@ -592,6 +592,12 @@ FAULTS = (
     ),
     Fault(
         FILES,
+        'the validation file does not exist',
+        both(val_file(lambda it: it), lambda case: (case.folder / 'data/val.json').unlink()),
+        ('no such file:', 'val.json (val_dataloader.dataset.ann_file)'),
+    ),
+    Fault(
+        FILES,
         'the folder of images is one level off',
         move_images,
         (
@@ -765,7 +771,7 @@ FAULTS = (
         'pretrained weights behind a URL that cannot be reached',
         model('backbone.init_cfg', dict(type='Pretrained', checkpoint='http://127.0.0.1:9/x.pth')),
         (
-            'model.backbone.init_cfg.checkpoint: http://127.0.0.1:9/x.pth cannot be downloaded',
+            'model.backbone.init_cfg.checkpoint: http://127.0.0.1:9/x.pth cannot be loaded',
             '=FILE',
         ),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from mmdet.evaluation import CocoMetric
@@ -61,6 +62,8 @@ def check_evaluation(run: PlannedRun) -> Iterator[UserError | Advice]:
                 continue
             if path in seen or (path not in contents and not run.whole):
                 continue
+            if path not in contents and not os.path.isfile(path):
+                continue  # elsewhere, or missing, which the check of files reports
             seen.add(path)
             content = contents.get(path) or read_coco(path)
             if not metric.get('format_only'):
@@ -80,7 +83,7 @@ def check_pretrained(run: PlannedRun) -> Iterator[UserError | Advice]:
             CheckpointLoader.load_checkpoint(value, map_location='cpu', logger='silent')
         except Exception as error:  # of several libraries, by the kind of URL
             yield CheckpointError(
-                f'{key}: {value} cannot be downloaded ({first_line(error)}); download it elsewhere and name '
+                f'{key}: {value} cannot be loaded ({first_line(error)}); download it elsewhere and name '
                 f'the file with --cfg-options {key}=FILE'
             )
 
