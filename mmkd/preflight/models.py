@@ -35,7 +35,12 @@ def check_num_classes(run: PlannedRun) -> Iterator[UserError | Advice]:
     for path, module in run.detector.named_modules():
         found = getattr(module, 'num_classes', None)
         other = any(part.startswith(OTHER_CLASSES) for part in path.split('.')) or 'loss' in path
-        if not isinstance(found, int) or found in (count, things) or other or _is_agnostic(module):
+        if (
+            not isinstance(found, int)
+            or found in (count, things)
+            or other
+            or _knows_no_classes(module)
+        ):
             continue
         yield ConfigError(
             f'{run.detector_key}.{path}.num_classes: must be {count}, the number of classes of {data.key} '
@@ -44,9 +49,9 @@ def check_num_classes(run: PlannedRun) -> Iterator[UserError | Advice]:
         )
 
 
-def _is_agnostic(module: nn.Module) -> bool:
-    """Whether a mask head has one mask for all classes."""
-    return bool(getattr(module, 'class_agnostic', False))
+def _knows_no_classes(module: nn.Module) -> bool:
+    """Whether a head finds objects of any class, or has one mask for all."""
+    return 'RPN' in type(module).__name__ or bool(getattr(module, 'class_agnostic', False))
 
 
 def check_evaluation(run: PlannedRun) -> Iterator[UserError | Advice]:

@@ -106,6 +106,15 @@ def text_prompts(case: Case) -> None:
     case.config.model.roi_head.bbox_head.num_classes = 256
 
 
+def proposals_alone(case: Case) -> None:
+    """A detector that finds objects of any class."""
+    model = case.config.model
+    model.type = 'RPN'
+    model.train_cfg = dict(rpn=model.train_cfg.rpn)
+    del model['roi_head']
+    case.config.val_evaluator.metric = 'proposal_fast'
+
+
 @pytest.mark.parametrize(
     'change',
     [
@@ -115,11 +124,17 @@ def text_prompts(case: Case) -> None:
         without_class,
         ignored_without_box,
         text_prompts,
+        proposals_alone,
         lambda case: case.edit(lambda it: it['categories'].append(dict(id=9, name='horse'))),
     ],
     ids=[
         *('negatives beside others', 'unlabelled', 'things of panoptic data', 'a class less'),
-        *('an ignored annotation without box', 'text prompts', 'a class more in the file'),
+        *(
+            'an ignored annotation without box',
+            'text prompts',
+            'proposals alone',
+            'a class more in the file',
+        ),
     ],
 )
 def test_what_plain_mmdet_trains_is_not_refused(tmp_path: Path, change):
