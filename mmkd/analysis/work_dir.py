@@ -13,6 +13,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import ConfigError, MissingFileError
+from ..hooks import STUDENT_FILE
 
 METRICS = {'mAP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'F1': 'coco/bbox_F1'}
 LOG, CONFIG = 'vis_data/scalars.json', 'vis_data/config.py'  # in a folder named by the time
@@ -116,6 +117,8 @@ def read_work_dir(path: str | os.PathLike[str], best: bool = False) -> WorkDir:
     if not path.is_dir():
         raise ConfigError(f'{path} is a file; give the work directory of a run')
     configs = sorted(path.glob('*.py'))
+    # Beside the config of a distillation stands that of its student.
+    configs = [config for config in configs if config.name != STUDENT_FILE] or configs
     folders = [config.parents[1] for config in sorted(path.glob(f'*/{CONFIG}'))]
     loaded = {folder: Config.fromfile(str(folder / CONFIG)) for folder in folders}
     tests = {

@@ -2,9 +2,11 @@
 
 from .distillation import STATE, DistillationHook, add_distillation_hook, add_hooks
 from .guard import GuardHook, NonFiniteError
+from .student_config import STUDENT_FILE
 
 __all__ = [
     'STATE',
+    'STUDENT_FILE',
     'DistillationHook',
     'GuardHook',
     'NonFiniteError',

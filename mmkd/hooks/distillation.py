@@ -17,13 +17,11 @@ from ..distillers import Distiller
 from ..distillers.distiller import CONNECTORS
 from ..errors import ConfigError
 from .guard import GuardHook, restart_workers
-from .student_config import student_config
+from .student_config import STUDENT_FILE, has_student, student_config
 
 STATE = 'distillation'
 HOOK_KEY = 'distillation'
 GUARD_KEY = 'guard'
-# The plain student's config, in the work directory.
-STUDENT_FILE = 'student.py'
 
 
 def add_distillation_hook(config: Config) -> None:
@@ -79,8 +77,7 @@ class DistillationHook(GuardHook):
         if model is None or not model.entries:
             return
         model.has_hook = True
-        if is_main_process():
-            student_config(runner.cfg).dump(os.path.join(runner.work_dir, STUDENT_FILE))
+        self._write_student_config(runner)
         self._check_strategy(runner, model)
         model.prepare()
         for teacher in model.teachers.values():
@@ -150,8 +147,17 @@ class DistillationHook(GuardHook):
         if state:
             checkpoint[STATE] = state
 
+    def _write_student_config(self, runner: Runner) -> None:
+        path = os.path.join(runner.work_dir, STUDENT_FILE)
+        # A run's own config, which mmengine has written there, is not replaced if it has that name.
+        own = os.path.basename(runner.cfg.filename or '') == STUDENT_FILE
+        if is_main_process() and has_student(runner.cfg) and not own:
+            student_config(runner.cfg).dump(path)
+
     def _embed_student_config(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Let a checkpoint carry the config of the student, which loads without mmkd."""
+        if not has_student(runner.cfg):
+            return
         text = student_config(runner.cfg).pretty_text
         checkpoint['meta']['cfg'] = text
         # Where mmengine's inferencers look first.

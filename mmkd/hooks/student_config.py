@@ -8,6 +8,8 @@ from typing import Any
 from mmdet.registry import DATASETS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS
 from mmengine.config import Config
 
+# In the work directory of a distillation.
+STUDENT_FILE = 'student.py'
 PACKAGE = __name__.partition('.')[0]
 # What stands in for parts of mmkd that weights and predictions do not depend on, and options to leave out.
 PLAIN = {
@@ -18,6 +20,11 @@ PLAIN = {
 # Weights come from the checkpoint.
 INITIALIZERS = ('ConvertedCheckpoint',)
 OF_THE_RUN = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
+
+
+def has_student(config: Config) -> bool:
+    """Whether a config declares a student; a runner that is given a built model may have none."""
+    return bool((config.get('model') or {}).get('student'))
 
 
 def student_config(config: Config) -> Config:

@@ -74,3 +74,13 @@ def test_weights_of_an_initializer_of_mmkd_come_from_the_checkpoint():
     backbone = dict(type='ResNet', init_cfg=dict(type='ConvertedCheckpoint', checkpoint='x.pth'))
     config = Config(dict(model=dict(type='Distiller', student=dict(backbone=backbone))))
     assert student_config(config).model.backbone == dict(type='ResNet', init_cfg=None)
+
+
+def test_a_config_of_that_name_is_not_replaced(tmp_path: Path):
+    case = sound_case(tmp_path / 'run', 'coco')
+    distil()(case)
+    case.config.work_dir = str(tmp_path / 'work')
+    case.config.dump(str(tmp_path / 'student.py'))
+    config = Config.fromfile(str(tmp_path / 'student.py'))
+    train(config)
+    assert Config.fromfile(str(tmp_path / 'work/student.py')).model.type == 'Distiller'
