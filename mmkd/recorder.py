@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .errors import ConfigError, PathError, did_you_mean
 from .method_override import MethodOverride
-from .nested import map_tensors, to_float32
+from .nested import map_tensors
 
 CAPTURES = ('output', 'input')
 # What FSDP and activation checkpointing put into the names of modules, after a dot or before one.
@@ -91,8 +91,8 @@ class Recorder:
         model: The model that runs inside the block.
         sources: What to capture.
         owner: How messages call the model, e.g. ``student``.
-        float32: Give tensors of half precision as float32. A copy is made when a source is first read, and
-            kept in place of what was captured, so that what nobody reads takes no memory.
+        convert: Called with a source and what was captured of it when it is first read; what it returns is
+            kept instead, so that copies of what nobody reads take no memory.
 
     Raises:
         PathError: A module or method does not exist; near names are listed.
@@ -103,10 +103,11 @@ class Recorder:
         model: nn.Module,
         sources: Iterable[Source],
         owner: str = 'model',
-        float32: bool = False,
+        convert: Callable[[Source, Any], Any] | None = None,
     ) -> None:
         self.owner = owner
-        self.float32 = float32
+        self._convert = convert
+        self._converted: set[Source] = set()
         self.sources = list(dict.fromkeys(sources))
         self._modules = {source: self._find(model, source) for source in self.sources}
         # Of each source what each of its modules gave, call by call.
@@ -213,8 +214,9 @@ class Recorder:
                     f'record what follows it, or what it was with '
                     f"dict(module='{source.module}', …, copy=True)"
                 )
-        if self.float32:
-            calls = self._calls[source] = to_float32(calls)
+        if self._convert is not None and source not in self._converted:
+            self._converted.add(source)
+            calls = self._calls[source] = self._convert(source, calls)
             self._versions[source] = [(each, _version(each)) for one in calls for each in one]
         if '*' not in source.module:
             return calls[0][0] if len(calls[0]) == 1 else calls[0]
@@ -233,6 +235,7 @@ class Recorder:
         """Drop everything captured."""
         self._calls.clear()
         self._versions.clear()
+        self._converted.clear()
 
 
 def _version(value: Any) -> Any:

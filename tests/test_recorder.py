@@ -10,7 +10,12 @@ import torch
 from torch import nn
 
 from mmkd.errors import ConfigError, PathError
+from mmkd.nested import to_float32
 from mmkd.recorder import Recorder, Source
+
+
+def as_float32(source, value):
+    return to_float32(value)
 
 
 class Head(nn.Module):
@@ -253,7 +258,7 @@ def test_half_precision_is_read_as_float32():
             return dict(maps=[half, half + 1], rest=(x, x.long(), 'name', None))
 
     many, source, kept = Many(), Source(''), Source('', copy=True)
-    with Recorder(many, [source, kept], float32=True) as seen:
+    with Recorder(many, [source, kept], convert=as_float32) as seen:
         out = many(x := torch.full((2,), 1.5))
     assert torch.equal(seen[kept]['maps'][1], torch.full((2,), 2.5))
     assert all(level.dtype == torch.float32 for level in seen[source]['maps'])
@@ -268,7 +273,7 @@ def test_half_precision_is_read_as_float32():
 def test_half_precision_that_was_changed_in_place_is_not_read_either():
     model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(inplace=True)).bfloat16()
     source = Source('0')
-    with Recorder(model, [source], float32=True) as seen:
+    with Recorder(model, [source], convert=as_float32) as seen:
         model(torch.randn(5, 2).bfloat16())
     with pytest.raises(ConfigError, match='changed 0 in place'):
         seen[source]

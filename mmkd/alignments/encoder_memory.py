@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..recorder import Recorder, Source
 from ..types import Detector
 from .base import Alignment, Pair, Step
 from .features import common_levels, levels_of
-from .padding import valid_positions
+from .padding import size_divisor, valid_positions
 from .queries import HEAD, QUERIES
 
 FEATURES = Source('', method='extract_feat')
@@ -56,6 +57,8 @@ class EncoderMemoryAlignment(Alignment):
                 "a cache cannot hold an encoder's output; use align=dict(type='FeatureAlignment') on "
                 'backbone or neck'
             )
+        if self.is_transformer['teacher']:
+            _require_same_padding(student, teacher)
         if not any(self.is_transformer.values()):
             raise ConfigError(
                 f'neither the student, a {type(student).__name__}, nor the teacher, a '
@@ -186,6 +189,16 @@ class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
         labelled = F.pad(pad_sequence(per_image, batch_first=True), (0, 0, 0, 1))
         overlap = bbox_overlaps(bbox_cxcywh_to_xyxy(boxes), labelled).amax(-1)
         return confidence**self.gamma * overlap ** (1 - self.gamma)
+
+
+def _require_same_padding(student: Detector, teacher: Detector) -> None:
+    """Refuse a teacher that pads images further: its maps can be cropped, its tokens cannot."""
+    ours, theirs = (size_divisor(model.data_preprocessor) for model in (student, teacher))
+    if ours % theirs:
+        raise ConfigError(
+            f'model.student.data_preprocessor.pad_size_divisor: must be a multiple of {theirs}, that of the '
+            f'teacher whose encoder is compared, got {ours}; set it to {math.lcm(ours, theirs)}'
+        )
 
 
 def _rows(level: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
 
@@ -69,3 +70,8 @@ def position_stride(length: int, cells: int) -> float:
             if rounded(length / 2**power) == cells:
                 return 2**power
     return length / cells
+
+
+def size_divisor(preprocessor: BaseDataPreprocessor) -> int:
+    """What height and width of its batches are multiples of."""
+    return int(getattr(preprocessor, 'pad_size_divisor', 1) or 1)

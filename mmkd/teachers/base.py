@@ -67,7 +67,11 @@ class Teacher:
         """
 
     def recorder(self, sources: Sequence[Source]) -> Recorder:
-        """A recorder of its modules, which returns float32 whatever the pass runs in."""
+        """A recorder of its modules.
+
+        It returns float32 whatever the pass runs in, and maps without what only the teacher's own padding
+        (``pad_size_divisor``) adds.
+        """
         raise NotImplementedError
 
     def run(

@@ -16,6 +16,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
+from ..alignments.padding import size_divisor
 from ..checkpoints import load_weights, read_checkpoint
 from ..errors import ConfigError
 from ..families import family_of
@@ -27,6 +28,7 @@ from ..types import Detector
 from .base import Teacher
 from .config import config_classes, load_config
 from .normalization import Renormalization
+from .padding import Size, crop_maps, pad
 from .precision import TeacherPrecision
 from .resolution import check_scale, resize
 
@@ -85,6 +87,9 @@ class LiveTeacher(Teacher):
         self.family = family_of(self.detector, **options)
         self.precision.apply_to(self.detector)
         self._renormalization: Renormalization | None = None
+        self._size_divisor = size_divisor(self.detector.data_preprocessor)
+        # Of a batch padded for the teacher alone: number of images, size with that padding, and without.
+        self._own_padding: tuple[int, Size, Size] | None = None
 
     def _class_names(
         self, names: Sequence[str] | str | None, key: str, given: bool
@@ -111,8 +116,13 @@ class LiveTeacher(Teacher):
         return self.checkpoint
 
     def recorder(self, sources: Sequence[Source]) -> Recorder:
-        """A recorder for the teacher's modules, which gives float32 whatever the pass runs in."""
-        return Recorder(self.detector, sources, owner='teacher', float32=True)
+        """A recorder for the teacher's modules; see :meth:`Teacher.recorder`."""
+        return Recorder(self.detector, sources, owner='teacher', convert=self._for_student)
+
+    def _for_student(self, source: Source, value: Any) -> Any:
+        if self._own_padding is not None and not self.family.part_of(source).startswith('roi'):
+            value = crop_maps(value, *self._own_padding)
+        return to_float32(value)
 
     @torch.no_grad()
     def run(
@@ -134,6 +144,11 @@ class LiveTeacher(Teacher):
         scale = (1.0, 1.0)
         if self.scale != 1:
             inputs, data_samples, scale = resize(inputs, data_samples, self.scale)
+        self._own_padding = None
+        if any(length % self._size_divisor for length in inputs.shape[-2:]):
+            size = _size(inputs)
+            inputs, data_samples = pad(inputs, data_samples, self.detector.data_preprocessor)
+            self._own_padding = (len(inputs), _size(inputs), size)
         with self._precision(inputs.device):
             shared = self.family.run(inputs, data_samples, parts, student, scale)
         return dict(to_float32(shared), scale=scale)
@@ -147,6 +162,10 @@ class LiveTeacher(Teacher):
         device = next(self.detector.parameters()).device
         with self._precision(device):
             self.family.run_joint_parts(self.detector, recorded, shared, parts)
+
+
+def _size(inputs: Tensor) -> Size:
+    return (inputs.shape[-2], inputs.shape[-1])
 
 
 def _named_classes(

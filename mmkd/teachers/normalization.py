@@ -22,10 +22,14 @@ class Renormalization:
         self.given, self.wanted = given, wanted
         self.flips_channels = _swaps_channels(given) != _swaps_channels(wanted)
         #: Whether batches are converted at all.
-        self.is_needed = self.flips_channels or any(
-            # Of another shape: one of the two works on grayscale images.
-            ours.shape != theirs.shape or not bool((ours.cpu() == theirs.cpu()).all())
-            for ours, theirs in zip(_statistics(given), _statistics(wanted), strict=True)
+        self.is_needed = (
+            self.flips_channels
+            or pad_value(given) != pad_value(wanted)
+            or any(
+                # Of another shape: one of the two works on grayscale images.
+                ours.shape != theirs.shape or not bool((ours.cpu() == theirs.cpu()).all())
+                for ours, theirs in zip(_statistics(given), _statistics(wanted), strict=True)
+            )
         )
 
     def __call__(self, inputs: Tensor, data_samples: SampleList) -> Tensor:
@@ -47,12 +51,17 @@ class Renormalization:
         mean, std = (each.to(inputs) for each in _statistics(self.wanted))
         outputs = (pixels - mean) / std
         # Padding is a constant after normalisation, not a pixel value to be normalised.
-        pad = float(getattr(self.wanted, 'pad_value', 0))
+        pad = pad_value(self.wanted)
         for output, sample in zip(outputs, data_samples or (), strict=False):
             height, width = sample.metainfo.get('img_shape', output.shape[-2:])[:2]
             output[:, height:] = pad
             output[:, :, width:] = pad
         return outputs
+
+
+def pad_value(preprocessor: BaseDataPreprocessor) -> float:
+    """What it pads normalised images with."""
+    return float(getattr(preprocessor, 'pad_value', 0))
 
 
 def _swaps_channels(preprocessor: BaseDataPreprocessor) -> bool:
