@@ -50,11 +50,19 @@ def test_it_runs_without_mmkd_and_predicts_what_the_student_does(tmp_path: Path)
     assert run.returncode == 0, run.stderr[-2000:]
     found = np.load(tmp_path / 'found.npz')
     assert len(found['scores'])
-    from mmdet.apis import inference_detector
+    from mmdet.apis import DetInferencer, inference_detector, init_detector
 
     student.eval()
     student.cfg = Config.fromfile(str(work / 'student.py'))
     expected = inference_detector(student, str(image)).pred_instances
+    # Of the distillation's own config, too, which needs mmkd.
+    config = str(next(path for path in work.glob('*.py') if path.name != 'student.py'))
+    checkpoint = str(work / 'iter_2.pth')
+    distilled = inference_detector(init_detector(config, checkpoint, device='cpu'), str(image))
+    assert torch.equal(distilled.pred_instances.bboxes, expected.bboxes)
+    inferencer = DetInferencer(config, checkpoint, device='cpu', show_progress=False)
+    (again,) = inferencer(str(image), out_dir='')['predictions']
+    assert np.allclose(again['scores'], expected.scores.numpy())
     assert np.allclose(found['scores'], expected.scores.numpy())
     assert np.allclose(found['boxes'], expected.bboxes.numpy(), atol=1e-4)
     text = torch.load(work / 'iter_2.pth', weights_only=False)['meta']['cfg']
