@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from torch import nn
 from .errors import CheckpointError, ConfigError, MissingFileError
 
 SHOWN_KEYS = 6
+# The first digits of the file's SHA-256, as torch hub and mmdet's publishing tool write them; no date.
+NAMED_HASH = re.compile(r'-(?!20\d{6}\.)([0-9a-f]{8,64})\.pth?$')
 
 
 def _history_method(owner: Any, name: str) -> Any:
@@ -111,7 +115,8 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
                 f'({cause[:160]}); save it again as a state_dict'
             ) from None
         except Exception as error:  # Python's manual leaves open what a broken pickle raises
-            raise CheckpointError(f'{where} cannot be read: {first_line(error)}') from None
+            remote = '; download it elsewhere and name the file' if '://' in str(checkpoint) else ''
+            raise CheckpointError(f'{where} cannot be read: {first_line(error)}{remote}') from None
     if not isinstance(content, dict):
         raise CheckpointError(f'{where} holds a {type(content).__name__}, not weights by name')
     if 'state_dict' not in content:
@@ -126,7 +131,10 @@ def _from_url(url: str) -> Any:
     """What a URL holds. One process of each machine downloads it, the others read its file afterwards."""
 
     def load() -> Any:
-        return torch.hub.load_state_dict_from_url(url, map_location='cpu', weights_only=True)
+        named = bool(NAMED_HASH.search(urlparse(url).path))
+        return torch.hub.load_state_dict_from_url(
+            url, map_location='cpu', weights_only=True, check_hash=named
+        )
 
     if not is_distributed():
         return load()
@@ -143,6 +151,28 @@ def _from_url(url: str) -> Any:
     if reasons:
         raise CheckpointError(reasons[0])
     return load() if content is None else content
+
+
+def differs_from_name(path: str) -> str | None:
+    """Whether a file is another than the hash in its name says, as a damaged download is.
+
+    Args:
+        path: A file of weights.
+
+    Returns:
+        What differs, in words; None where it is the one, or its name has no hash.
+    """
+    named = NAMED_HASH.search(os.path.basename(path))
+    if not named or not os.path.isfile(path):
+        return None
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    found = digest.hexdigest()[: len(named[1])]
+    if found == named[1]:
+        return None
+    return f'the SHA-256 of {path} begins with {found}, and its name says {named[1]}'
 
 
 def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str = '') -> None:

@@ -304,6 +304,13 @@ def teacher_state(change: Callable[[dict], dict]) -> Callable[[Case], None]:
     return spoil
 
 
+def named_by_another_hash(case: Case) -> None:
+    distil()(case)
+    path = case.folder / 'teacher-00000000.pth'
+    (case.folder / 'teacher.pth').rename(path)
+    case.config.model.teacher.checkpoint = str(path)
+
+
 def both(*steps: Callable[[Case], Any]) -> Callable[[Case], None]:
     def spoil(case: Case) -> None:
         for step in steps:
@@ -746,6 +753,13 @@ FAULTS = (
         teacher_state(lambda state: {f'teacher.{key}': value for key, value in state.items()}),
         ("start with 'teacher.'", 'teacher.pth'),
         check_only=True,
+    ),
+    Fault(
+        TEACHERS,
+        "the teacher's checkpoint is another file than the hash in its name says",
+        named_by_another_hash,
+        ('model.teacher.checkpoint: the SHA-256 of', 'its name says 00000000', 'download it again'),
+        advice=True,
     ),
     Fault(
         TEACHERS,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
+import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +19,12 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from tiny_models import faster_rcnn
 from torch.multiprocessing import spawn
 
-from mmkd.checkpoints import allow_training_checkpoints, load_weights, read_checkpoint
+from mmkd.checkpoints import (
+    allow_training_checkpoints,
+    differs_from_name,
+    load_weights,
+    read_checkpoint,
+)
 from mmkd.errors import CheckpointError
 
 
@@ -109,3 +116,39 @@ def test_one_process_downloads_and_a_failure_reaches_all(tmp_path):
     for weights, message in found:
         assert torch.equal(weights['weight'], torch.arange(3.0))
         assert 'teacher.checkpoint cannot be read: HTTP Error 404' in message
+
+
+@pytest.fixture
+def server(tmp_path):
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            """Quiet."""
+
+    handler = partial(Handler, directory=str(tmp_path))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+def test_a_download_has_the_hash_that_its_name_says(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
+    state = dict(state_dict=dict(weight=torch.arange(3.0)))
+    torch.save(state, tmp_path / 'x.pth')
+    digest = hashlib.sha256((tmp_path / 'x.pth').read_bytes()).hexdigest()
+    # A date, and a version, are no hashes.
+    for name in (f'x-{digest[:8]}.pth', f'x-{digest}.pth', 'x-20221023.pth', 'x-1.pth'):
+        shutil.copy(tmp_path / 'x.pth', tmp_path / name)
+        found = read_checkpoint(f'{server}/{name}', 'teacher.checkpoint')
+        assert torch.equal(found['state_dict']['weight'], torch.arange(3.0))
+    damaged = '0' * 8
+    assert not digest.startswith(damaged)
+    shutil.copy(tmp_path / 'x.pth', tmp_path / f'x-{damaged}.pth')
+    with pytest.raises(CheckpointError, match=rf'invalid hash value .*"{damaged}".*name the file'):
+        read_checkpoint(f'{server}/x-{damaged}.pth', 'teacher.checkpoint')
+    assert not (tmp_path / f'hub/checkpoints/x-{damaged}.pth').exists()
+    assert differs_from_name(str(tmp_path / f'x-{digest[:8]}.pth')) is None
+    problem = differs_from_name(str(tmp_path / f'x-{damaged}.pth'))
+    assert digest[:8] in problem and damaged in problem
+    assert differs_from_name(str(tmp_path / 'x-20221023.pth')) is None
+    assert differs_from_name(str(tmp_path / f'none-{damaged}.pth')) is None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
+from ..checkpoints import differs_from_name
 from ..datasets.data_root import leaves
 from ..errors import MissingFileError, UserError
 from ..teachers import TEACHER
@@ -161,11 +162,24 @@ def check_weight_files(run: PlannedRun) -> Iterator[UserError | Advice]:
                 f'no such file: {path} ({where}); name the pretrained weights with '
                 f'--cfg-options {where}=FILE_OR_URL'
             )
+        elif pretrained and not of_teacher:
+            yield from _another_file(path, where)
     heir_of = (model.get('init_student') or {}).get('teacher_name', TEACHER)
     inherits = bool((model.get('init_student') or {}).get('from_teacher'))
     for key, teacher in read_teachers(model):
         needs_weights = inherits and key.rpartition('.')[2] == heir_of
         yield from _missing_of_teacher(teacher, key, run.path, needs_weights)
+        if not teacher.get('cache') or needs_weights:
+            yield from _another_file(teacher.get('checkpoint'), f'{key}.checkpoint')
+    yield from _another_file(run.cfg.get('load_from'), 'load_from')
+
+
+def _another_file(path: Any, key: str) -> Iterator[Advice]:
+    problem = differs_from_name(path) if isinstance(path, str) else None
+    if problem:
+        yield Advice(
+            f'{key}: {problem}; if it was downloaded, download it again, else leave the hash out of its name'
+        )
 
 
 def read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from urllib.parse import urlparse
 
+import torch
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner.checkpoint import (
+    CheckpointLoader,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
 from torch import nn
 
-from ..checkpoints import first_line, listing, prefix_of, read_checkpoint
+from ..checkpoints import differs_from_name, first_line, listing, prefix_of, read_checkpoint
 from ..datasets.data_root import leaves
 from ..errors import CheckpointError, ConfigError, UserError
 from .advice import Advice
@@ -91,6 +98,21 @@ def check_pretrained(run: PlannedRun) -> Iterator[UserError | Advice]:
                 f'{key}: {value} cannot be loaded ({first_line(error)}); download it elsewhere and name '
                 f'the file with --cfg-options {key}=FILE'
             )
+            continue
+        problem = differs_from_name(_downloaded(value))
+        if problem:
+            yield Advice(f'{key}: {problem}; delete it if it was damaged, to download it again')
+
+
+def _downloaded(name: str) -> str:
+    """Where torch hub keeps what a URL or a name such as ``torchvision://resnet50`` stands for."""
+    scheme, _, rest = name.partition('://')
+    models = dict.fromkeys(('torchvision', 'modelzoo'), get_torchvision_models)
+    models.update(dict.fromkeys(('open-mmlab', 'openmmlab'), get_external_models))
+    models['mmcls'] = get_mmcls_models
+    url = models[scheme]().get(rest, '') if scheme in models else name
+    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
+    return os.path.join(folder, os.path.basename(urlparse(url).path))
 
 
 def check_load_from(run: PlannedRun) -> Iterator[UserError | Advice]:
