@@ -20,6 +20,7 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from .errors import CheckpointError, ConfigError, MissingFileError
+from .file_kind import mistaken_file
 
 SHOWN_KEYS = 6
 # The first digits of the file's SHA-256, as torch hub and mmdet's publishing tool write them; no date.
@@ -96,7 +97,7 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
         CheckpointError: The file is no checkpoint, or wants to run code.
     """
     if not checkpoint or not isinstance(checkpoint, (str, os.PathLike)):
-        raise ConfigError(f'{where} names no file; {hint}')
+        raise ConfigError(f'{where} names no file{hint and "; "}{hint}')
     with _training_globals_allowed():
         try:
             if str(checkpoint).startswith(('http://', 'https://')):
@@ -104,19 +105,11 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
             elif Path(checkpoint).is_file():
                 content = torch.load(checkpoint, map_location='cpu', weights_only=True)
             else:
-                raise MissingFileError(f'{where} does not exist; {hint}')
+                raise MissingFileError(f'{where} does not exist{hint and "; "}{hint}')
         except MissingFileError:
             raise
-        except UnpicklingError as error:
-            reason = str(error).split('\n')
-            cause = next((line for line in reason if 'GLOBAL' in line), reason[0]).strip()
-            raise CheckpointError(
-                f'{where} is refused: it is no plain set of weights, and reading it could run code '
-                f'({cause[:160]}); save it again as a state_dict'
-            ) from None
         except Exception as error:  # Python's manual leaves open what a broken pickle raises
-            remote = '; download it elsewhere and name the file' if '://' in str(checkpoint) else ''
-            raise CheckpointError(f'{where} cannot be read: {first_line(error)}{remote}') from None
+            raise _unreadable(str(checkpoint), where, error) from None
     if not isinstance(content, dict):
         raise CheckpointError(f'{where} holds a {type(content).__name__}, not weights by name')
     if 'state_dict' not in content:
@@ -125,6 +118,31 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
     if any(key.startswith('module.') for key in state):  # saved from inside a DDP wrapper
         content['state_dict'] = {key.removeprefix('module.'): state[key] for key in state}
     return content
+
+
+def _unreadable(checkpoint: str, where: str, error: Exception) -> CheckpointError:
+    mistaken = mistaken_file(checkpoint)
+    if mistaken:
+        return CheckpointError(f'{where} cannot be read{mistaken}')
+    if isinstance(error, UnpicklingError):
+        reason = str(error).split('\n')
+        cause = next((line for line in reason if 'GLOBAL' in line), None)
+        if cause is None and not _is_pickle(checkpoint):
+            return CheckpointError(f'{where} cannot be read: it is no file of weights')
+        return CheckpointError(
+            f'{where} is refused: it is no plain set of weights, and reading it could run code '
+            f'({(cause or reason[0]).strip()[:160]}); save it again as a state_dict'
+        )
+    remote = '; download it elsewhere and name the file' if '://' in checkpoint else ''
+    return CheckpointError(f'{where} cannot be read: {first_line(error)}{remote}')
+
+
+def _is_pickle(path: str) -> bool:
+    """Whether a file begins as torch's files do: a zip archive, or a pickle of protocol 2 and later."""
+    if not os.path.isfile(path):
+        return True  # one that was downloaded
+    with open(path, 'rb') as file:
+        return file.read(2) in (b'PK', *(bytes((0x80, protocol)) for protocol in range(2, 6)))
 
 
 def _from_url(url: str) -> Any:

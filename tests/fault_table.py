@@ -319,6 +319,79 @@ def both(*steps: Callable[[Case], Any]) -> Callable[[Case], None]:
     return spoil
 
 
+def each(name: str, change: Callable[[int, dict], Any]) -> Callable[[Case], None]:
+    """Change the entries of a list of the annotation file, given their place in it."""
+    return lambda case: case.edit(
+        lambda it: [change(index, entry) for index, entry in enumerate(it[name])] and None
+    )
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def voc_file(
+    name: str, change: Callable[[str], str], encoding: str = 'utf-8'
+) -> Callable[[Case], None]:
+    """Change a text file of the data set of VOC's form."""
+
+    def spoil(case: Case) -> None:
+        path = case.folder / 'data/VOC2012' / name
+        path.write_text(change(path.read_text()), encoding=encoding)
+
+    return spoil
+
+
+def all_difficult(case: Case) -> None:
+    for path in (case.folder / 'data/VOC2012/Annotations').glob('*.xml'):
+        path.write_text(path.read_text().replace('<difficult>0<', '<difficult>1<'))
+
+
+def evaluator_of_other_images(case: Case) -> None:
+    def renumber(content: dict) -> None:
+        for entry in content['images']:
+            entry['id'] += 100
+        for entry in content['annotations']:
+            entry['image_id'] += 100
+
+    val_file(renumber)(case)
+    evaluate_with_training_file(case)
+
+
+def evaluate_with_training_file(case: Case) -> None:
+    for mode in ('val', 'test'):
+        case.config[f'{mode}_evaluator'].ann_file = str(case.folder / 'data/annotations.json')
+
+
+def fewer_images_than_a_batch(case: Case) -> None:
+    case.config.train_cfg = dict(by_epoch=True, max_epochs=1)
+    case.config.param_scheduler = []
+    case.config.train_dataloader.update(
+        batch_size=8, drop_last=True, sampler=dict(type='DefaultSampler', shuffle=True)
+    )
+
+
+def weights_file(content: bytes) -> Callable[[Case], None]:
+    def spoil(case: Case) -> None:
+        path = case.folder / 'weights.pth'
+        path.write_bytes(content)
+        case.config.load_from = str(path)
+
+    return spoil
+
+
+def teacher_config(change: Callable[[str], str]) -> Callable[[Case], None]:
+    def spoil(case: Case) -> None:
+        distil()(case)
+        path = case.folder / 'teacher.py'
+        path.write_text(change(path.read_text()))
+
+    return spoil
+
+
+LFS_POINTER = b'version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12\n'
+
 # ---------------------------------------------------------------------- the table
 
 NUMBER = 'Number of classes'
@@ -463,6 +536,26 @@ FAULTS = (
         ),
     ),
     Fault(
+        NAMES,
+        'a name has a space at its end in some XML files',
+        voc_file('Annotations/2008_train_0.xml', lambda text: text.replace('>dog<', '>dog <')),
+        ("objects called 'dog ' beside 'dog', which are left out",),
+        form='voc',
+        advice=True,
+    ),
+    Fault(
+        NAMES,
+        'two categories of one name',
+        lambda case: case.edit(lambda it: it['categories'].append(dict(id=9, name='cat'))),
+        ("2 categories called 'cat'", 'rename one'),
+    ),
+    Fault(
+        NAMES,
+        'two categories with one id',
+        each('categories', lambda index, it: it.update(id=1)),
+        ('categories must have ids of their own, got 1 for cat and dog',),
+    ),
+    Fault(
         ORDER,
         'the annotation file lists the categories in another order',
         lambda case: case.edit(reorder),
@@ -495,6 +588,25 @@ FAULTS = (
             metainfo=dict(classes=('cat', 'dog'))
         ),
         ('val_dataloader.dataset.metainfo.classes', 'must equal train_dataloader'),
+    ),
+    Fault(
+        ORDER,
+        'the evaluator reads a file with another order',
+        lambda case: (
+            (
+                val_file(reorder)(case),
+                [
+                    case.config[f'{mode}_dataloader'].dataset.update(ann_file='annotations.json')
+                    for mode in ('val', 'test')
+                ],
+            )
+            and None
+        ),
+        (
+            'val_evaluator.ann_file: ',
+            'must list the categories in the order of',
+            'got person, dog, cat',
+        ),
     ),
     Fault(
         BOXES,
@@ -590,6 +702,46 @@ FAULTS = (
             for path in (case.folder / 'data/images').iterdir()
         ],
         ('4 of 4 images have another size',),
+    ),
+    Fault(
+        BOXES,
+        'a box is not four numbers',
+        each(
+            'annotations', lambda index, it: it.update(bbox=it['bbox'][:3]) if index == 0 else None
+        ),
+        ("'bbox' of annotations must be four numbers", 'for id 1'),
+    ),
+    Fault(
+        BOXES,
+        'coordinates are text',
+        each('annotations', lambda index, it: it.update(bbox=[*map(str, it['bbox'])])),
+        ("'bbox' of annotations must be four numbers", 'and 11 others'),
+    ),
+    Fault(
+        BOXES,
+        'no area is given',
+        of_all('annotations', area=None),
+        ("'area' of annotations must be a number, got null",),
+    ),
+    Fault(
+        BOXES,
+        'all objects are crowds',
+        of_all('annotations', iscrowd=1),
+        ('all objects of', 'are marked as crowds'),
+    ),
+    Fault(
+        BOXES,
+        'all objects are difficult, in XML files',
+        all_difficult,
+        ('all objects of', 'or difficult'),
+        form='voc',
+    ),
+    Fault(
+        BOXES,
+        'a decimal comma in an XML file',
+        voc_file('Annotations/2008_train_0.xml', lambda text: text.replace('>21<', '>21,5<')),
+        ('2008_train_0.xml cannot be read', "'21,5'", 'as numbers'),
+        form='voc',
     ),
     Fault(
         FILES,
@@ -718,6 +870,125 @@ FAULTS = (
         ('annotations.json is no JSON file',),
     ),
     Fault(
+        FILES,
+        'annotations of images that the file does not have',
+        of_all('annotations', image_id=999),
+        (
+            'has 12 of 12 annotations with the image_id of nothing in it',
+            'image_id 999',
+            'name the file that they belong to',
+        ),
+    ),
+    Fault(
+        FILES,
+        'ids of images are numbers, and text in the annotations',
+        each('annotations', lambda _, it: it.update(image_id=str(it['image_id']))),
+        ("image_id '0'); there is 0, of type int; write both alike",),
+    ),
+    Fault(
+        FILES,
+        'one annotation of a category that the file does not have',
+        each('annotations', lambda index, it: it.update(category_id=99) if index == 0 else None),
+        (
+            'has 1 of 12 annotations with the category_id of nothing in it',
+            'category_id 99',
+            'they are left out',
+        ),
+        advice=True,
+    ),
+    Fault(
+        FILES,
+        'two images with one id',
+        each('images', lambda index, it: it.update(id=1) if index < 2 else None),
+        ('images must have ids of their own, got 1 for 0.png and 1.png',),
+    ),
+    Fault(
+        FILES,
+        'an image that stands there twice',
+        each('images', lambda index, it: it.update(file_name='0.png') if index < 2 else None),
+        ('lists 1 of 3 images more than once', '0.png'),
+        advice=True,
+    ),
+    Fault(
+        FILES,
+        'the width of images is text',
+        of_all('images', width='128'),
+        ('\'width\' of images must be a number of pixels, got "128"',),
+    ),
+    Fault(
+        FILES,
+        'an image that ends in the middle',
+        image(cut),
+        ('1 of 4 images are empty or cannot be read', '0.png'),
+    ),
+    Fault(
+        FILES,
+        'a pointer of Git LFS in place of the annotation file',
+        raw(lambda _: LFS_POINTER),
+        ('annotations.json is no JSON file; it is a pointer of Git LFS',),
+    ),
+    Fault(
+        FILES,
+        'an empty annotation file',
+        raw(lambda _: b''),
+        ('annotations.json is no JSON file; it is empty',),
+    ),
+    Fault(
+        FILES,
+        'an evaluator with the file of other images',
+        evaluator_of_other_images,
+        ('val_evaluator.ann_file: ', 'must have the images of', '4 of 4'),
+    ),
+    Fault(
+        FILES,
+        '`data_prefix` is a text',
+        lambda case: case.train.__setitem__('data_prefix', 'images/'),
+        (
+            "train_dataloader.dataset.data_prefix: must be a dict of folders, got 'images/'",
+            "write dict(img='images/')",
+        ),
+    ),
+    Fault(
+        FILES,
+        'a transform that is not registered',
+        lambda case: case.train.pipeline.insert(2, dict(type='Rezise')),
+        ("train_dataloader.dataset.pipeline: 'Rezise' is not registered; near: Resize",),
+    ),
+    Fault(
+        FILES,
+        'a list of images with a second column',
+        voc_file('ImageSets/Main/train.txt', lambda text: text.replace('_0', '_0 1')),
+        ("a line must hold a name and nothing else, got '2008_train_0 1'",),
+        form='voc',
+    ),
+    Fault(
+        FILES,
+        'a list of images with endings',
+        voc_file('ImageSets/Main/train.txt', lambda text: text.replace('_0', '_0.jpg')),
+        ("names must have no ending, got '2008_train_0.jpg'",),
+        form='voc',
+    ),
+    Fault(
+        FILES,
+        'a list of images with an empty line',
+        voc_file('ImageSets/Main/train.txt', lambda text: text + '\n'),
+        ('take the empty line out',),
+        form='voc',
+    ),
+    Fault(
+        FILES,
+        'a list of images with a byte-order mark',
+        voc_file('ImageSets/Main/train.txt', str, 'utf-8-sig'),
+        ('save the list as UTF-8 without a byte-order mark',),
+        form='voc',
+    ),
+    Fault(
+        FILES,
+        'fewer images than a batch, and `drop_last`',
+        fewer_images_than_a_batch,
+        ('train_dataloader.batch_size: must be at most 4', 'drop_last=True, got 8'),
+    ),
+    Fault(
         TEACHERS,
         "the teacher's config does not exist",
         distil(**{'teacher.config': 'nowhere/teacher.py'}),
@@ -788,6 +1059,39 @@ FAULTS = (
             'model.backbone.init_cfg.checkpoint: http://127.0.0.1:9/x.pth cannot be loaded',
             '=FILE',
         ),
+    ),
+    Fault(
+        TEACHERS,
+        "the teacher's config has a `default_scope` that is not installed",
+        teacher_config(lambda text: text + "\ndefault_scope = 'mmyolo'\n"),
+        ("teacher.config: default_scope='mmyolo' needs the package mmyolo",),
+        check_only=True,
+    ),
+    Fault(
+        TEACHERS,
+        'the teacher is of a package that is not installed',
+        teacher_config(lambda text: text.replace("'FasterRCNN'", "'mmyolo.YOLODetector'")),
+        ("teacher.config: type 'mmyolo.YOLODetector' needs the package mmyolo",),
+        check_only=True,
+    ),
+    Fault(
+        TEACHERS,
+        "the teacher's type is misspelled",
+        teacher_config(lambda text: text.replace("'FasterRCNN'", "'FasterRCN'")),
+        ("teacher.config: type 'FasterRCN' is not registered; near: FasterRCNN",),
+        check_only=True,
+    ),
+    Fault(
+        TEACHERS,
+        "a pointer of Git LFS in place of the student's weights",
+        weights_file(LFS_POINTER),
+        ('load_from=', "weights.pth' cannot be read; it is a pointer of Git LFS"),
+    ),
+    Fault(
+        TEACHERS,
+        "a web page in place of the student's weights",
+        weights_file(b'<!DOCTYPE html><html></html>'),
+        ("weights.pth' cannot be read; it is a web page",),
     ),
     Fault(
         LOSSES,

@@ -13,8 +13,9 @@ from tiny_models import ROI_LOSSES, batch, pair_of_detectors
 PACKAGE = Path(__file__).parents[1] / 'mmkd'
 # From what everything may import to what imports everything; those of one line do not import each other.
 LAYERS = (
-    ('errors', 'version', 'types'),
+    ('errors', 'version', 'types', 'file_kind'),
     ('compat', 'nested', 'random_state', 'method_override', 'checkpoints'),
+    ('building',),
     ('recorder', 'converters', 'models', 'f1_metric'),
     ('families', 'losses', 'connectors'),
     ('alignments',),

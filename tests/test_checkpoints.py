@@ -76,7 +76,7 @@ def test_a_training_checkpoint_with_logged_scalars_is_read(tmp_path):
 def test_an_empty_file_is_told_of(tmp_path):
     path = tmp_path / 'empty.pth'
     path.touch()
-    with pytest.raises(CheckpointError, match='^F cannot be read: EOFError'):
+    with pytest.raises(CheckpointError, match='^F cannot be read; it is empty'):
         read_checkpoint(str(path), 'F')
 
 

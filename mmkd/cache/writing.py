@@ -108,6 +108,7 @@ def identity_of(outputs: Any, config: dict[str, Any], names: list[str]) -> dict[
             classes=list(teacher.classes) if teacher.classes else None,
             scale=teacher.scale,
             options=options,
+            **({} if teacher.scope == 'mmdet' else dict(scope=teacher.scope)),
             **checkpoint_identity(config['checkpoint']),
         ),
         contents={content.kind: content.describe() for content in outputs.contents},

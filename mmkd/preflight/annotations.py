@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
-import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,16 +11,17 @@ from xml.etree import ElementTree
 import numpy as np
 from mmdet.datasets import CocoDataset, XMLDataset
 from mmdet.datasets.api_wrappers import COCO
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, TRANSFORMS
 
+from ..building import unregistered
 from ..errors import ConfigError, MissingFileError, UserError, did_you_mean
+from ..file_kind import mistaken_file
+from .coco_file import categories_at_an_end, read_coco
+from .files import inner_of
 
 # What is not read before a run starts, unless a check of the whole data is asked for.
 LARGE_FILE = 100e6  # bytes of a COCO file: about two seconds
 LARGE_LIST = 5000  # XML files: about two seconds
-END = 1_000_000  # bytes
-# Of these wrappers mmengine and mmdet read the data set inside.
-INNER = ('dataset', 'datasets')
 
 
 class AnnotationFile(COCO):
@@ -47,94 +45,6 @@ class AnnotationFile(COCO):
             self.imgToAnns[each['image_id']].append(each)
             self.catToImgs[each['category_id']].append(each['image_id'])
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs  # mmdet's names
-
-
-# What mmdet reads of each entry of a COCO file; `category_id` and `area` of annotations alike.
-KEYS = dict(
-    images=('id', 'file_name', 'width', 'height'),
-    annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
-    categories=('id', 'name'),
-)
-HOW_TO_ADD = dict(
-    area="set it to the box's width * height",
-    iscrowd='set it to 0',
-    width="set it to the image's width in pixels",
-    height="set it to the image's height in pixels",
-)
-
-
-def read_coco(path: str) -> dict[str, list[dict]]:
-    """The content of a COCO file without ``segmentation``.
-
-    Raises:
-        ConfigError: It is none, with what is wrong and how to mend it.
-    """
-    try:
-        with open(path, encoding='utf-8-sig') as file:
-            content = json.load(file, object_hook=_without_outline)
-    except ValueError as error:
-        raise ConfigError(f'{path} is no JSON file: {error}') from None
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f'{path}: must be an object with the keys images, annotations and categories, got a '
-            f'{type(content).__name__}; a file of detections has this form, name the file of ground truth'
-        )
-    with open(path, 'rb') as file:
-        mark = file.read(3)
-    if mark == codecs.BOM_UTF8:
-        raise ConfigError(
-            f'{path} starts with a byte-order mark, which pycocotools cannot read; save it as UTF-8 without '
-            f'one'
-        )
-    content.setdefault('annotations', [])  # COCO's files of test images have none
-    for name, keys in KEYS.items():
-        entries = content.get(name)
-        if not isinstance(entries, list):
-            raise ConfigError(
-                f"{path}: must have a list '{name}', got {type(entries).__name__}"
-                f'{did_you_mean(name, content)}'
-            )
-        for key in keys:
-            require_key(path, name, entries, key)
-    return content
-
-
-def require_key(path: str, name: str, entries: list[dict], key: str) -> None:
-    """Check that all entries of a list in a COCO file have a key.
-
-    Raises:
-        ConfigError: Some have not; the message counts them.
-    """
-    # mmdet passes over an ignored annotation before it reads the rest.
-    lacking = [entry for entry in entries if key not in entry and not entry.get('ignore')]
-    if lacking:
-        how = HOW_TO_ADD.get(key, 'add it')
-        raise ConfigError(
-            f"{path}: {len(lacking)} of {len(entries)} {name} have no '{key}' "
-            f'(the first: id {lacking[0].get("id", "not given")}); {how}'
-        )
-
-
-def categories_at_an_end(path: str) -> list[dict] | None:
-    """The categories of a COCO file, read from its first and last megabyte; None if they are not there."""
-    with open(path, 'rb') as file:
-        parts = [file.read(END)]
-        file.seek(-min(END, os.path.getsize(path)), os.SEEK_END)
-        parts.append(file.read())
-    for part in parts:
-        text = part.decode(errors='ignore')
-        found = re.search(r'"categories"\s*:\s*', text)
-        if found:
-            try:
-                return json.JSONDecoder().raw_decode(text, found.end())[0]
-            except ValueError:  # it goes on beyond
-                continue
-    return None
-
-
-def _without_outline(entry: dict) -> dict:
-    entry.pop('segmentation', None)
-    return entry
 
 
 @dataclass
@@ -272,13 +182,14 @@ class AnnotatedData:
                     return parse(entry)
                 except FileNotFoundError as error:
                     raise MissingFileError(
-                        f'no such file: {error.filename}, of {dataset.ann_file}; add it, or take the name '
-                        f'out of the list'
+                        f'no such file: {error.filename}, of {dataset.ann_file}; '
+                        f'{_about_name(str(entry.get("img_id")))}'
                     ) from None
                 except Exception as error:
+                    how = '; each object needs name and bndbox with xmin, ymin, xmax and ymax, as numbers'
                     raise ConfigError(
-                        f'{entry["xml_path"]} cannot be read: {_words(error)}; each object needs name and '
-                        f'bndbox with xmin, ymin, xmax and ymax'
+                        f'{entry["xml_path"]} cannot be read: {_words(error)}'
+                        f'{mistaken_file(entry["xml_path"]) or how}'
                     ) from None
 
             dataset.parse_data_info = parse_named
@@ -396,21 +307,16 @@ def _leaves(config: Any, key: str, mode: str) -> Iterator[AnnotatedData]:
             f'{key}.type: {kind!r} is not a registered data set'
             f'{did_you_mean(str(kind), DATASETS.module_dict)}; a data set of your own needs custom_imports'
         )
-    inner = [name for name in INNER if config.get(name)]
+    inner = list(inner_of(config))
     if not inner:
         yield AnnotatedData(mode, key, dict(config), found)
-    for name in inner:
+    for name, each in inner:
         if 'metainfo' in config:
             raise ConfigError(
                 f'{key}.metainfo: {found.__name__} passes no metainfo on to the data set inside; write it as '
-                f'{key}.{name}{".0" if name == "datasets" else ""}.metainfo'
+                f'{key}.{name}.metainfo'
             )
-        each = config[name]
-        if isinstance(each, (list, tuple)):
-            for index, one in enumerate(each):
-                yield from _leaves(one, f'{key}.{name}.{index}', mode)
-        else:
-            yield from _leaves(each, f'{key}.{name}', mode)
+        yield from _leaves(each, f'{key}.{name}', mode)
 
 
 def leaves_of(dataset: Any) -> list[Any]:
@@ -443,7 +349,26 @@ def _naming(error: Exception, key: str, config: dict) -> UserError:
             else 'take it out'
         )
         return ConfigError(f'{key}.{wrong}: {config.get("type")} has no such option; {hint}')
+    name = unregistered(error)
+    if name is not None:
+        return ConfigError(
+            f'{key}.pipeline: {name!r} is not registered{did_you_mean(name, TRANSFORMS.module_dict)}; a '
+            f'transform of your own needs custom_imports'
+        )
     return ConfigError(f'{key}: {config.get("type")} cannot read its annotations: {_words(error)}')
+
+
+def _about_name(name: str) -> str:
+    """What to do about a line of a list of images that names no file."""
+    if not name:
+        return 'take the empty line out'
+    if name.startswith('\ufeff'):
+        return 'save the list as UTF-8 without a byte-order mark'
+    if len(name.split()) > 1:
+        return f'a line must hold a name and nothing else, got {name!r}'
+    if name.lower().endswith(('.jpg', '.jpeg', '.png', '.xml')):
+        return f'names must have no ending, got {name!r}'
+    return 'add it, or take the name out of the list'
 
 
 def _words(error: BaseException) -> str:

@@ -66,10 +66,17 @@ def _check_order(data: AnnotatedData, classes: tuple[str, ...]) -> Iterator[User
         if 'classes' not in (data.config.get('metainfo') or {}):
             yield ConfigError(
                 f'{key}: not given, so that the {len(classes)} classes of {data.kind.__name__} apply, but '
-                f'{path} has {_list(names)}; set it to {_as_tuple(names)}'
+                f'{path} has {listed(names)}; set it to {_as_tuple(names)}'
             )
         else:
             yield _unknown(data, unknown[0], classes, names)
+        return
+    twice = [name for name, count in Counter(labelled).items() if count > 1]
+    if twice:
+        yield ConfigError(
+            f'{key}: {path} has {Counter(labelled)[twice[0]]} categories called {twice[0]!r}, each with a '
+            f'label of its own; rename one in the file, or join them'
+        )
         return
     how = '' if 'classes' in (data.config.get('metainfo') or {}) else f' of {data.kind.__name__}'
     yield ConfigError(
@@ -94,11 +101,18 @@ def _check_presence(data: AnnotatedData, classes: tuple[str, ...]) -> Iterator[U
         yield _unknown(data, meant[0], classes, names)
     elif absent and len(absent) == len(classes):
         yield ConfigError(
-            f'{key}: {data.path} has none of {_list(classes)}, but {_list(names)}; choose from these'
+            f'{key}: {data.path} has none of {listed(classes)}, but {listed(names)}; choose from these'
         )
     elif absent and not data.in_test_mode and data.is_read_whole:
         hint = did_you_mean(absent[0], unused)
-        yield Advice(f'{key}: {data.path} has no object of {_list(absent)}{hint}')
+        yield Advice(f'{key}: {data.path} has no object of {listed(absent)}{hint}')
+    for name in (name for name in classes if name in names):
+        spelled = _alike(name, unused)
+        if spelled:
+            yield Advice(
+                f'{key}: {data.path} has objects called {spelled[0]!r} beside {name!r}, which are left out; '
+                f'rename them in the file if they are the same'
+            )
 
 
 def _unknown(data: AnnotatedData, name: str, classes: Sequence[str], names: list[str]) -> UserError:
@@ -107,7 +121,7 @@ def _unknown(data: AnnotatedData, name: str, classes: Sequence[str], names: list
     hint = f'; write {alike[0]!r}' if alike else did_you_mean(name, unused or names)
     return ConfigError(
         f'{data.key}.metainfo.classes: {data.path} has no class {name!r}'
-        f'{hint or f"; it has {_list(names)}"}'
+        f'{hint or f"; it has {listed(names)}"}'
     )
 
 
@@ -133,47 +147,7 @@ def check_classes_agree(run: PlannedRun) -> Iterator[UserError | Advice]:
         )
 
 
-def check_objects(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """A training set keeps images after its filter, and some of them show objects."""
-    trained = [data for data in run.data if data.mode == 'train' and not data.in_test_mode]
-    labelled = [data for data in trained if any(image.get('instances') for image in data.images)]
-    for data in trained:
-        if not data.images:
-            yield ConfigError(f'{data.key}.ann_file: {data.path} lists no image')
-            continue
-        if data not in labelled and run.needs_labels and not data.is_unlabelled:
-            shows = (
-                f'{data.key}: no image of {data.path} shows {_list(data.classes or ())}; choose classes that '
-                f'it has, or another ann_file'
-            )
-            if labelled and data.kept:  # images without objects beside others
-                yield Advice(shows)
-            elif not _is_named_wrong(data):
-                yield ConfigError(shows)
-            continue
-        if data.kept:
-            continue
-        smallest = (data.config.get('filter_cfg') or {}).get('min_size', 0)
-        sizes = [min(image['width'], image['height']) for image in data.images]
-        cause = (
-            f'all images are smaller: the shorter side is {max(sizes)} px at most; set it to '
-            f'{min(sizes)} or less'
-            if max(sizes) < smallest
-            else f'it keeps none of {len(data.images)} images'
-        )
-        key = f'{data.key}.filter_cfg'
-        yield ConfigError(
-            f'{key}.min_size={smallest}: {cause}' if smallest else f'{key}: {cause}; take it out'
-        )
-
-
-def _is_named_wrong(data: AnnotatedData) -> bool:
-    """Whether there are no objects because names do not fit, which another check reports."""
-    names = set(data.names_in_files() or ())
-    return bool(names) and not names & set(data.classes or ())
-
-
-def _list(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     shown = ', '.join(map(str, names[:6]))
     return f'{shown}, … ({len(names)} in all)' if len(names) > 6 else shown or 'no class'
 

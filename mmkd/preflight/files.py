@@ -15,13 +15,15 @@ from mmengine.config import Config
 
 from ..checkpoints import differs_from_name
 from ..datasets.data_root import leaves
-from ..errors import MissingFileError, UserError
+from ..errors import ConfigError, MissingFileError, UserError
 from ..teachers import TEACHER
 from .advice import Advice
 
 if TYPE_CHECKING:
     from .planned_run import PlannedRun
 
+# Of these wrappers mmengine and mmdet read the data set inside.
+INNER = ('dataset', 'datasets')
 # Stands in the folder of every teacher's cache (mmkd.cache.files, which is not needed for more).
 MANIFEST = 'cache.json'
 
@@ -62,7 +64,7 @@ def check_data_files(run: PlannedRun) -> Iterator[UserError | Advice]:
                 yield from _missing_data(run.cfg, where, path, is_folder=False)
 
 
-def missing_files(cfg: Config, dataset: Any, key: str) -> Iterator[MissingFileError]:
+def missing_files(cfg: Config, dataset: Any, key: str) -> Iterator[UserError]:
     """What a data set, or those in a wrapper, will read and does not exist; each with how to get it.
 
     Args:
@@ -70,6 +72,7 @@ def missing_files(cfg: Config, dataset: Any, key: str) -> Iterator[MissingFileEr
         dataset: The config of the data set.
         key: Its key.
     """
+    yield from _misnamed_prefixes(dataset, key)
     missing: list[str] = []
     for where, path, is_folder in _dataset_files(dataset, key):
         if any(path.startswith(f'{folder.rstrip("/")}/') for folder in missing):
@@ -121,17 +124,34 @@ def _missing_data(cfg: Config, key: str, path: str, is_folder: bool) -> Iterator
     )
 
 
+def _misnamed_prefixes(dataset: Any, key: str) -> Iterator[ConfigError]:
+    if not isinstance(dataset, dict):
+        return
+    prefix = dataset.get('data_prefix')
+    if prefix is not None and not isinstance(prefix, dict):
+        yield ConfigError(
+            f'{key}.data_prefix: must be a dict of folders, got {prefix!r}; write dict(img={prefix!r})'
+        )
+    for name, inner in inner_of(dataset):
+        yield from _misnamed_prefixes(inner, f'{key}.{name}')
+
+
+def inner_of(dataset: dict) -> Iterator[tuple[str, Any]]:
+    """The data sets that the config of a wrapper holds, each with its key."""
+    for name in INNER:
+        inner = dataset.get(name)
+        if isinstance(inner, (list, tuple)):
+            yield from ((f'{name}.{index}', one) for index, one in enumerate(inner))
+        elif inner:
+            yield name, inner
+
+
 def _dataset_files(dataset: Any, key: str) -> Iterator[tuple[str, str, bool]]:
     """``(config key, path, is a folder)`` of what a dataset or the ones it wraps will read."""
     if not isinstance(dataset, dict):
         return
-    for name in ('dataset', 'datasets'):
-        inner = dataset.get(name)
-        if isinstance(inner, (list, tuple)):
-            for index, one in enumerate(inner):
-                yield from _dataset_files(one, f'{key}.{name}.{index}')
-        elif inner:
-            yield from _dataset_files(inner, f'{key}.{name}')
+    for name, inner in inner_of(dataset):
+        yield from _dataset_files(inner, f'{key}.{name}')
     if dataset.get('backend_args'):
         return
     root = dataset.get('data_root') or ''
@@ -139,7 +159,8 @@ def _dataset_files(dataset: Any, key: str) -> Iterator[tuple[str, str, bool]]:
         yield f'{key}.data_root', root, True
     if isinstance(dataset.get('ann_file'), str) and dataset['ann_file']:
         yield f'{key}.ann_file', _join(root, dataset['ann_file']), False
-    for name, prefix in (dataset.get('data_prefix') or {}).items():
+    prefixes = dataset.get('data_prefix')
+    for name, prefix in prefixes.items() if isinstance(prefixes, dict) else ():
         if isinstance(prefix, str) and prefix:
             yield f'{key}.data_prefix.{name}', _join(root, prefix), True
             if name == 'sub_data_root':  # the VOC layout

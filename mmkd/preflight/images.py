@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import mmcv
 from PIL import Image
 
 from ..errors import ConfigError, MissingFileError, UserError
+from ..file_kind import mistaken_file
 from .advice import Advice
 from .annotations import AnnotatedData
 from .boxes import SHOWN, shown
@@ -16,6 +18,9 @@ from .planned_run import SAMPLE, PlannedRun
 
 ORIENTATION = 0x0112  # the EXIF tag
 TRANSPOSED = (5, 6, 7, 8)  # its values for images that are turned by 90 degrees
+# How files of a format begin, and the mark at their end; after it some programs write a little more.
+ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND', b'BM': b''}
+TAIL = 4096  # bytes
 SEARCHED = 20000  # files, in the search for a missing image
 
 
@@ -39,6 +44,7 @@ def check_image_content(run: PlannedRun) -> Iterator[UserError | Advice]:
         if not run.whole and len(images) > SAMPLE:
             images = [images[len(images) * i // SAMPLE] for i in range(SAMPLE)]
         unreadable: list[str] = []
+        cut: list[str] = []
         turned: list[str] = []
         other: list[str] = []
         ignores = _ignores_orientation(data)
@@ -47,6 +53,11 @@ def check_image_content(run: PlannedRun) -> Iterator[UserError | Advice]:
             if size is None:
                 unreadable.append(image['img_path'])
                 continue
+            if not _is_whole(image['img_path']):
+                readable = _can_be_decoded(image['img_path'])
+                (cut if readable else unreadable).append(image['img_path'])
+                if not readable:
+                    continue
             expected = (image.get('width'), image.get('height'))
             if None in expected or size == expected:
                 continue
@@ -54,8 +65,13 @@ def check_image_content(run: PlannedRun) -> Iterator[UserError | Advice]:
         if unreadable:
             yield ConfigError(
                 f'{data.key}: {len(unreadable)} of {len(images)} images are empty or cannot be read: '
-                f'{shown(unreadable[:SHOWN], len(unreadable))}; replace the files, or take them out of '
-                f'{data.path}'
+                f'{shown(unreadable[:SHOWN], len(unreadable))}'
+                f'{mistaken_file(unreadable[0])}; replace the files, or take them out of {data.path}'
+            )
+        if cut:
+            yield Advice(
+                f'{data.key}: {len(cut)} of {len(images)} images end in the middle, and are grey or black '
+                f'from there on: {shown(cut[:SHOWN], len(cut))}; copy or download them again'
             )
         if turned:
             how = (
@@ -129,6 +145,32 @@ def _size(path: str, ignores_orientation: bool) -> tuple[int, int] | None:
             return image.size[::-1] if turned else image.size
     except Exception:  # Pillow raises many kinds, by format
         return None
+
+
+def _is_whole(path: str) -> bool:
+    """Whether an image file has an end, as far as its format has a mark for it."""
+    with open(path, 'rb') as file:
+        start = file.read(8)
+        mark = next((end for begin, end in ENDS.items() if start.startswith(begin)), None)
+        if mark is None:
+            return _can_be_decoded(path)  # one of the formats that OpenCV may not know
+        file.seek(max(0, os.path.getsize(path) - TAIL))
+        if mark in file.read():
+            return True
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception:  # Pillow raises many kinds, by format
+        return False
+    return True
+
+
+def _can_be_decoded(path: str) -> bool:
+    """Whether mmcv reads it, as the pipelines do."""
+    try:
+        return mmcv.imread(path) is not None
+    except Exception:  # of the decoder
+        return False
 
 
 def _orientation(image: Any) -> int | None:

@@ -21,7 +21,9 @@ from ..checkpoints import differs_from_name, first_line, listing, prefix_of, rea
 from ..datasets.data_root import leaves
 from ..errors import CheckpointError, ConfigError, UserError
 from .advice import Advice
-from .annotations import read_coco, require_key
+from .annotations import LARGE_FILE
+from .classes import listed
+from .coco_file import read_coco, require_key
 from .planned_run import PlannedRun
 
 # Modules with a `num_classes` of their own meaning.
@@ -62,25 +64,54 @@ def _knows_no_classes(module: nn.Module) -> bool:
 
 
 def check_evaluation(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """The annotation files of COCO metrics have what COCO's evaluation reads."""
-    seen = set()
+    """The annotation files of COCO metrics have what COCO's evaluation reads, and belong to the data."""
     contents = {data.path: data.coco for data in run.data if data.coco is not None}
+    seen = set()
     for mode in run.modes:
         evaluator = run.cfg.get(f'{mode}_evaluator') or ()
-        for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+        metrics = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+        for index, metric in enumerate(metrics):
             kind = METRICS.get(metric.get('type')) if isinstance(metric.get('type'), str) else None
             path = metric.get('ann_file')
             if not (isinstance(kind, type) and issubclass(kind, CocoMetric)) or not path:
                 continue
-            if path in seen or (path not in contents and not run.whole):
+            if path not in contents and (
+                not os.path.isfile(path)  # elsewhere, or missing, which the check of files reports
+                or (not run.whole and os.path.getsize(path) > LARGE_FILE)
+            ):
                 continue
-            if path not in contents and not os.path.isfile(path):
-                continue  # elsewhere, or missing, which the check of files reports
-            seen.add(path)
-            content = contents.get(path) or read_coco(path)
-            if not metric.get('format_only'):
+            content = contents[path] = contents.get(path) or read_coco(path)
+            if not metric.get('format_only') and path not in seen:
+                seen.add(path)
                 require_key(path, 'annotations', content['annotations'], 'iscrowd')
-    yield from ()
+            number = f'.{index}' if isinstance(evaluator, (list, tuple)) else ''
+            key = f'{mode}_evaluator{number}.ann_file'
+            yield from _of_other_data(run, mode, key, path, content)
+
+
+def _of_other_data(
+    run: PlannedRun, mode: str, key: str, path: str, content: dict[str, list[dict]]
+) -> Iterator[UserError]:
+    """Whether a metric would compare predictions with the annotations of other images or classes."""
+    leaves = [data for data in run.data if data.mode == mode]
+    if len(leaves) != 1 or leaves[0].path == path or not leaves[0].kept:
+        return
+    (data,) = leaves
+    known = {image['id'] for image in content['images']}
+    absent = [image for image in data.kept if image.get('img_id') not in known]
+    if absent:
+        yield ConfigError(
+            f'{key}: {path} must have the images of {data.path}, got {len(absent)} of {len(data.kept)} that '
+            f'it has not (the first: id {absent[0].get("img_id")!r}); name the same file'
+        )
+    elif isinstance(data.classes, (tuple, list)) and not data.takes_text:
+        # As CocoMetric does: the categories of these names, in the order of the file.
+        names = [each['name'] for each in content['categories'] if each['name'] in data.classes]
+        if names != [name for name in data.classes if name in names]:
+            yield ConfigError(
+                f'{key}: {path} must list the categories in the order of {data.path}, '
+                f'{listed(data.classes)}, got {listed(names)}; name the same file'
+            )
 
 
 def check_pretrained(run: PlannedRun) -> Iterator[UserError | Advice]:
@@ -120,7 +151,8 @@ def check_load_from(run: PlannedRun) -> Iterator[UserError | Advice]:
     path = run.cfg.get('load_from')
     if not path or run.cfg.get('resume'):
         return
-    found = read_checkpoint(path, f"load_from='{path}'")['state_dict']
+    hint = 'name weights of the same detector, or take it out'
+    found = read_checkpoint(path, f"load_from='{path}'", hint)['state_dict']
     own = run.detector.state_dict()
     fitting = [key for key in own if key in found and found[key].shape == own[key].shape]
     if not fitting:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from ..errors import ConfigError, UserError
-from ..random_state import preserve_rng_state
+from ..building import build_detector
+from ..errors import UserError
 from ..types import Detector
 from .annotations import AnnotatedData, data_of, leaves_of
 from .files import missing_files
 
 # XML files and images that are looked at before a run starts; `check` looks at all.
 SAMPLE = 1000
-# How mmengine's registries say so.
-UNBUILDABLE = r'is not in the .* registry|__init__\(\)'
 
 
 class PlannedRun:
@@ -124,13 +119,5 @@ class PlannedRun:
         Raises:
             ConfigError: It cannot be built.
         """
-        config = copy.deepcopy(self.detector_config)
-        try:
-            with preserve_rng_state():
-                return MODELS.build(config)
-        except (KeyError, TypeError) as error:
-            # An unknown type or argument; anything else is not a fault of the config.
-            if isinstance(error, UserError) or not re.search(UNBUILDABLE, str(error)):
-                raise
-            words = ' '.join(str(error).strip('\'"').split())
-            raise ConfigError(f'{self.detector_key}: cannot be built: {words[:300]}') from error
+        scope = self.cfg.get('default_scope') or 'mmdet'
+        return build_detector(self.detector_config, self.detector_key, scope)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ..errors import UserError
-from . import boxes, classes, files, images, models, teachers
+from . import boxes, classes, files, images, models, objects, teachers
 from .advice import Advice
 from .planned_run import PlannedRun
 
@@ -55,7 +55,9 @@ CHECKS = (
     Check('labels', classes.check_labels),
     Check('classes agree', classes.check_classes_agree, needs=('class names',)),
     Check('boxes', boxes.check_boxes),
-    Check('objects', classes.check_objects, needs=('boxes',)),
+    Check('references', objects.check_references),
+    Check('objects', objects.check_objects, needs=('boxes', 'references')),
+    Check('iterations', objects.check_iterations),
     Check('image files', images.check_image_files),
     Check('image content', images.check_image_content),
     Check('evaluation', models.check_evaluation),

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.config import ConfigDict
 from mmengine.model import BaseDataPreprocessor
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from ..alignments import ClassMap
+from ..building import build_detector
 from ..cache.contents import MIN_VISIBLE, Batch, Content
 from ..cache.files import CacheReader
 from ..cache.identity import check_checkpoint, decode, encode
@@ -22,7 +21,6 @@ from ..cache.selection import contents_for, restored_contents
 from ..cache.views import View, ViewTransform, view_key
 from ..errors import ConfigError, PathError
 from ..families import family_of
-from ..random_state import preserve_rng_state
 from ..recorder import Recorder, Source
 from ..types import Detector
 from .base import Teacher
@@ -93,8 +91,8 @@ class CachedTeacher(Teacher):
         self.classes = tuple(stored['classes']) if stored['classes'] else None
         self.checkpoint = stored['checkpoint']
         self.scale = stored['scale']
-        with preserve_rng_state(), DefaultScope.overwrite_default_scope('mmdet'):
-            detector = MODELS.build(ConfigDict(decode(stored['model'])))
+        model = ConfigDict(decode(stored['model']))
+        detector = build_detector(model, f'{name}.cache={cache}', stored.get('scope', 'mmdet'))
         self.detector = _without_weights(detector.eval().requires_grad_(False))
         self.family = family_of(self.detector, **_of_family(stored['options']))
         self._contents: list[Content] = restored_contents(

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor
-from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from ..alignments.padding import size_divisor
+from ..building import build_detector
 from ..checkpoints import load_weights, read_checkpoint
 from ..errors import ConfigError
 from ..families import family_of
 from ..nested import to_float32
-from ..random_state import preserve_rng_state
 from ..recorder import Recorder, Source
 from ..sharding.teacher import TeacherSharding
 from ..types import Detector
@@ -50,7 +47,7 @@ class LiveTeacher(Teacher):
     Raises:
         MissingFileError: Config or checkpoint does not exist.
         CheckpointError: The checkpoint would run code when read, or does not fit the config.
-        ConfigError: The config is no detector config.
+        ConfigError: The config is no detector config, or names what is not registered.
     """
 
     def __init__(
@@ -71,10 +68,9 @@ class LiveTeacher(Teacher):
         self.checkpoint = checkpoint
         where = f"{name}.checkpoint='{checkpoint}'"
         weights = read_checkpoint(checkpoint, where, hint=_how_to_get(config))
-        # That of its own library, or of the user, where its modules are registered.
-        scope = cfg.get('default_scope') or 'mmdet'
-        with preserve_rng_state(), DefaultScope.overwrite_default_scope(scope):
-            detector = MODELS.build(copy.deepcopy(cfg.model))
+        #: The registry of its own library, or of the user, where its modules are.
+        self.scope = cfg.get('default_scope') or 'mmdet'
+        detector = build_detector(cfg.model, f'{name}.config', self.scope)
         load_weights(detector, weights, where)
         #: The ``model`` of its config.
         self.model_config = cfg.model

@@ -1,0 +1,65 @@
+"""Build a detector of a config, with a line for what is wrong in the config."""
+
+from __future__ import annotations
+
+import copy
+import re
+from importlib.util import find_spec
+from typing import Any
+
+from mmdet.registry import MODELS
+from mmengine.registry import MODELS as ROOT
+from mmengine.registry import DefaultScope
+
+from .errors import ConfigError, UserError, did_you_mean
+from .random_state import preserve_rng_state
+from .types import Detector
+
+# How mmengine's registries say so; its message in full fills a page.
+UNREGISTERED = re.compile(r'(\S+) is not in the \S+ registry')
+
+
+def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> Detector:
+    """A detector with weights that mean nothing; random numbers stay as they are.
+
+    Args:
+        config: Its ``model`` config, which is not changed.
+        key: The config key, for messages.
+        scope: The registry that its modules are looked up in first.
+
+    Raises:
+        ConfigError: A type that is not registered, or an argument that it does not have.
+    """
+    try:
+        with preserve_rng_state(), DefaultScope.overwrite_default_scope(scope):
+            return MODELS.build(copy.deepcopy(config))
+    except (KeyError, TypeError) as error:
+        name = unregistered(error)
+        if name is not None:
+            raise ConfigError(f'{key}: {_absent(name, scope)}') from error
+        if isinstance(error, UserError) or '__init__()' not in str(error):
+            raise  # no fault of the config
+        words = ' '.join(str(error).strip('\'"').split())
+        raise ConfigError(f'{key}: cannot be built: {words[:300]}') from error
+
+
+def unregistered(error: BaseException) -> str | None:
+    """The type that a registry did not have, None if an exception says something else."""
+    found = UNREGISTERED.search(str(error)) if isinstance(error, KeyError) else None
+    return found[1].strip('\'"`') if found else None
+
+
+def _absent(name: str, scope: str) -> str:
+    package = name.partition('.')[0] if '.' in name else scope
+    known = package in ROOT.children or package == ROOT.scope
+    if not known and find_spec(package) is None:
+        where = f'type {name!r}' if '.' in name else f'default_scope={scope!r}'
+        return (
+            f'{where} needs the package {package}, which is not installed; install it, or put its folder on '
+            f'PYTHONPATH'
+        )
+    registered = ROOT.children[package].module_dict if package in ROOT.children else {}
+    hint = did_you_mean(name.rpartition('.')[2], {**registered, **MODELS.module_dict})
+    return (
+        f'type {name!r} is not registered{hint}; name its module in custom_imports if it is yours'
+    )

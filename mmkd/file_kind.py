@@ -1,0 +1,30 @@
+"""What stands in place of a file that should have been downloaded."""
+
+from __future__ import annotations
+
+import os
+
+LFS = b'version https://git-lfs'
+
+
+def mistaken_file(path: str | os.PathLike[str]) -> str:
+    """What a file is that nobody meant to have, as a clause to append to a message.
+
+    Args:
+        path: A file that could not be read as what it should be.
+
+    Returns:
+        ``; it is empty``, a pointer of Git LFS or a web page, with what to do; nothing for other files.
+    """
+    try:
+        with open(path, 'rb') as file:
+            start = file.read(200)
+    except OSError:
+        return ''
+    if not start:
+        return '; it is empty: download or copy it again'
+    if start.startswith(LFS):
+        return '; it is a pointer of Git LFS: get the file with `git lfs pull`'
+    if start.lstrip()[:5].lower() in (b'<!doc', b'<html'):
+        return '; it is a web page, not the file behind the link: download it again'
+    return ''

@@ -1,0 +1,159 @@
+"""Read an annotation file in COCO's form, with a message for each fault of its form."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+from ..errors import ConfigError, did_you_mean
+from ..file_kind import mistaken_file
+
+END = 1_000_000  # bytes
+# What mmdet reads of each entry of a COCO file; `category_id` and `area` of annotations alike.
+KEYS = dict(
+    images=('id', 'file_name', 'width', 'height'),
+    annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
+    categories=('id', 'name'),
+)
+HOW_TO_ADD = dict(
+    area="set it to the box's width * height",
+    iscrowd='set it to 0',
+    width="set it to the image's width in pixels",
+    height="set it to the image's height in pixels",
+)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# What their values must be.
+FORMS: tuple[tuple[str, str, Callable[[Any], bool], str], ...] = (
+    ('images', 'file_name', _is_text, 'a text'),
+    ('images', 'width', _is_number, 'a number of pixels'),
+    ('images', 'height', _is_number, 'a number of pixels'),
+    ('annotations', 'bbox', _is_box, 'four numbers, [x, y, width, height]'),
+    ('annotations', 'area', _is_number, 'a number'),
+    ('categories', 'name', _is_text, 'a text'),
+)
+
+
+def read_coco(path: str) -> dict[str, list[dict]]:
+    """The content of a COCO file without ``segmentation``.
+
+    Raises:
+        ConfigError: It is none, with what is wrong and how to mend it.
+    """
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            content = json.load(file, object_hook=_without_outline)
+    except ValueError as error:
+        raise ConfigError(f'{path} is no JSON file{mistaken_file(path) or f": {error}"}') from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f'{path}: must be an object with the keys images, annotations and categories, got a '
+            f'{type(content).__name__}; a file of detections has this form, name the file of ground truth'
+        )
+    with open(path, 'rb') as file:
+        mark = file.read(3)
+    if mark == codecs.BOM_UTF8:
+        raise ConfigError(
+            f'{path} starts with a byte-order mark, which pycocotools cannot read; save it as UTF-8 without '
+            f'one'
+        )
+    content.setdefault('annotations', [])  # COCO's files of test images have none
+    for name, keys in KEYS.items():
+        entries = content.get(name)
+        if not isinstance(entries, list):
+            raise ConfigError(
+                f"{path}: must have a list '{name}', got {type(entries).__name__}"
+                f'{did_you_mean(name, content)}'
+            )
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise ConfigError(f"{path}: the list '{name}' must hold objects with keys, got others")
+        for key in keys:
+            require_key(path, name, entries, key)
+    for name, key, fits, what in FORMS:
+        _require_form(path, name, content[name], key, fits, what)
+    for name, key in (('images', 'file_name'), ('categories', 'name')):
+        _require_own_ids(path, name, content[name], key)
+    return content
+
+
+def require_key(path: str, name: str, entries: list[dict], key: str) -> None:
+    """Check that all entries of a list in a COCO file have a key.
+
+    Raises:
+        ConfigError: Some have not; the message counts them.
+    """
+    # mmdet passes over an ignored annotation before it reads the rest.
+    lacking = [entry for entry in entries if key not in entry and not entry.get('ignore')]
+    if lacking:
+        how = HOW_TO_ADD.get(key, 'add it')
+        raise ConfigError(
+            f"{path}: {len(lacking)} of {len(entries)} {name} have no '{key}' "
+            f'(the first: id {lacking[0].get("id", "not given")}); {how}'
+        )
+
+
+def _require_form(
+    path: str, name: str, entries: list[dict], key: str, fits: Callable[[Any], bool], what: str
+) -> None:
+    wrong = [entry for entry in entries if not fits(entry.get(key)) and not entry.get('ignore')]
+    if wrong:
+        first = wrong[0]
+        raise ConfigError(
+            f"{path}: '{key}' of {name} must be {what}, got {json.dumps(first.get(key))[:60]} for id "
+            f'{first["id"]}{_and_others(len(wrong))}; mend the file'
+        )
+
+
+def _require_own_ids(path: str, name: str, entries: list[dict], key: str) -> None:
+    """Of two entries with one id, pycocotools forgets the first."""
+    found: dict[Any, str] = {}
+    for entry in entries:
+        before = found.setdefault(entry['id'], entry[key])
+        if before != entry[key]:
+            raise ConfigError(
+                f'{path}: {name} must have ids of their own, got {entry["id"]!r} for {before} and '
+                f'{entry[key]}; number them anew'
+            )
+
+
+def _and_others(count: int) -> str:
+    return f' and {count - 1} others' if count > 1 else ''
+
+
+def categories_at_an_end(path: str) -> list[dict] | None:
+    """The categories of a COCO file, read from its first and last megabyte; None if they are not there."""
+    with open(path, 'rb') as file:
+        parts = [file.read(END)]
+        file.seek(-min(END, os.path.getsize(path)), os.SEEK_END)
+        parts.append(file.read())
+    for part in parts:
+        text = part.decode(errors='ignore')
+        found = re.search(r'"categories"\s*:\s*', text)
+        if found:
+            try:
+                return json.JSONDecoder().raw_decode(text, found.end())[0]
+            except ValueError:  # it goes on beyond
+                continue
+    return None
+
+
+def _without_outline(entry: dict) -> dict:
+    entry.pop('segmentation', None)
+    return entry
