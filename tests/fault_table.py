@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from PIL import Image
 from tiny_models import CLASSES, faster_rcnn
@@ -390,6 +392,38 @@ def teacher_config(change: Callable[[str], str]) -> Callable[[Case], None]:
     return spoil
 
 
+def broken_link(case: Case) -> None:
+    path = case.folder / 'data/images/0.png'
+    path.unlink()
+    path.symlink_to('nowhere.png')
+
+
+def other_ending(case: Case) -> None:
+    path = case.folder / 'data/images/0.png'
+    path.rename(path.with_suffix('.PNG'))
+
+
+def per_cent(case: Case) -> None:
+    """Boxes in per cent of images that are large enough for it to show."""
+    for path in (case.folder / 'data/images').iterdir():
+        Image.open(path).resize((400, 300)).save(path)
+    boxes(
+        lambda box, image: [
+            x * 100 / image[y] for x, y in zip(box, ('width', 'height') * 2, strict=True)
+        ]
+    )(case)
+    of_all('images', width=400, height=300)(case)
+
+
+def setting(key: str, value: Any) -> Callable[[Case], None]:
+    return lambda case: case.config.merge_from_dict({key: value})
+
+
+@DATASETS.register_module()
+class ReversedDataset(CocoDataset):
+    METAINFO = dict(classes=tuple(reversed(CLASSES)))
+
+
 LFS_POINTER = b'version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12\n'
 
 # ---------------------------------------------------------------------- the table
@@ -401,6 +435,7 @@ BOXES = 'Boxes'
 FILES = 'Files'
 TEACHERS = 'Teachers and weights'
 LOSSES = 'Losses'
+OTHERS = 'Names of other parts'
 
 FAULTS = (
     Fault(
@@ -609,6 +644,25 @@ FAULTS = (
         ),
     ),
     Fault(
+        ORDER,
+        'a data set class has another order than the annotation file',
+        lambda case: (
+            [
+                (
+                    case.config[f'{mode}_dataloader'].dataset.update(type='ReversedDataset'),
+                    case.config[f'{mode}_dataloader'].dataset.pop('metainfo'),
+                )
+                for mode in ('train', 'val', 'test')
+            ]
+            and None
+        ),
+        (
+            'the order of ReversedDataset is',
+            'but labels are numbered in the order of',
+            "write ('cat', 'dog', 'person')",
+        ),
+    ),
+    Fault(
         BOXES,
         'coordinates between 0 and 1',
         boxes(lambda box, it: [v / s for v, s in zip(box, (128, 96, 128, 96), strict=True)]),
@@ -742,6 +796,13 @@ FAULTS = (
         voc_file('Annotations/2008_train_0.xml', lambda text: text.replace('>21<', '>21,5<')),
         ('2008_train_0.xml cannot be read', "'21,5'", 'as numbers'),
         form='voc',
+    ),
+    Fault(
+        BOXES,
+        'coordinates in per cent of the image',
+        per_cent,
+        ('has all 12 boxes between 0 and 100', 'per cent'),
+        advice=True,
     ),
     Fault(
         FILES,
@@ -989,6 +1050,40 @@ FAULTS = (
         ('train_dataloader.batch_size: must be at most 4', 'drop_last=True, got 8'),
     ),
     Fault(
+        FILES,
+        'an image is a link to nothing',
+        broken_link,
+        ('1 of 4 images', '0.png is a link to nowhere.png, which is not there'),
+    ),
+    Fault(
+        FILES,
+        'an ending differs in case',
+        other_ending,
+        ('1 of 4 images', '0.PNG is there; write names in', 'in the same case'),
+    ),
+    Fault(
+        FILES,
+        'file names with a folder in front',
+        file_names(lambda name: f'JPEGImages/{name}'),
+        (
+            '4 of 4 images',
+            '0.png is in',
+            'as they stand in the folder train_dataloader.dataset.data_prefix.img',
+        ),
+    ),
+    Fault(
+        FILES,
+        'file names with the path of another machine',
+        file_names(lambda name: f'C:\\\\data\\\\{name}'),
+        ('4 of 4 images', '0.png is in', 'as they stand in the folder'),
+    ),
+    Fault(
+        FILES,
+        'a list of another name',
+        raw(lambda text: text.replace(b'"images"', b'"image"')),
+        ("must have a list 'images', got none; near: image",),
+    ),
+    Fault(
         TEACHERS,
         "the teacher's config does not exist",
         distil(**{'teacher.config': 'nowhere/teacher.py'}),
@@ -1105,6 +1200,38 @@ FAULTS = (
         distil(**{'losses.loss_kd.student': 'roi_head.bbox_head.fc_clas'}),
         ('losses.loss_kd', 'fc_clas', 'near: '),
         check_only=True,
+    ),
+    Fault(
+        OTHERS,
+        'an optimizer that is not registered',
+        setting('optim_wrapper.optimizer.type', 'SDG'),
+        ("optim_wrapper.optimizer.type: 'SDG' is not registered; near: SGD",),
+    ),
+    Fault(
+        OTHERS,
+        'a metric that is not registered',
+        setting('val_evaluator.type', 'CocoMetrc'),
+        ("val_evaluator.type: 'CocoMetrc' is not registered; near: CocoMetric",),
+    ),
+    Fault(
+        OTHERS,
+        'a hook that is not registered',
+        setting('custom_hooks', [dict(type='EMAHok')]),
+        ("custom_hooks.0.type: 'EMAHok' is not registered; near: EMAHook",),
+    ),
+    Fault(
+        OTHERS,
+        'a sampler that is not registered',
+        setting('train_dataloader.sampler.type', 'InfinitSampler'),
+        (
+            "train_dataloader.sampler.type: 'InfinitSampler' is not registered; near: InfiniteSampler",
+        ),
+    ),
+    Fault(
+        OTHERS,
+        'validation without a metric',
+        lambda case: case.config.pop('val_evaluator') and None,
+        ('val_evaluator: must be given beside val_dataloader and val_cfg',),
     ),
 )
 

@@ -15,6 +15,7 @@ from .planned_run import PlannedRun
 # A border may be drawn along the outermost pixel, and rounded.
 TOLERANCE = 2.0  # px
 SHOWN = 3
+MANY = 10  # boxes, which do not all lie in one corner of their images by chance
 
 
 def check_boxes(run: PlannedRun) -> Iterator[UserError | Advice]:
@@ -43,6 +44,11 @@ def _check(data: AnnotatedData, boxes: Boxes) -> Iterator[UserError | Advice]:
             f'height of the image'
         )
         return
+    if len(corners) >= MANY and low >= 0 and corners.max() <= 101 and boxes.sizes.min() >= 200:
+        yield Advice(
+            f'{data.key}: {path} has all {len(corners)} boxes between 0 and 100; if they are per cent of the '
+            f'image, make pixels of them'
+        )
     if isinstance(data.dataset, XMLDataset):
         corners = np.trunc(corners + 1) - 1  # as the data set reads them
     flat = degenerate(corners, boxes.sizes) | boxes.left_out

@@ -78,9 +78,10 @@ def read_coco(path: str) -> dict[str, list[dict]]:
     for name, keys in KEYS.items():
         entries = content.get(name)
         if not isinstance(entries, list):
+            others = [key for key in content if key not in KEYS]
+            found = 'none' if entries is None else f'a {type(entries).__name__}'
             raise ConfigError(
-                f"{path}: must have a list '{name}', got {type(entries).__name__}"
-                f'{did_you_mean(name, content)}'
+                f"{path}: must have a list '{name}', got {found}{did_you_mean(name, others)}"
             )
         if not all(isinstance(entry, dict) for entry in entries):
             raise ConfigError(f"{path}: the list '{name}' must hold objects with keys, got others")

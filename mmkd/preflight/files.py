@@ -22,6 +22,7 @@ from .advice import Advice
 if TYPE_CHECKING:
     from .planned_run import PlannedRun
 
+SHOWN = 6
 # Of these wrappers mmengine and mmdet read the data set inside.
 INNER = ('dataset', 'datasets')
 # Stands in the folder of every teacher's cache (mmkd.cache.files, which is not needed for more).
@@ -119,9 +120,18 @@ def _missing_data(cfg: Config, key: str, path: str, is_folder: bool) -> Iterator
     )
     kind = 'folder' if is_folder else 'file'
     yield MissingFileError(
-        f'no such {kind}: {path} ({key}); {hint}, or say where it is with '
+        f'no such {kind}: {path} ({key}){_beside(path)}; {hint}, or say where it is with '
         f'--cfg-options {root}=PATH/'
     )
+
+
+def _beside(path: str) -> str:
+    """What stands where a file or folder is missing, as a clause; nothing if that is missing, too."""
+    folder = os.path.dirname(path.rstrip('/')) or '.'
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) and folder != '/' else []
+    names = [name for name in names if not name.startswith('.')]
+    more = ', …' if len(names) > SHOWN else ''
+    return f'; beside it there are {", ".join(names[:SHOWN])}{more}' if names else ''
 
 
 def _misnamed_prefixes(dataset: Any, key: str) -> Iterator[ConfigError]:

@@ -98,11 +98,14 @@ def _local(run: PlannedRun) -> Iterator[AnnotatedData]:
 
 
 def _listing(folders: Iterable[str]) -> dict[str, set[str]]:
-    """The names in each folder; one listing is faster than a question for each file."""
-    return {
-        folder: set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else set()
-        for folder in folders
-    }
+    """The files in each folder; one listing is faster than a question for each file."""
+    return {folder: {*_files_in(folder)} for folder in folders}
+
+
+def _files_in(folder: str) -> Iterator[str]:
+    if os.path.isdir(folder or '.'):
+        with os.scandir(folder or '.') as entries:
+            yield from (entry.name for entry in entries if entry.is_file())  # a link to one is, too
 
 
 def _is_listed(path: str, there: dict[str, set[str]]) -> bool:
@@ -114,11 +117,24 @@ def _advice(data: AnnotatedData, missing: list[str], count: int) -> str:
     first = missing[0]
     if '\\' in first and os.path.isfile(first.replace('\\', '/')):
         return f'{data.path} separates folders by \\, write / instead'
+    if os.path.islink(first):
+        return f'{first} is a link to {os.readlink(first)}, which is not there'
+    folder, name = os.path.split(first)
+    alike = [each for each in _files_in(folder) if each.casefold() == name.casefold()]
+    if alike:
+        return f'{alike[0]} is there; write names in {data.path} in the same case'
+    prefix = data.config.get('data_prefix') or {}
+    key = f'{data.key}.data_prefix.{next(iter(prefix), "img")}'
+    given = os.path.join(data.config.get('data_root') or '', next(iter(prefix.values()), ''))
+    inner = os.path.relpath(first, given or '.')  # as the annotation file has it
     found = _find(os.path.basename(first.replace('\\', '/')), data)
+    if found and not os.path.isabs(inner) and found.endswith(f'/{inner}'):
+        return f'{inner} is in {found.removesuffix(inner)}; set {key}'
     if found:
-        prefix = data.config.get('data_prefix') or {}
-        name = next(iter(prefix), 'img')
-        return f'{os.path.basename(found)} is in {os.path.dirname(found)}; set {data.key}.data_prefix.{name}'
+        return (
+            f'{os.path.basename(found)} is in {os.path.dirname(found)}; write names in {data.path} as they '
+            f'stand in the folder {key}'
+        )
     if len(missing) < count:
         return f'add the files, or take them out of {data.path}'
     return f'set {data.key}.data_root and data_prefix'
@@ -129,7 +145,7 @@ def _find(name: str, data: AnnotatedData) -> str | None:
     root = data.config.get('data_root') or os.path.dirname(data.path) or '.'
     seen = 0
     for folder, _, files in os.walk(root):
-        if name in files:
+        if name in files and os.path.isfile(os.path.join(folder, name)):
             return os.path.join(folder, name)
         seen += len(files)
         if seen > SEARCHED:

@@ -69,7 +69,7 @@ def check_objects(run: PlannedRun) -> Iterator[UserError | Advice]:
                 )
             if labelled and data.kept:  # images without objects beside others
                 yield Advice(shows)
-            elif not _is_named_wrong(data):
+            else:
                 yield ConfigError(shows)
             continue
         if data.kept:
@@ -86,12 +86,6 @@ def check_objects(run: PlannedRun) -> Iterator[UserError | Advice]:
         yield ConfigError(
             f'{key}.min_size={smallest}: {cause}' if smallest else f'{key}: {cause}; take it out'
         )
-
-
-def _is_named_wrong(data: AnnotatedData) -> bool:
-    """Whether there are no objects because names do not fit, which another check reports."""
-    names = set(data.names_in_files() or ())
-    return bool(names) and not names & set(data.classes or ())
 
 
 def check_iterations(run: PlannedRun) -> Iterator[UserError | Advice]:

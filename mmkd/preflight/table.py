@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ..errors import UserError
-from . import boxes, classes, files, images, models, objects, teachers
+from . import boxes, classes, files, images, models, objects, registered, teachers
 from .advice import Advice
 from .planned_run import PlannedRun
 
@@ -56,13 +56,14 @@ CHECKS = (
     Check('classes agree', classes.check_classes_agree, needs=('class names',)),
     Check('boxes', boxes.check_boxes),
     Check('references', objects.check_references),
-    Check('objects', objects.check_objects, needs=('boxes', 'references')),
+    Check('objects', objects.check_objects, needs=('labels', 'boxes', 'references')),
     Check('iterations', objects.check_iterations),
     Check('image files', images.check_image_files),
     Check('image content', images.check_image_content),
     Check('evaluation', models.check_evaluation),
     Check('detector', check_detector),
     Check('number of classes', models.check_num_classes, needs=('class names', 'detector')),
+    Check('registered types', registered.check_types),
     Check('schedules', teachers.check_schedules),
     Check('pretrained weights', models.check_pretrained, needs=('detector',)),
     Check('load_from', models.check_load_from, needs=('detector',)),
