@@ -8,13 +8,14 @@ from typing import Any
 from mmdet.registry import (
     DATA_SAMPLERS,
     HOOKS,
+    LOOPS,
     METRICS,
     OPTIM_WRAPPERS,
     OPTIMIZERS,
     PARAM_SCHEDULERS,
     VISUALIZERS,
 )
-from mmengine.registry import LOOPS, Registry
+from mmengine.registry import Registry
 
 from ..errors import ConfigError, UserError, did_you_mean
 from .advice import Advice
@@ -25,11 +26,16 @@ EVALUATED = ('dataloader', 'cfg', 'evaluator')
 
 def check_types(run: PlannedRun) -> Iterator[UserError | Advice]:
     """Optimizer, schedules, samplers, metrics and hooks are registered, and no part of a loop is missing."""
+    scope = run.cfg.get('default_scope') or 'mmdet'
     for key, config, registry in _parts(run):
         kind = config.get('type')
-        if isinstance(kind, str) and registry.get(kind) is None:
+        if not isinstance(kind, str):
+            continue
+        with registry.switch_scope_and_registry(scope) as scoped:
+            if scoped.get(kind) is not None:
+                continue
             known: dict[str, Any] = {}
-            level: Registry | None = registry
+            level: Registry | None = scoped
             while level is not None:
                 known.update(level.module_dict)
                 level = level.parent

@@ -126,6 +126,7 @@ def proposals_alone(case: Case) -> None:
         text_prompts,
         proposals_alone,
         lambda case: case.edit(lambda it: it['categories'].append(dict(id=9, name='horse'))),
+        lambda case: case.config.val_cfg.update(type='TeacherStudentValLoop'),
     ],
     ids=[
         *('negatives beside others', 'unlabelled', 'things of panoptic data', 'a class less'),
@@ -134,6 +135,7 @@ def proposals_alone(case: Case) -> None:
             'text prompts',
             'proposals alone',
             'a class more in the file',
+            "a loop of mmdet's own",
         ),
     ],
 )
