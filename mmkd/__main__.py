@@ -21,7 +21,7 @@ def tool_folder() -> Path:
 
 def tools() -> dict[str, Path]:
     """Tool names with their scripts; files that start with an underscore are shared code."""
-    scripts = sorted(tool_folder().glob('*.py'))
+    scripts = sorted(tool_folder().rglob('*.py'), key=lambda script: script.stem)
     return {script.stem: script for script in scripts if not script.stem.startswith('_')}
 
 

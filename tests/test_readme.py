@@ -14,6 +14,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from tiny_models import batch
 
+from mmkd.__main__ import tools
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 
@@ -33,7 +35,7 @@ INLINE = [
 def parse(tool: str, arguments: list[str], monkeypatch):
     """The tool's own parser on these arguments; exits on an option it does not have."""
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    spec = importlib.util.spec_from_file_location(f'tool_{tool}', ROOT / 'tools' / f'{tool}.py')
+    spec = importlib.util.spec_from_file_location(f'tool_{tool}', tools()[tool])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(sys, 'argv', [tool, *arguments])
@@ -62,7 +64,7 @@ def test_a_command_names_what_exists(command, monkeypatch):
             assert words[2] == 'mmkd'
             if tool == 'run':
                 tool, rest = rest[0], rest[1:]
-        if not (ROOT / 'tools' / f'{tool}.py').is_file():
+        if tool not in tools():
             assert tool == 'TOOL'
             return
         rest = [

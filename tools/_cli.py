@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib.util
 import logging
 import os
 import subprocess
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 def make_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the config and the options that every tool on a config has."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument('config', help='config file, or the name of one that comes with mmkd')
+    parser.add_argument(
+        'config', help='config file, the name of one that comes with mmkd, or mmdet::…'
+    )
     parser.add_argument(
         '--work-dir', help='where logs and results go (default: work_dirs/<config name>)'
     )
@@ -160,6 +163,8 @@ def warn(message: str) -> None:
 def find_config(name: str) -> Path:
     """The config file ``name``, or the only one of that name among those that come with mmkd.
 
+    ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py`` names one that comes with mmdet, as in mmengine.
+
     Raises:
         MissingFileError: there is none; the message offers close names.
         ConfigError: there are several.
@@ -168,6 +173,14 @@ def find_config(name: str) -> Path:
 
     if os.path.isfile(name):
         return Path(name)
+    if '::' in name:
+        package, _, inner = name.partition('::')
+        spec = importlib.util.find_spec(package)
+        roots = spec.submodule_search_locations if spec else None
+        path = Path((roots or [''])[0]) / '.mim/configs' / inner
+        if not roots or not path.is_file():
+            raise MissingFileError(f'config file not found: {name}; {package} has no such config')
+        return path
     folder = Path(__file__).resolve().parent.parent / 'configs'
     known = sorted(folder.rglob('*.py'))
     found = [config for config in known if config.name == os.path.basename(name)]

@@ -1,0 +1,399 @@
+"""Losses that run for a pair of detectors, found by trying them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+
+from ..distillers import LossEntry
+from ..errors import UserError
+from ..families import SingleStage, Transformer, TwoStage, family_of
+from ..families.class_scores import uses_softmax
+from ..families.dense_heads import CENTERNESS, IOU, OBJECTNESS, dense_head
+from ..families.two_stage import is_cascade
+from ..types import Detector
+from .inspection import Inspection, Match, match, random_batch
+
+Entry = dict[str, Any]
+# Of the random images that losses are tried on; a multiple of all strides.
+TRIAL_SIZE = (256, 256)
+HINTON = 'tau: Hinton et al. 2015 (arXiv 1503.02531), sec. 3'
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A loss that may suit a pair.
+
+    Attributes:
+        name: Its key in ``losses``.
+        entry: Its config.
+        why: What it compares, and where its numbers come from.
+        group: Of several in one group the first that runs is taken.
+    """
+
+    name: str
+    entry: Entry
+    why: str
+    group: str
+
+
+@dataclass
+class Suggestion:
+    """What runs for a pair.
+
+    Attributes:
+        losses: Configs by name.
+        why: Of each, what it compares and where its numbers come from.
+        refused: Of the groups in which nothing runs, the reason of the first.
+    """
+
+    losses: dict[str, Entry] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two inspected detectors.
+
+    Attributes:
+        student, teacher: What their modules computed.
+        model_configs: The ``model`` config of each.
+        classes: The class names of each, or None if they are not known.
+    """
+
+    student: Inspection
+    teacher: Inspection
+    model_configs: tuple[dict[str, Any], dict[str, Any]]
+    classes: tuple[Sequence[str] | None, Sequence[str] | None]
+
+
+def suggest(pair: Pair) -> Suggestion:
+    """Try losses on random images and weights, and return those that run.
+
+    Args:
+        pair: The detectors.
+    """
+    found = Suggestion()
+    student, teacher = pair.student.model, pair.teacher.model
+    if not any(it.covers(student) and it.covers(teacher) for it in OFFERED):
+        kinds = f'{type(student).__name__} and {type(teacher).__name__}'
+        found.refused['heads'] = (
+            f'{kinds} have heads of different kinds; their features can be compared'
+        )
+    options = dict(family_of(teacher).options, scale=1.0)
+    done: set[str] = set()
+    for candidate in candidates(pair):
+        group, name = candidate.group, candidate.name
+        if group in done:
+            continue
+        problem = _refusal(candidate, pair, options) or _try(pair, {name: candidate.entry})
+        if problem is None:
+            done.add(group)
+            found.losses[name], found.why[name] = candidate.entry, candidate.why
+            found.refused.pop(group, None)
+        else:
+            found.refused.setdefault(group, problem)
+    return found
+
+
+def _refusal(candidate: Candidate, pair: Pair, options: dict[str, Any]) -> str | None:
+    """Why an entry does not suit the detectors, as far as that is known without running them."""
+    try:
+        entry = LossEntry(candidate.name, deepcopy(candidate.entry))
+        entry.check(pair.student.model, pair.teacher.model, options)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _try(pair: Pair, losses: dict[str, Entry]) -> str | None:
+    """Run one training step with losses; why it does not run, or None."""
+    count = family_of(pair.student.model).num_classes() or 1
+    named, other = pair.classes
+    ours: tuple[str, ...] = tuple(named or [f'class {index}' for index in range(count)])
+    with TemporaryDirectory() as folder:
+        checkpoint = os.path.join(folder, 'teacher.pth')
+        torch.save(dict(state_dict=pair.teacher.model.state_dict(), meta={}), checkpoint)
+        teacher: dict[str, Any] = dict(
+            config=dict(model=pair.model_configs[1]),
+            checkpoint=checkpoint,
+            classes=other or (ours if _counts_agree(pair) else None),
+        )
+        try:
+            distiller = MODELS.build(
+                dict(
+                    type='Distiller',
+                    student=pair.model_configs[0],
+                    teacher=teacher,
+                    losses=deepcopy(losses),
+                    classes=ours,
+                )
+            )
+            distiller.prepare()
+            distiller.train()
+            data = random_batch(distiller, TRIAL_SIZE, images=2, classes=count)
+            distiller(data['inputs'], data['data_samples'], mode='loss')
+        except UserError as error:
+            return str(error)
+    return None
+
+
+def _counts_agree(pair: Pair) -> bool:
+    counts = {family_of(each.model).num_classes() for each in (pair.student, pair.teacher)}
+    return len(counts) == 1
+
+
+# ---------------------------------------------------------------------- what is tried
+
+
+def candidates(pair: Pair) -> Iterator[Candidate]:
+    """What may suit a pair, by the families of its detectors; the best known first."""
+    student, teacher = pair.student.model, pair.teacher.model
+    for family, offered in OFFERED.items():
+        if family.covers(student) and family.covers(teacher):
+            yield from offered(student, teacher)
+            break
+    yield from _on_maps(pair)
+    yield from _on_memory(pair)
+
+
+def _of_proposals(student: Detector, teacher: Detector) -> Iterator[Candidate]:
+    # Of a cascade the alignments choose the first stage.
+    explicit = not (is_cascade(student) or is_cascade(teacher))
+    scores, boxes = (
+        dict.fromkeys(('student', 'teacher'), f'roi_head.bbox_head.{layer}') if explicit else {}
+        for layer in ('fc_cls', 'fc_reg')
+    )
+    yield Candidate(
+        'loss_kd_cls',
+        dict(
+            type='KLDivergence',
+            tau=2.5,
+            loss_weight=1.0,
+            **scores,
+            align=dict(type='RoIClassAlignment'),
+        ),
+        f'Class scores of the same proposals. {HINTON}; loss_weight: as the task loss beside it.',
+        'class scores',
+    )
+    yield Candidate(
+        'loss_kd_bbox',
+        dict(
+            type='MSE',
+            loss_weight=1.0,
+            **boxes,
+            align=dict(type='RoIBoxAlignment', select='labels'),
+        ),
+        'Box deltas of foreground proposals. loss_weight: as the task loss beside it.',
+        'boxes',
+    )
+
+
+def _of_priors(student: Detector, teacher: Detector) -> Iterator[Candidate]:
+    try:
+        quality = dense_head(teacher.bbox_head).quality
+        softmax = uses_softmax(teacher.bbox_head)
+    except UserError:
+        return
+    head = dict(student='bbox_head', teacher='bbox_head')
+    # Of most priors the objectness is near 0; the sum of the teacher's confidences estimates the objects.
+    normalizer = dict(normalizer='confidence') if quality == OBJECTNESS else {}
+    yield Candidate(
+        'loss_kd_cls',
+        dict(
+            **(dict(type='KLDivergence', tau=2.5) if softmax else dict(type='SoftLabelBCE')),
+            loss_weight=1.0,
+            **head,
+            align=dict(type='DenseClassAlignment', **normalizer),
+        ),
+        f'Class scores of the same priors. {f"{HINTON}; " if softmax else ""}loss_weight: as the task loss '
+        f'beside it.',
+        'class scores',
+    )
+    yield Candidate(
+        'loss_kd_distribution',
+        dict(
+            type='KLDivergence',
+            tau=1.0,
+            loss_weight=0.25,
+            **head,
+            align=dict(type='DenseDistributionAlignment'),
+        ),
+        'Box-edge distributions. tau: CrossKD (arXiv 2306.11369); loss_weight: LD (arXiv 2102.12252).',
+        'boxes',
+    )
+    yield Candidate(
+        'loss_kd_bbox',
+        dict(
+            type='GIoU',
+            loss_weight=2.0,
+            **head,
+            align=dict(type='DenseBoxAlignment', **normalizer),
+        ),
+        'Decoded boxes. loss_weight: of the box loss of GFL and ATSS.',
+        'boxes',
+    )
+    for kind, align in (
+        (OBJECTNESS, 'DenseObjectnessAlignment'),
+        (CENTERNESS, 'DenseCenternessAlignment'),
+        (IOU, 'DenseCenternessAlignment'),
+    ):
+        if quality == kind:
+            yield Candidate(
+                f'loss_kd_{kind}',
+                dict(
+                    type='SoftLabelBCE',
+                    loss_weight=1.0,
+                    **head,
+                    align=dict(type=align, **normalizer),
+                ),
+                f'The {kind} of the same priors. loss_weight: as the task loss beside it.',
+                'quality',
+            )
+
+
+def _of_queries(student: Detector, teacher: Detector) -> Iterator[Candidate]:
+    head = dict(student='bbox_head', teacher='bbox_head')
+    softmax = uses_softmax(teacher.bbox_head)
+    match_queries = dict(type='HungarianQueryAlignment')
+    layers = len(getattr(teacher.decoder, 'layers', ())) or 6
+    # DETR sums its losses over the layers; these are means over them.
+    source = f'loss_weight: the task loss of DETR, for the mean of {layers} layers'
+    yield Candidate(
+        'loss_kd_cls',
+        dict(
+            **(dict(type='KLDivergence', tau=2.0) if softmax else dict(type='SoftLabelBCE')),
+            loss_weight=1.0 * layers,
+            **head,
+            align=dict(match_queries, of='class'),
+        ),
+        f'Class scores of matched queries. {f"{HINTON}; " if softmax else ""}{source}.',
+        'class scores',
+    )
+    yield Candidate(
+        'loss_kd_bbox',
+        # Of DETR 5, for the sum of four coordinates.
+        dict(type='L1', loss_weight=20.0 * layers, **head, align=dict(match_queries, of='box')),
+        f'Boxes of matched queries. {source} and four coordinates.',
+        'boxes',
+    )
+    yield Candidate(
+        'loss_kd_iou',
+        dict(
+            type='GIoU',
+            loss_weight=2.0 * layers,
+            **head,
+            align=dict(match_queries, of='box', box_format='xyxy'),
+        ),
+        f'Overlap of these boxes. {source}.',
+        'overlap',
+    )
+
+
+def _on_maps(pair: Pair) -> Iterator[Candidate]:
+    """Neck or backbone maps of the same size; PKD compares no magnitudes, which suits unlike detectors."""
+    for ours, theirs in (
+        ('neck', 'neck'),
+        ('neck', 'backbone'),
+        ('backbone', 'neck'),
+        ('backbone', 'backbone'),
+    ):
+        one, other = pair.student[ours], pair.teacher[theirs]
+        if one is None or other is None or not one.maps or not other.maps:
+            continue
+        found: Match = match(one, other)
+        entry = dict(
+            type='PKD', loss_weight=6.0 * max(1, found.levels), student=ours, teacher=theirs
+        )
+        if found.connector:
+            entry['connector'] = found.connector
+        yield Candidate(
+            f'loss_kd_{ours}',
+            entry,
+            f'{_maps_of(found)}. loss_weight: PKD (arXiv 2207.02039), 6 per level.',
+            'feature maps',
+        )
+
+
+def _maps_of(found: Match) -> str:
+    of_both = (
+        found.student if found.student == found.teacher else f'{found.student} and {found.teacher}'
+    )
+    return f'Feature maps of the {of_both}, {found.levels} of the same size'
+
+
+def _on_memory(pair: Pair) -> Iterator[Candidate]:
+    """The encoder of a transformer, against that or the neck of the other."""
+    student, teacher = pair.student.model, pair.teacher.model
+    ours, theirs = (Transformer.covers(model) for model in (student, teacher))
+    if not (ours or theirs):
+        return
+    paths = ['encoder' if each else 'neck' for each in (ours, theirs)]
+    widths = [
+        _width(each, path) for each, path in zip((pair.student, pair.teacher), paths, strict=True)
+    ]
+    if None in widths:
+        return
+    entry: Entry = dict(
+        type='MSE',
+        loss_weight=1.0,
+        student=paths[0],
+        teacher=paths[1],
+        align=dict(type='EncoderMemoryAlignment'),
+    )
+    if widths[0] != widths[1]:
+        kind = 'LinearConnector' if ours else 'ConvConnector'
+        entry['connector'] = dict(type=kind, in_channels=widths[0], out_channels=widths[1])
+    yield Candidate(
+        'loss_kd_memory',
+        entry,
+        'Encoder outputs, position by position. loss_weight: not tuned.',
+        'encoder',
+    )
+
+
+def _width(inspection: Inspection, path: str) -> int | None:
+    """The channels of an output; None if its parts have different ones, or it is not there."""
+    found = inspection[path]
+    if found is None or not found.shapes:
+        return None
+    maps = found.maps
+    widths = {shape[1] for shape in maps} if maps else {shape[-1] for shape in found.shapes[:1]}
+    return widths.pop() if len(widths) == 1 else None
+
+
+OFFERED: dict[Any, Callable[[Detector, Detector], Iterator[Candidate]]] = {
+    TwoStage: _of_proposals,
+    Transformer: _of_queries,
+    SingleStage: _of_priors,
+}
+
+
+# ---------------------------------------------------------------------- as a config
+
+
+def as_config(suggestion: Suggestion) -> str:
+    """The losses as Python text that a config can hold, with a comment for each."""
+    lines = ['losses = dict(']
+    for name, entry in suggestion.losses.items():
+        lines += [f'    # {suggestion.why[name]}', f'    {name}={_text(entry, 1)},']
+    return '\n'.join([*lines, ')'])
+
+
+def _text(value: Any, depth: int) -> str:
+    if not isinstance(value, dict):
+        return repr(value)
+    items = [f'{key}={_text(each, depth + 1)}' for key, each in value.items()]
+    line = f'dict({", ".join(items)})'
+    if depth > 1 and len(line) < 80:
+        return line
+    indent = '    ' * (depth + 1)
+    return '\n'.join(['dict(', *(f'{indent}{item},' for item in items), '    ' * depth + ')'])
