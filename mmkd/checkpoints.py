@@ -183,14 +183,19 @@ def differs_from_name(path: str) -> str | None:
     named = NAMED_HASH.search(os.path.basename(path))
     if not named or not os.path.isfile(path):
         return None
+    found = sha256_of(path)[: len(named[1])]
+    if found == named[1]:
+        return None
+    return f'the SHA-256 of {path} begins with {found}, and its name says {named[1]}'
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    found = digest.hexdigest()[: len(named[1])]
-    if found == named[1]:
-        return None
-    return f'the SHA-256 of {path} begins with {found}, and its name says {named[1]}'
+    return digest.hexdigest()
 
 
 def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str = '') -> None:

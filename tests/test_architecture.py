@@ -25,6 +25,7 @@ LAYERS = (
     ('preflight',),
     ('hooks',),
     ('analysis',),
+    ('deployment',),
     ('', '__main__'),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,10 @@ from urllib.parse import urlparse
 
 import torch
 
+from ..checkpoints import sha256_of
 from ..errors import ConfigError
 
 _TUPLE = '__tuple__'
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def encode(value: Any) -> Any:
@@ -58,7 +49,7 @@ def checkpoint_identity(checkpoint: str) -> dict[str, str]:
     path = _local(checkpoint)
     return dict(
         checkpoint=os.path.basename(urlparse(checkpoint).path),
-        sha256=file_hash(path) if path else '',
+        sha256=sha256_of(path) if path else '',
     )
 
 

@@ -1,0 +1,201 @@
+"""A model card: where a student's weights come from and what they reach."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmdet
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from ..analysis.work_dir import METRICS, read_work_dir
+from ..checkpoints import NAMED_HASH, sha256_of
+from ..datasets.data_root import leaves
+from ..errors import UserError
+from ..hooks.student_config import has_student
+from ..version import __version__
+
+UNKNOWN = 'not known'
+
+
+@dataclass
+class Facts:
+    """What a card says of a student.
+
+    Attributes:
+        name: Its name.
+        license: SPDX identifier, or empty.
+        classes: Class names.
+        parameters: Number of parameters.
+        detector: Class of the detector.
+        data: Annotation files by what they were read for.
+        teachers: Of each teacher, config, checkpoint and the checkpoint's hash.
+        losses: Of each distillation loss, its type, weight and what it compares.
+        scores: By the names of :data:`mmkd.analysis.work_dir.METRICS`, in 0..1.
+        training: Seed, length and versions, by name.
+    """
+
+    name: str
+    license: str
+    classes: tuple[str, ...]
+    parameters: int
+    detector: str
+    data: dict[str, list[str]]
+    teachers: dict[str, tuple[str, str, str]]
+    losses: dict[str, tuple[str, float, str]]
+    scores: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        checkpoint: str,
+        name: str,
+        license_: str,
+        meta: dict[str, Any],
+        state: dict[str, Tensor],
+    ) -> Facts:
+        """What config, checkpoint and the logs beside it say.
+
+        Args:
+            config: As it was trained.
+            checkpoint: Its path.
+            name: Of the model.
+            license_: SPDX identifier.
+            meta: Of the checkpoint.
+            state: Its weights.
+        """
+        distils = has_student(config)
+        student = config.model.student if distils else config.model
+        dataset_meta = meta.get('dataset_meta') or {}
+        found = cls(
+            name=name,
+            license=license_,
+            classes=tuple(dataset_meta.get('classes') or ()),
+            parameters=sum(value.numel() for key, value in state.items() if 'running_' not in key),
+            detector=str(student.type),
+            data={mode: [*_annotations(config, mode)] for mode in ('train', 'val', 'test')},
+            teachers=dict(_teachers(config.model)) if distils else {},
+            losses=dict(_losses(config.model)) if distils else {},
+        )
+        found.training = {
+            'seed': meta.get('seed', (config.get('randomness') or {}).get('seed', UNKNOWN)),
+            'epochs': meta.get('epoch', UNKNOWN),
+            'iterations': meta.get('iter', UNKNOWN),
+            'mmkd': __version__,
+            'mmdet': mmdet.__version__,
+            'torch': torch.__version__,
+        }
+        try:
+            work_dir = read_work_dir(Path(checkpoint).parent)
+        except UserError:
+            return found  # no folder of a training run
+        if work_dir.checkpoint and os.path.samefile(work_dir.checkpoint, checkpoint):
+            found.scores = work_dir.scores
+        return found
+
+
+def _annotations(config: Config, mode: str) -> Iterator[str]:
+    section = f'{mode}_dataloader'
+    for owner, key, value, _ in leaves(config.get(section) or {}, section):
+        if key == 'ann_file' and isinstance(value, str) and value:
+            yield f'{owner.get("type")}, {value}'
+
+
+def _teachers(model: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str, str]]]:
+    named = {'teacher': model.get('teacher'), **(model.get('teachers') or {})}
+    for name, teacher in named.items():
+        if not teacher:
+            continue
+        weights = str(teacher.get('checkpoint') or teacher.get('cache') or 'average of the student')
+        hashed = NAMED_HASH.search(weights)
+        digest = hashed[1] if hashed else UNKNOWN
+        if os.path.isfile(weights):
+            digest = sha256_of(weights)
+        config = teacher.get('config')
+        shown = config if isinstance(config, str) else UNKNOWN
+        yield name, (os.path.basename(shown), os.path.basename(weights), digest)
+
+
+def _losses(model: dict[str, Any]) -> Iterator[tuple[str, tuple[str, float, str]]]:
+    for name, entry in (model.get('losses') or {}).items():
+        if entry:
+            align = entry.get('align') or 'FeatureAlignment'
+            kind = align if isinstance(align, str) else align.get('type')
+            yield name, (str(entry.get('type')), float(entry.get('loss_weight', 1.0)), str(kind))
+
+
+def card(facts: Facts, files: dict[str, str]) -> str:
+    """The card as Markdown, with the front matter that model hubs read.
+
+    Args:
+        facts: What it says.
+        files: SHA-256 by file name: config, weights, the same as safetensors.
+    """
+    config, weights, _ = files
+    lines = [
+        '---',
+        f'license: {facts.license or "unknown"}',
+        'library_name: mmdet',
+        'pipeline_tag: object-detection',
+        'tags: [object-detection, mmdetection, knowledge-distillation]',
+        '---',
+        '',
+        f'# {facts.name}',
+        '',
+        f'{facts.detector} with {facts.parameters / 1e6:.2f} million parameters'
+        + (', trained by knowledge distillation.' if facts.teachers else '.'),
+        '',
+        '```python',
+        'from mmdet.apis import DetInferencer',
+        '',
+        f"inferencer = DetInferencer('{config}', '{weights}')",
+        "inferencer('image.jpg', out_dir='predictions')",
+        '```',
+        '',
+        '## Classes',
+        '',
+        ', '.join(facts.classes) or UNKNOWN,
+        '',
+        '## Data',
+        '',
+        *(f'- {mode}: {"; ".join(paths) or UNKNOWN}' for mode, paths in facts.data.items()),
+        '',
+        '## Scores',
+        '',
+    ]
+    if facts.scores:
+        lines += ['| metric | value |', '|---|---:|']
+        lines += [
+            f'| {name} | {100 * facts.scores[name]:.1f} |'
+            for name in METRICS
+            if name in facts.scores
+        ]
+        lines += ['', 'On the validation images, a single training run.']
+    else:
+        lines.append('Not known: no log of a validation of these weights lies beside them.')
+    if facts.teachers:
+        lines += [
+            '',
+            '## Distillation',
+            '',
+            '| teacher | config | checkpoint | SHA-256 |',
+            '|---|---|---|---|',
+        ]
+        lines += [f'| {name} | {" | ".join(of)} |' for name, of in facts.teachers.items()]
+        lines += ['', '| loss | type | weight | alignment |', '|---|---|---:|---|']
+        lines += [
+            f'| {name} | {kind} | {weight:g} | {align} |'
+            for name, (kind, weight, align) in facts.losses.items()
+        ]
+    lines += ['', '## Training', '', '| | |', '|---|---|']
+    lines += [f'| {key} | {value} |' for key, value in facts.training.items()]
+    lines += ['', '## Files', '', '| file | SHA-256 |', '|---|---|']
+    lines += [f'| {name} | {digest} |' for name, digest in files.items()]
+    return '\n'.join(lines) + '\n'
