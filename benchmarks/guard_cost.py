@@ -22,7 +22,7 @@ from _cli import load_config, make_parser, run_tool  # noqa: E402
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument('--batch-size', type=int, default=2, help='images a step (default: 2)')
+    parser.add_argument('--batch-size', type=int, default=2, help='images per step (default: 2)')
     parser.add_argument('--size', type=int, default=640, metavar='PX', help='(default: 640)')
     parser.add_argument('--iterations', type=int, default=12, help='steps (default: 12)')
     parser.add_argument('--threads', type=int, default=1, help='of torch on the CPU (default: 1)')
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
     count = sum(weight.numel() for weight in weights) / 1e6
     print(
         f'{args.config}, {count:.1f} million trained weights, {args.batch_size} images of {args.size} px on '
-        f'{device}: {median(steps[2:]):.3f} s a step, of which the checks take '
+        f'{device}: {median(steps[2:]):.3f} s per step, of which the checks take '
         f'{100 * median(shares[2:]):.2f} % (at most {100 * max(shares[2:]):.2f} %)'
     )
 

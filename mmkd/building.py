@@ -44,7 +44,7 @@ def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> De
 
 
 def unregistered(error: BaseException) -> str | None:
-    """The type that a registry did not have, None if an exception says something else."""
+    """The type that a registry did not have, None for any other exception."""
     found = UNREGISTERED.search(str(error)) if isinstance(error, KeyError) else None
     return found[1].strip('\'"`') if found else None
 

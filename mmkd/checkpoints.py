@@ -172,7 +172,7 @@ def _from_url(url: str) -> Any:
 
 
 def differs_from_name(path: str) -> str | None:
-    """Whether a file is another than the hash in its name says, as a damaged download is.
+    """Whether a file does not match the hash in its name, as a damaged download does not.
 
     Args:
         path: A file of weights.
@@ -186,7 +186,7 @@ def differs_from_name(path: str) -> str | None:
     found = sha256_of(path)[: len(named[1])]
     if found == named[1]:
         return None
-    return f'the SHA-256 of {path} begins with {found}, and its name says {named[1]}'
+    return f'the SHA-256 of {path} begins with {found}, but its name has {named[1]}'
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

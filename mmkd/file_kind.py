@@ -1,4 +1,4 @@
-"""What stands in place of a file that should have been downloaded."""
+"""Recognise files that are no download: empty files, Git LFS pointers, web pages."""
 
 from __future__ import annotations
 

@@ -1122,9 +1122,9 @@ FAULTS = (
     ),
     Fault(
         TEACHERS,
-        "the teacher's checkpoint is another file than the hash in its name says",
+        "the teacher's checkpoint does not match the hash in its name",
         named_by_another_hash,
-        ('model.teacher.checkpoint: the SHA-256 of', 'its name says 00000000', 'download it again'),
+        ('model.teacher.checkpoint: the SHA-256 of', 'its name has 00000000', 'download it again'),
         advice=True,
     ),
     Fault(

@@ -93,7 +93,7 @@ class Inspection:
 
 
 def image_size(config: Config) -> Size:
-    """Height and width of the images that a config tests on, as far as its pipeline says; px."""
+    """Height and width of the images that a config tests on, as its pipeline resizes them; px."""
     for loader in ('test_dataloader', 'val_dataloader'):
         dataset = (config.get(loader) or {}).get('dataset') or {}
         while 'dataset' in dataset:

@@ -25,7 +25,7 @@ UNKNOWN = 'not known'
 
 @dataclass
 class Facts:
-    """What a card says of a student.
+    """What a card states about a student.
 
     Attributes:
         name: Its name.
@@ -61,7 +61,7 @@ class Facts:
         meta: dict[str, Any],
         state: dict[str, Tensor],
     ) -> Facts:
-        """What config, checkpoint and the logs beside it say.
+        """What config, checkpoint and the logs beside it contain.
 
         Args:
             config: As it was trained.
@@ -135,7 +135,7 @@ def card(facts: Facts, files: dict[str, str]) -> str:
     """The card as Markdown, with the front matter that model hubs read.
 
     Args:
-        facts: What it says.
+        facts: What it states.
         files: SHA-256 by file name: config, weights, the same as safetensors.
     """
     config, weights, _ = files

@@ -88,8 +88,8 @@ def predict(
         images: Image files.
         out: Where to write.
         score_thr: The lowest score that is drawn; the file has all.
-        ann_file: A file in COCO's form, whose ids of images and categories are used; else both count
-            from 1.
+        ann_file: A file in COCO's form; its ids of images and categories are used. Without it both
+            count from 1.
         device: As torch names it.
         progress: Wraps the images.
 

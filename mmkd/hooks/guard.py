@@ -25,8 +25,8 @@ from ..random_state import preserve_rng_state
 SETTING = 'MMKD_NAN'
 LAST_GOOD = 'last_finite.pth'
 SHOWN = 8
-# Weights whose gradients are looked at. A NaN goes back through all layers before it, and each has a bias,
-# a normalisation or, the first, few channels. Those of all weights would cost up to 2 % of a step.
+# Weights with more elements are not checked: that would cost up to 2 % of a step. A NaN reaches the gradients
+# of all earlier layers, and those have biases, normalisations or, the first, few channels.
 FEW = 10_000
 
 

@@ -1,4 +1,4 @@
-"""A published student is run by mmdet alone and says where it comes from."""
+"""A published student is run by mmdet alone, and its card names where it comes from."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# The folder of the other tools. In this one, and there if this file stood there, `import inspect` would find
-# this file in place of Python's.
+# Import the other tools' shared code. With this file's own folder on the path, `import inspect` would import
+# this file instead of Python's module.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse  # noqa: E402
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--teacher',
         metavar='CONFIG',
-        help="the teacher's config, a file or mmdet::…, in place of the config's own",
+        help="the teacher's config, a file or mmdet::…, instead of the config's own",
     )
     parser.add_argument(
         '--depth', type=int, default=2, help='names in the paths that are listed (default: 2)'
