@@ -272,4 +272,5 @@ def test_classes_of_another_order_are_found_in_the_training_data(data, teacher, 
     for loader in ('train_dataloader', 'val_dataloader'):
         config[loader].dataset.update(ann_file=reordered.name)
         config[loader].dataset.metainfo = dict(classes=CLASSES[::-1])
+    config.val_evaluator.ann_file = str(reordered)
     assert train(config).model.class_maps['teacher'].teacher_index == [2, 1, 0]
