@@ -28,19 +28,20 @@ def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> De
         scope: The registry that its modules are looked up in first.
 
     Raises:
-        ConfigError: A type that is not registered, or an argument that it does not have.
+        ConfigError: A type that is not registered, or arguments that it does not take.
     """
     try:
         with preserve_rng_state(), DefaultScope.overwrite_default_scope(scope):
             return MODELS.build(copy.deepcopy(config))
-    except (KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of the constructors, which check little of what they are given
         name = unregistered(error)
         if name is not None:
             raise ConfigError(f'{key}: {_absent(name, scope)}') from error
-        if isinstance(error, UserError) or '__init__()' not in str(error):
-            raise  # no fault of the config
         words = ' '.join(str(error).strip('\'"').split())
-        raise ConfigError(f'{key}: cannot be built: {words[:300]}') from error
+        kind = '' if '__init__()' in words else f'{type(error).__name__}: '
+        raise ConfigError(f'{key}: cannot be built: {kind}{words[:300]}') from error
 
 
 def unregistered(error: BaseException) -> str | None:

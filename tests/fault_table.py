@@ -383,6 +383,20 @@ def weights_file(content: bytes) -> Callable[[Case], None]:
     return spoil
 
 
+def pretrained(change: Callable[[dict], dict]) -> Callable[[Case], None]:
+    """The backbone starts from a file with other keys than its own."""
+
+    def spoil(case: Case) -> None:
+        from mmdet.registry import MODELS
+
+        state = MODELS.build(case.config.model).backbone.state_dict()
+        path = case.folder / 'backbone.pth'
+        torch.save(change(state), path)
+        case.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))
+
+    return spoil
+
+
 def teacher_config(change: Callable[[str], str]) -> Callable[[Case], None]:
     def spoil(case: Case) -> None:
         distil()(case)
@@ -472,6 +486,12 @@ FAULTS = (
             }
         ),
         ('model.student.roi_head.bbox_head.num_classes: must be 3', 'got 4'),
+    ),
+    Fault(
+        NUMBER,
+        '`num_classes` is a text',
+        model('roi_head.bbox_head.num_classes', '3'),
+        ('model: cannot be built: TypeError: ',),
     ),
     Fault(
         NAMES,
@@ -589,6 +609,18 @@ FAULTS = (
         'two categories with one id',
         each('categories', lambda index, it: it.update(id=1)),
         ('categories must have ids of their own, got 1 for cat and dog',),
+    ),
+    Fault(
+        NAMES,
+        'class names are numbers',
+        classes(1, 2, 3),
+        ('train_dataloader.dataset.metainfo.classes: names must be texts, got 1',),
+    ),
+    Fault(
+        NAMES,
+        'no class names',
+        classes(),
+        ('metainfo.classes: must name at least one class, got ()',),
     ),
     Fault(
         ORDER,
@@ -1187,6 +1219,27 @@ FAULTS = (
         "a web page in place of the student's weights",
         weights_file(b'<!DOCTYPE html><html></html>'),
         ("weights.pth' cannot be read; it is a web page",),
+    ),
+    Fault(
+        TEACHERS,
+        'pretrained weights of another backbone',
+        pretrained(lambda state: {f'blocks.{key}': value for key, value in state.items()}),
+        ('model.backbone.init_cfg.checkpoint: ', 'has none of the', 'name weights of a ResNet'),
+    ),
+    Fault(
+        TEACHERS,
+        'pretrained weights with a few entries of the backbone',
+        pretrained(lambda state: dict(list(state.items())[:9])),
+        ('model.backbone.init_cfg.checkpoint: ', 'has 9 of the', 'start from random weights'),
+        advice=True,
+    ),
+    Fault(
+        TEACHERS,
+        "the teacher's config is of a package that is not installed",
+        distil(**{'teacher.config': 'mmyolo::yolov5/yolov5_s.py'}),
+        (
+            "model.teacher.config='mmyolo::yolov5/yolov5_s.py' needs the package mmyolo, which is not installed",
+        ),
     ),
     Fault(
         LOSSES,

@@ -36,7 +36,14 @@ def check_names(run: PlannedRun) -> Iterator[UserError | Advice]:
             continue
         else:
             twice = [name for name, count in Counter(classes).items() if count > 1]
-            if twice:
+            others = [name for name in classes if not isinstance(name, str)]
+            if others:
+                yield ConfigError(
+                    f'{key}.classes: names must be texts, got {others[0]!r}; quote it'
+                )
+            elif not classes and not data.takes_text:
+                yield ConfigError(f'{key}.classes: must name at least one class, got {classes!r}')
+            elif twice:
                 yield ConfigError(f'{key}.classes: {twice[0]!r} stands there twice; take one out')
 
 

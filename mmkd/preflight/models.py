@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
+from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import (
     CheckpointLoader,
     get_external_models,
@@ -20,6 +23,7 @@ from torch import nn
 from ..checkpoints import differs_from_name, first_line, listing, prefix_of, read_checkpoint
 from ..datasets.data_root import leaves
 from ..errors import CheckpointError, ConfigError, UserError
+from ..file_kind import mistaken_file
 from .advice import Advice
 from .annotations import LARGE_FILE
 from .classes import listed
@@ -115,24 +119,59 @@ def _of_other_data(
 
 
 def check_pretrained(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Pretrained weights behind a URL can be downloaded; those that are there already are only read."""
+    """Pretrained weights can be loaded or downloaded, and are of the modules that start from them."""
     if not run.trains or run.cfg.get('load_from'):
         return
     for owner, name, value, key in leaves(run.detector_config, run.detector_key):
-        remote = isinstance(value, str) and '://' in value
-        if name != 'checkpoint' or not remote or owner.get('type') != 'Pretrained':
+        known = isinstance(value, str) and ('://' in value or os.path.isfile(value))
+        if name != 'checkpoint' or not known or owner.get('type') != 'Pretrained':
             continue
+        remote = '://' in value
         try:
-            CheckpointLoader.load_checkpoint(value, map_location='cpu', logger='silent')
+            content = CheckpointLoader.load_checkpoint(value, map_location='cpu', logger='silent')
         except Exception as error:  # of several libraries, by the kind of URL
+            hint = 'download it elsewhere and name the file' if remote else 'name another file'
+            reason = '' if remote else mistaken_file(value)
             yield CheckpointError(
-                f'{key}: {value} cannot be loaded ({first_line(error)}); download it elsewhere and name '
-                f'the file with --cfg-options {key}=FILE'
+                f'{key}: {value} cannot be loaded{reason or f" ({first_line(error)})"}; {hint} with '
+                f'--cfg-options {key}=FILE'
             )
             continue
-        problem = differs_from_name(_downloaded(value))
+        problem = differs_from_name(_downloaded(value)) if remote else None
         if problem:
             yield Advice(f'{key}: {problem}; delete it if it was damaged, to download it again')
+        yield from _of_other_module(run, owner, key, content)
+
+
+def _of_other_module(
+    run: PlannedRun, owner: dict[str, Any], key: str, content: dict[str, Any]
+) -> Iterator[UserError | Advice]:
+    """Whether pretrained weights have the entries of the module that they are for."""
+    path = key.removeprefix(f'{run.detector_key}.').rpartition('init_cfg')[0].strip('.')
+    try:
+        module = run.detector.get_submodule(path)
+    except AttributeError:  # a config inside of a list, whose modules have names of their own
+        return
+    if type(module).init_weights is not BaseModule.init_weights:  # it converts what it reads
+        return
+    state = content.get('state_dict', content)
+    prefix = owner.get('prefix') or ''
+    given = f'{prefix.rstrip(".")}.' if prefix else ''  # as mmengine reads it
+    names = {re.sub(r'^module\.', '', name).removeprefix(given) for name in state}
+    own = module.state_dict()
+    fitting = [name for name in own if name in names]
+    if own and not fitting:
+        yield CheckpointError(
+            f'{key}: {owner["checkpoint"]} has none of the {len(own)} entries of '
+            f'{run.detector_key}.{path}, but {listing("others", sorted(names))}; name weights of a '
+            f'{type(module).__name__}, or what stands in front of its entries with prefix'
+        )
+    elif len(fitting) < 0.5 * len(own):
+        absent = [name for name in own if name not in names]
+        yield Advice(
+            f'{key}: {owner["checkpoint"]} has {len(fitting)} of the {len(own)} entries of '
+            f'{run.detector_key}.{path}; {listing("start from random weights", absent)}'
+        )
 
 
 def _downloaded(name: str) -> str:

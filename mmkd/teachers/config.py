@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmdet.registry import DATASETS
@@ -59,6 +60,12 @@ def load_config(config: str | dict, name: str = 'teacher') -> Config:
     """The teacher's config from a path, ``mmdet::…`` or a dict; ``name`` is its own in messages."""
     if isinstance(config, str):
         if '::' in config:
+            package = config.partition('::')[0]
+            if find_spec(package) is None:  # which mmengine would install, without asking
+                raise MissingFileError(
+                    f"{name}.config='{config}' needs the package {package}, which is not installed; install "
+                    f'it, or name a file'
+                )
             try:
                 cfg = get_config(config)
             except (FileNotFoundError, ValueError, KeyError) as error:

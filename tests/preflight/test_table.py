@@ -7,7 +7,9 @@ from pathlib import Path
 
 import fault_page
 import pytest
+import torch
 from fault_table import FAULTS, Case, Fault, identifiers, sound_case, voc_object, xml
+from mmdet.registry import MODELS
 
 from mmkd.preflight import PlannedRun, examine
 
@@ -106,6 +108,17 @@ def text_prompts(case: Case) -> None:
     case.config.model.roi_head.bbox_head.num_classes = 256
 
 
+def pretrained_with_prefix(case: Case) -> None:
+    """A backbone's weights as mmpretrain's checkpoints have them, beside a classifier's."""
+    state = MODELS.build(case.config.model).backbone.state_dict()
+    found = {f'backbone.{key}': value for key, value in state.items()}
+    path = case.folder / 'backbone.pth'
+    torch.save(dict(state_dict=found | {'head.fc.weight': torch.zeros(2)}), path)
+    case.config.model.backbone.init_cfg = dict(
+        type='Pretrained', checkpoint=str(path), prefix='backbone.'
+    )
+
+
 def proposals_alone(case: Case) -> None:
     """A detector that finds objects of any class."""
     model = case.config.model
@@ -127,6 +140,7 @@ def proposals_alone(case: Case) -> None:
         proposals_alone,
         lambda case: case.edit(lambda it: it['categories'].append(dict(id=9, name='horse'))),
         lambda case: case.config.val_cfg.update(type='TeacherStudentValLoop'),
+        pretrained_with_prefix,
     ],
     ids=[
         *('negatives beside others', 'unlabelled', 'things of panoptic data', 'a class less'),
@@ -136,6 +150,7 @@ def proposals_alone(case: Case) -> None:
             'proposals alone',
             'a class more in the file',
             "a loop of mmdet's own",
+            'pretrained weights with a prefix',
         ),
     ],
 )
