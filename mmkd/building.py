@@ -35,10 +35,12 @@ def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> De
             return MODELS.build(copy.deepcopy(config))
     except UserError:
         raise
-    except Exception as error:  # of the constructors, which check little of what they are given
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
         name = unregistered(error)
         if name is not None:
             raise ConfigError(f'{key}: {_absent(name, scope)}') from error
+        if isinstance(error, KeyError):
+            raise  # of code, and not of what a config gives
         words = ' '.join(str(error).strip('\'"').split())
         kind = '' if '__init__()' in words else f'{type(error).__name__}: '
         raise ConfigError(f'{key}: cannot be built: {kind}{words[:300]}') from error
