@@ -8,7 +8,7 @@ teacher = dict(
     checkpoint='{{$MMKD_WEIGHTS:weights}}/yolox_nano_coco_mmdet.pth',
     sha256='861b8a7e8b4b41950e99a033d698dd76446b4677988dd8235db3806de5773672',
 )
-seeds = (0, 1, 2)
+seeds = (0, 1, 2, 3, 4, 5, 6, 7)
 
 distilled = 'benchmarks/configs/person_dog/distilled.py'
 recipes = {
