@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ from mmdet.structures.bbox import get_box_tensor
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 
+from ..building import build_detector
+from ..checkpoints import load_weights, read_checkpoint
 from ..errors import ConfigError, MissingFileError
 from ..hooks.student_config import has_student, student_config
 from ..preflight.coco_file import read_coco
+from ..preflight.images import can_be_decoded
 
 ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
@@ -95,9 +99,14 @@ def predict(
 
     Raises:
         ConfigError: ``ann_file`` lacks an image or a class.
+        CheckpointError: The checkpoint does not belong to the config.
     """
     out = Path(out)
     plain = student_config(config) if has_student(config) else config
+    where = f'checkpoint {checkpoint}'
+    # mmdet's inferencer would go on with random weights where a checkpoint has others.
+    detector = build_detector(plain.model, 'model', plain.get('default_scope') or 'mmdet')
+    load_weights(detector, read_checkpoint(str(checkpoint), where), where)
     with TemporaryDirectory() as folder:
         path = os.path.join(folder, 'student.py')
         plain.dump(path)
@@ -116,7 +125,7 @@ def predict(
             sample = inferencer(image, return_datasamples=True, no_save_vis=True)['predictions'][0]
             pixels = mmcv.imread(image, channel_order='rgb')
         except Exception:  # of the decoder
-            if os.path.isfile(image) and _is_readable(image):
+            if os.path.isfile(image) and can_be_decoded(image):
                 raise
             unreadable.append(image)
             continue
@@ -185,16 +194,10 @@ def _ids(
 def _drawn_names(images: Sequence[str]) -> dict[str, str]:
     """A file name for each image; of those with one name in several folders the folders are part of it."""
     stems = [Path(path).stem for path in images]
+    counts = Counter(stems)
     names = {}
     for path, stem in zip(images, stems, strict=True):
-        if stems.count(stem) > 1:
+        if counts[stem] > 1:
             stem = '_'.join(Path(path).parts).strip('/_').replace('/', '_')
         names[path] = f'{stem}.jpg'
     return names
-
-
-def _is_readable(path: str) -> bool:
-    try:
-        return mmcv.imread(path) is not None
-    except Exception:  # of the decoder
-        return False

@@ -54,7 +54,7 @@ def check_image_content(run: PlannedRun) -> Iterator[UserError | Advice]:
                 unreadable.append(image['img_path'])
                 continue
             if not _is_whole(image['img_path']):
-                readable = _can_be_decoded(image['img_path'])
+                readable = can_be_decoded(image['img_path'])
                 (cut if readable else unreadable).append(image['img_path'])
                 if not readable:
                     continue
@@ -169,7 +169,7 @@ def _is_whole(path: str) -> bool:
         start = file.read(8)
         mark = next((end for begin, end in ENDS.items() if start.startswith(begin)), None)
         if mark is None:
-            return _can_be_decoded(path)  # one of the formats that OpenCV may not know
+            return can_be_decoded(path)  # one of the formats that OpenCV may not know
         file.seek(max(0, os.path.getsize(path) - TAIL))
         if mark in file.read():
             return True
@@ -181,7 +181,7 @@ def _is_whole(path: str) -> bool:
     return True
 
 
-def _can_be_decoded(path: str) -> bool:
+def can_be_decoded(path: str) -> bool:
     """Whether mmcv reads it, as the pipelines do."""
     try:
         return mmcv.imread(path) is not None

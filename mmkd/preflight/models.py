@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 from urllib.parse import urlparse
 
@@ -166,11 +166,19 @@ def _of_other_module(
             f'{run.detector_key}.{path}, but {listing("others", sorted(names))}; name weights of a '
             f'{type(module).__name__}, or what stands in front of its entries with prefix'
         )
-    elif len(fitting) < 0.5 * len(own):
-        absent = [name for name in own if name not in names]
+    else:
+        yield from _few(f'{key}: {owner["checkpoint"]}', f'{run.detector_key}.{path}', own, fitting)
+
+
+def _few(
+    file: str, module: str, own: Collection[str], fitting: Collection[str]
+) -> Iterator[Advice]:
+    """Warn of weights that have less than half of a module's entries."""
+    if len(fitting) < 0.5 * len(own):
+        absent = [name for name in own if name not in fitting]
         yield Advice(
-            f'{key}: {owner["checkpoint"]} has {len(fitting)} of the {len(own)} entries of '
-            f'{run.detector_key}.{path}; {listing("start from random weights", absent)}'
+            f'{file} has {len(fitting)} of the {len(own)} entries of {module}; '
+            f'{listing("start from random weights", absent)}'
         )
 
 
@@ -205,9 +213,5 @@ def check_load_from(run: PlannedRun) -> Iterator[UserError | Advice]:
             f'load_from: {path} has none of the {len(own)} entries of {run.detector_key}, but '
             f'{listing("others", list(found))}; {hint}'
         )
-    elif len(fitting) < 0.5 * len(own):
-        absent = [key for key in own if key not in fitting]
-        yield Advice(
-            f'load_from: {path} has {len(fitting)} of the {len(own)} entries of {run.detector_key}; '
-            f'{listing("start from random weights", absent)}'
-        )
+    else:
+        yield from _few(f'load_from: {path}', run.detector_key, own, fitting)

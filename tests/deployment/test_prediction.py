@@ -7,6 +7,7 @@ import shutil
 
 import mmcv
 import pytest
+import torch
 from mmdet.apis import inference_detector, init_detector
 from pycocotools.coco import COCO
 
@@ -95,6 +96,13 @@ def test_wrong_arguments_are_one_line_and_nothing_is_written(
     assert tool('predict', *given, *arguments, '--out', 'found', *CPU) == 2
     (line,) = [it for it in capsys.readouterr().err.splitlines() if it.startswith('mmkd: error')]
     assert says in line
+    assert not (tmp_path / 'found').exists()
+
+
+def test_weights_of_another_detector_are_refused(given, tool, tmp_path, capsys):
+    torch.save(dict(state_dict={'a.weight': torch.zeros(2)}), tmp_path / 'other.pth')
+    assert tool('predict', given[0], 'other.pth', 'data', '--out', 'found', *CPU) == 2
+    assert 'checkpoint other.pth does not belong to this FasterRCNN' in capsys.readouterr().err
     assert not (tmp_path / 'found').exists()
 
 
