@@ -17,6 +17,8 @@ from .types import Detector
 
 # How mmengine's registries say so; its message in full fills a page.
 UNREGISTERED = re.compile(r'(\S+) is not in the \S+ registry')
+# ``init_cfg`` types that read a file.
+PRETRAINED = ('Pretrained', 'ConvertedCheckpoint')
 
 
 def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> Detector:
@@ -44,6 +46,40 @@ def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> De
         words = ' '.join(str(error).strip('\'"').split())
         kind = '' if '__init__()' in words else f'{type(error).__name__}: '
         raise ConfigError(f'{key}: cannot be built: {kind}{words[:300]}') from error
+
+
+def build_random(config: dict[str, Any], key: str, scope: str = 'mmdet') -> Detector:
+    """A detector with weights as drawn for a training, without reading or downloading pretrained ones.
+
+    What a constructor leaves undefined (the level embedding of Deformable DETR) is defined then.
+
+    Args:
+        config: Its ``model`` config, which is not changed.
+        key: The config key, for messages.
+        scope: The registry that its modules are looked up in first.
+
+    Raises:
+        ConfigError: A type that is not registered, or arguments that it does not take.
+    """
+    detector = build_detector(without_pretrained(config), key, scope)
+    with preserve_rng_state(), DefaultScope.overwrite_default_scope(scope):
+        detector.init_weights()
+    return detector
+
+
+def without_pretrained(config: Any) -> Any:
+    """A copy of a model config that starts from no file."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(without_pretrained(each) for each in config)
+    if not isinstance(config, dict):
+        return copy.deepcopy(config)
+    reads = {'pretrained'}
+    if any(name in str(config.get('init_cfg')) for name in PRETRAINED):
+        reads.add('init_cfg')
+    copied = type(config)()
+    for key, value in config.items():
+        copied[key] = None if key in reads else without_pretrained(value)
+    return copied
 
 
 def unregistered(error: BaseException) -> str | None:

@@ -13,7 +13,6 @@ import dataclasses
 import itertools
 import json
 import os
-import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -127,6 +126,7 @@ def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller
     """
     from mmdet.registry import MODELS
 
+    from mmkd.building import without_pretrained
     from mmkd.errors import ConfigError
     from mmkd.preflight import PlannedRun, require
     from mmkd.teachers.config import config_classes
@@ -134,7 +134,7 @@ def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller
     if (cfg.get('model') or {}).get('type') != 'Distiller':
         raise ConfigError(f'{args.config} distils nothing: its model.type is not Distiller')
     cfg.model.classes = cfg.model.get('classes') or config_classes(cfg)
-    forget_downloads(cfg.model.student)
+    cfg.model.student = without_pretrained(cfg.model.student)
     for entry in filter(None, (cfg.model.get('losses') or {}).values()):
         entry.pop('schedule', None)
     teachers = {'teacher': cfg.model.get('teacher'), **(cfg.model.get('teachers') or {})}
@@ -211,27 +211,16 @@ def flipped(batch: dict) -> dict:
     return dict(batch, inputs=[image.flip(-1) for image in batch['inputs']])
 
 
-def forget_downloads(model: Any) -> None:
-    """Take out of a model config the pretrained weights it would start with, in place."""
-    for key, value in model.items() if isinstance(model, dict) else enumerate(model):
-        download = key == 'init_cfg' and re.search('Pretrained|ConvertedCheckpoint', str(value))
-        if key == 'pretrained' or download:
-            model[key] = None
-        elif isinstance(value, (dict, list)):
-            forget_downloads(value)
-
-
 def save_random_weights(config: str | dict, path: str) -> None:
     """Write a checkpoint that fits a teacher's config."""
     import torch
-    from mmdet.registry import MODELS
 
+    from mmkd.building import build_random
     from mmkd.teachers.config import load_config as load_teacher_config
 
-    model = load_teacher_config(config).model
-    forget_downloads(model)
-    detector = MODELS.build(model)
-    detector.init_weights()
+    cfg = load_teacher_config(config)
+    scope = cfg.get('default_scope') or 'mmdet'
+    detector = build_random(cfg.model, 'teacher.config', scope)
     torch.save(dict(state_dict=detector.state_dict()), path)
 
 

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from mmdet.registry import MODELS
 
+from ..building import without_pretrained
 from ..distillers import LossEntry
 from ..errors import UserError
 from ..families import SingleStage, Transformer, TwoStage, family_of
 from ..families.class_scores import uses_softmax
 from ..families.dense_heads import CENTERNESS, IOU, OBJECTNESS, dense_head
 from ..families.two_stage import is_cascade
+from ..random_state import preserve_rng_state
 from ..types import Detector
 from .inspection import Inspection, Match, match, random_batch
 
@@ -131,12 +133,14 @@ def _try(pair: Pair, losses: dict[str, Entry]) -> str | None:
             distiller = MODELS.build(
                 dict(
                     type='Distiller',
-                    student=pair.model_configs[0],
+                    student=without_pretrained(pair.model_configs[0]),
                     teacher=teacher,
                     losses=deepcopy(losses),
                     classes=ours,
                 )
             )
+            with preserve_rng_state():
+                distiller.init_weights()
             distiller.prepare()
             distiller.train()
             data = random_batch(distiller, TRIAL_SIZE, images=2, classes=count)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
+from ..building import PRETRAINED
 from ..checkpoints import differs_from_name
 from ..datasets.data_root import leaves
 from ..errors import ConfigError, MissingFileError, UserError
@@ -184,8 +185,7 @@ def check_weight_files(run: PlannedRun) -> Iterator[UserError | Advice]:
         return
     model = run.model_config
     for owner, key, path, where in leaves(model, 'model'):
-        initializers = ('Pretrained', 'ConvertedCheckpoint')
-        pretrained = key == 'checkpoint' and owner.get('type') in initializers
+        pretrained = key == 'checkpoint' and owner.get('type') in PRETRAINED
         # A teacher's weights come from its own checkpoint, whatever its config starts from.
         of_teacher = where.startswith(('model.teacher.', 'model.teachers.'))
         if pretrained and not of_teacher and not _exists(path):

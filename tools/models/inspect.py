@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
 
     from mmkd.analysis.inspection import image_size, inspect_detector, matches
     from mmkd.analysis.suggestion import Pair, as_config, suggest
-    from mmkd.building import build_detector
+    from mmkd.building import build_random
     from mmkd.errors import ConfigError
     from mmkd.teachers.config import config_classes
     from mmkd.teachers.config import load_config as load_teacher
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     size = tuple(args.size) if args.size else image_size(cfg)
     distils = cfg.model.get('type') == 'Distiller'
     key, config = ('model.student', cfg.model.student) if distils else ('model', cfg.model)
-    student = inspect_detector(build_detector(config, key), size)
+    student = inspect_detector(build_random(config, key), size)
     named = args.teacher or ((cfg.model.get('teacher') or {}).get('config') if distils else None)
     if named is None:
         if args.suggest:
@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> None:
         return
     theirs = load_teacher(named, 'teacher')
     scope = theirs.get('default_scope') or 'mmdet'
-    teacher = inspect_detector(build_detector(theirs.model, 'teacher.config', scope), size)
+    teacher = inspect_detector(build_random(theirs.model, 'teacher.config', scope), size)
     suggestion = None
     if args.suggest:
         known = (config_classes(cfg), config_classes(theirs))
