@@ -25,7 +25,7 @@ LAYERS = (
     ('preflight',),
     ('hooks',),
     ('analysis',),
-    ('deployment',),
+    ('deploy',),
     ('', '__main__'),
 )
 

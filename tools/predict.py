@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> None:
     from rich.progress import track
 
     from mmkd.checkpoints import allow_training_checkpoints
-    from mmkd.deployment import find_images, predict
+    from mmkd.deploy import find_images, predict
     from mmkd.errors import ConfigError
     from mmkd.preflight.files import check_checkpoint
 

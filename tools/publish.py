@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
-    from mmkd.deployment import publish
+    from mmkd.deploy import publish
     from mmkd.errors import ConfigError
 
     path = find_config(args.config)

@@ -11,7 +11,7 @@ import torch
 from mmdet.apis import inference_detector, init_detector
 from pycocotools.coco import COCO
 
-from mmkd.deployment import find_images
+from mmkd.deploy import find_images
 from mmkd.errors import MissingFileError
 
 CPU = ('--device', 'cpu')
