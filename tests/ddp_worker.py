@@ -114,6 +114,15 @@ def work_with_a_cache(rank: int, world: int, folder: str, cache: str) -> None:
     _three_steps(rank, world, folder, '', losses, faster_rcnn, teacher=teacher)
 
 
+def work_with_measured_weights(rank: int, world: int, folder: str, checkpoint: str) -> None:
+    """One process: three steps of a Faster R-CNN whose loss weights are measured in the first two."""
+    losses = dict(copy.deepcopy(ROI_LOSSES), loss_kd_neck=feature_loss(16, 24))
+    for entry in losses.values():
+        entry['loss_weight'] = dict(ratio=0.1, steps=2)
+    teacher = dict(config=dict(model=faster_rcnn(channels=24)), checkpoint=checkpoint)
+    _three_steps(rank, world, folder, checkpoint, losses, faster_rcnn, teacher=teacher)
+
+
 def _three_steps(
     rank: int,
     world: int,
@@ -158,6 +167,7 @@ def _three_steps(
         dict(
             after=dict(model.named_parameters()) | averages,
             losses=[{name: float(one[name].detach()) for name in losses} for one in seen],
+            weights=model.weight_state(),
         ),
         f'{folder}/rank{rank}.pth',
     )

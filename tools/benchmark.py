@@ -137,6 +137,8 @@ def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller
     cfg.model.student = without_pretrained(cfg.model.student)
     for entry in filter(None, (cfg.model.get('losses') or {}).values()):
         entry.pop('schedule', None)
+        if not isinstance(entry.get('loss_weight', 1), (int, float)):
+            entry.loss_weight = 1.0  # measuring it is no part of later steps
     teachers = {'teacher': cfg.model.get('teacher'), **(cfg.model.get('teachers') or {})}
     teachers = {name: teacher for name, teacher in teachers.items() if teacher}
     for name, teacher in teachers.items():

@@ -2,9 +2,9 @@
 
 For a few batches of the config's training data, at the weights a training starts with (or --checkpoint):
 each loss's value, the norm of its gradient at every module of the student, how large that is beside the
-student's own losses' (ratio) and whether it points the same way (cosine), both at the weights all
-losses reach. Nothing is trained. All losses act, whatever their schedules; a teacher with a checkpoint is
-asked itself, not its cache.
+student's own losses' (ratio) and whether it points the same way (cosine), both at the weights that it
+shares with each of them. Nothing is trained. All losses act, whatever their schedules; a teacher with a
+checkpoint is asked itself, not its cache.
 """
 
 from __future__ import annotations

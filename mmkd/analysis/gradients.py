@@ -7,13 +7,21 @@ a ``loss_weight`` is to balance are the gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..distillers import Distiller
+from ..distillers.gradient_ratio import (
+    gradients,
+    norm_of,
+    reached,
+    shared_weights,
+    task_losses,
+    total,
+)
 from ..errors import ConfigError
 from ..random_state import preserve_rng_state
 from .training_cost import buffers_kept
@@ -30,8 +38,9 @@ class LossGradient:
         value: The loss, with its weight.
         norms: Euclidean norm of its gradient at the trained weights of each module of the student, by
             the module's name; 0 where it does not reach.
-        ratio: Norm of its gradient over that of the task losses', both at the weights that all losses
-            reach. NaN without task losses or such weights.
+        ratio: Norm of its gradient over that of the task losses', both at the weights that the tasks
+            share, as :class:`mmkd.distillers.gradient_ratio.GradientRatio` takes it. NaN without task
+            losses.
         cosine: Between these two gradients: 1 where both want the same, below 0 where the loss works
             against the labels.
     """
@@ -79,77 +88,55 @@ def measure_gradients(distiller: Distiller, batches: Iterable[dict]) -> dict[str
 def _of_step(
     distiller: Distiller, data: dict, weights: dict[str, Tensor]
 ) -> dict[str, LossGradient]:
-    losses = _totals(distiller, distiller.loss(**data))
-    gradients: dict[str, Sequence[Tensor | None]] = {}
-    for name, loss in losses.items():
-        if not loss.requires_grad:
-            gradients[name] = [None] * len(weights)
-            continue
-        gradients[name] = torch.autograd.grad(
-            loss, list(weights.values()), retain_graph=True, allow_unused=True
-        )
-    reached = [[each is not None for each in found] for found in gradients.values()]
-    # A loss that found nothing to compare in this batch reaches nothing.
-    shared = [all(each) for each in zip(*filter(any, reached), strict=True)]
-    task = _flat(gradients[TASK], shared) if TASK in gradients else None
-    return {
-        name: LossGradient(
-            float(loss.detach()),
-            _norms(gradients[name], weights),
-            *_against(gradients[name], shared, task),
-        )
-        for name, loss in losses.items()
-    }
-
-
-def _totals(distiller: Distiller, losses: dict) -> dict[str, Tensor]:
-    """Each active distillation loss, and the sum of the student's own."""
+    losses = distiller.loss(**data)
     active = {name for name, entry in distiller.entries.items() if entry.schedule() > 0}
     if not active:
         raise ConfigError('no distillation loss is active; see losses')
-
-    def total(value: Tensor | list[Tensor]) -> Tensor:
-        values = value if isinstance(value, list) else [value]
-        return torch.stack([each.mean() for each in values]).sum()
-
-    # As mmengine adds them up: what has 'loss' in its name.
-    own = [
-        total(value)
-        for name, value in losses.items()
-        if name not in distiller.entries and 'loss' in name
-    ]
-    totals = {TASK: torch.stack(own).sum()} if own else {}
-    return totals | {name: total(losses[name]) for name in distiller.entries if name in active}
-
-
-def _flat(gradients: Iterable[Tensor | None], chosen: list[bool]) -> Tensor | None:
-    parts = [
-        each.flatten().float()
-        for each, is_chosen in zip(gradients, chosen, strict=False)
-        if is_chosen and each is not None
-    ]
-    return torch.cat(parts) if parts else None
+    tasks = task_losses(losses, distiller.entries)
+    reached_by_tasks = [reached(loss, weights) for loss in tasks.values()]
+    totals = {TASK: torch.stack([*tasks.values()]).sum()} if tasks else {}
+    totals |= {name: total(losses[name]) for name in distiller.entries if name in active}
+    found = {
+        name: dict(zip(weights, gradients(loss, weights.values()), strict=True))
+        for name, loss in totals.items()
+    }
+    return {
+        name: LossGradient(
+            float(loss.detach()),
+            _norms(found[name]),
+            *_against(
+                found[name],
+                found.get(TASK),
+                shared_weights(reached(loss, weights), reached_by_tasks),
+            ),
+        )
+        for name, loss in totals.items()
+    }
 
 
-def _norms(gradients: Iterable[Tensor | None], weights: dict[str, Tensor]) -> dict[str, float]:
-    squares: dict[str, float] = {}
-    for name, gradient in zip(weights, gradients, strict=True):
-        module = name.split('.')[0]
-        square = 0.0 if gradient is None else float(gradient.float().square().sum())
-        squares[module] = squares.get(module, 0.0) + square
-    return {module: math.sqrt(square) for module, square in squares.items()}
+def _norms(gradient: dict[str, Tensor | None]) -> dict[str, float]:
+    modules = dict.fromkeys(name.split('.')[0] for name in gradient)
+    return {
+        module: float(norm_of(it for name, it in gradient.items() if name.split('.')[0] == module))
+        for module in modules
+    }
 
 
 def _against(
-    gradients: Iterable[Tensor | None], shared: list[bool], task: Tensor | None
+    own: dict[str, Tensor | None], task: dict[str, Tensor | None] | None, at: set[str]
 ) -> tuple[float, float]:
-    own = _flat(gradients, shared)
-    if task is None or not task.any():
+    if task is None:
         return math.nan, math.nan
-    if own is None or not own.any():
-        return 0.0, math.nan
-    norm, length = float(own.norm()), float(task.norm())
-    return norm / length, float(own @ task) / (norm * length)
+    given = ((own[name], task[name]) for name in at)
+    pairs = [(mine, theirs) for mine, theirs in given if mine is not None and theirs is not None]
+    norm = float(norm_of(mine for mine, _ in pairs))
+    length = float(norm_of(theirs for _, theirs in pairs))
+    if not norm:
+        return 0.0, math.nan  # it found nothing to compare in this batch
+    if not length:
+        return math.nan, math.nan
+    product = sum(float((mine * theirs).float().sum()) for mine, theirs in pairs)
+    return norm / length, product / (norm * length)
 
 
 def _mean(steps: list[LossGradient]) -> LossGradient:

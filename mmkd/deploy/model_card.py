@@ -47,7 +47,7 @@ class Facts:
     detector: str
     data: dict[str, list[str]]
     teachers: dict[str, tuple[str, str, str]]
-    losses: dict[str, tuple[str, float, str]]
+    losses: dict[str, tuple[str, str, str]]
     scores: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -123,12 +123,14 @@ def _teachers(model: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str, str]
         yield name, (os.path.basename(shown), os.path.basename(weights), digest)
 
 
-def _losses(model: dict[str, Any]) -> Iterator[tuple[str, tuple[str, float, str]]]:
+def _losses(model: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str, str]]]:
     for name, entry in (model.get('losses') or {}).items():
         if entry:
             align = entry.get('align') or 'FeatureAlignment'
             kind = align if isinstance(align, str) else align.get('type')
-            yield name, (str(entry.get('type')), float(entry.get('loss_weight', 1.0)), str(kind))
+            weight = entry.get('loss_weight', 1.0)
+            shown = f'{weight:g}' if isinstance(weight, (int, float)) else 'measured'
+            yield name, (str(entry.get('type')), shown, str(kind))
 
 
 def card(facts: Facts, files: dict[str, str]) -> str:
@@ -191,7 +193,7 @@ def card(facts: Facts, files: dict[str, str]) -> str:
         lines += [f'| {name} | {" | ".join(of)} |' for name, of in facts.teachers.items()]
         lines += ['', '| loss | type | weight | alignment |', '|---|---|---:|---|']
         lines += [
-            f'| {name} | {kind} | {weight:g} | {align} |'
+            f'| {name} | {kind} | {weight} | {align} |'
             for name, (kind, weight, align) in facts.losses.items()
         ]
     lines += ['', '## Training', '', '| | |', '|---|---|']

@@ -20,6 +20,7 @@ from ..families import family_of
 from ..random_state import preserve_rng_state
 from ..teachers import TEACHER, DeclaredTeachers, Teacher
 from ..types import Detector
+from .gradient_ratio import measure_weights, task_losses
 from .inheritance import depends_on_classes, inherit
 from .loss_entry import LossEntry
 from .step import PerModel, StepRecorders
@@ -98,6 +99,12 @@ class Distiller(BaseModel):
             raise ConfigError('init_student: the average of the student has nothing to hand down')
         if not task_losses and not self.entries:
             raise ConfigError('task_losses=False, but no losses: the student would learn nothing')
+        for entry in self.entries.values():
+            if entry.ratio and not task_losses:
+                raise ConfigError(
+                    f'losses.{entry.name}.loss_weight: is measured against the task losses, but '
+                    f'task_losses=False; give a number'
+                )
         self.task_losses = task_losses
         self._adopt_student_modules(student)
         connectors = {
@@ -162,7 +169,24 @@ class Distiller(BaseModel):
                 losses[name] = self.entries[name](steps, factors[name])
         finally:
             record.clear()
-        return losses | self._idle_connectors(active)
+        return self._measured(losses, factors) | self._idle_connectors(active)
+
+    def _measured(self, losses: dict[str, Tensor], factors: dict[str, float]) -> dict[str, Tensor]:
+        """The losses of a step with the weights that are measured, and these for the log."""
+        ratios = {
+            name: entry.ratio
+            for name, entry in self.entries.items()
+            if entry.ratio and name in losses
+        }
+        if not ratios:
+            return losses
+        own = {name: losses[name] / factors[name] for name in ratios}
+        measure_weights(ratios, own, task_losses(losses, self.entries), self.student)
+        for name, ratio in ratios.items():
+            losses[name] = losses[name] * ratio.weight
+            # A name without `loss`, so that mmengine logs it and adds it to nothing.
+            losses[name.replace('loss', 'weight')] = losses[name].new_tensor(ratio.weight)
+        return losses
 
     def _task_losses(
         self, inputs: Tensor, data_samples: SampleList, record: StepRecorders | None = None
@@ -371,6 +395,16 @@ class Distiller(BaseModel):
             )
         if state:
             self._modules[CONNECTORS].load_state_dict(state)
+
+    def weight_state(self) -> dict[str, dict[str, float]]:
+        """What was measured for the weights of losses, by their names; empty where none is measured."""
+        return {name: it.ratio.state() for name, it in self.entries.items() if it.ratio}
+
+    def load_weight_state(self, state: dict[str, dict[str, float]]) -> None:
+        """Restore what :meth:`weight_state` gave; losses that were not measured then start anew."""
+        for name, entry in self.entries.items():
+            if entry.ratio and name in state:
+                entry.ratio.load_state(state[name])
 
     def _idle_connectors(self, active: tuple[str, ...]) -> dict[str, Tensor]:
         """Zero losses through the connectors of inactive entries: DDP waits for every gradient."""

@@ -22,6 +22,7 @@ from ..nested import tensors_of
 from ..recorder import Source
 from ..teachers import TEACHER
 from ..types import Detector
+from .gradient_ratio import gradient_ratio
 from .schedule import Schedule
 
 OWN_KEYS = (
@@ -55,7 +56,8 @@ class LossEntry:
             - ``connector``, applied to the student's output, and ``teacher_connector``, applied to the
               teacher's: trained modules, one or a list of them in order.
             - ``schedule``: arguments of :class:`mmkd.distillers.schedule.Schedule`.
-            - ``loss_weight``: default 1.
+            - ``loss_weight``: default 1; or ``'auto'`` or a dict of arguments of
+              :class:`mmkd.distillers.gradient_ratio.GradientRatio`, to measure it.
 
     A loss on maps gets :attr:`Pair.mask` if its ``forward`` has an argument ``mask``; else both maps are
     set to 0 outside of the mask.
@@ -75,7 +77,9 @@ class LossEntry:
             own = {key: config.pop(key) for key in OWN_KEYS if key in config}
             if 'type' not in config:
                 raise ConfigError("type: not given; name a loss such as 'KLDivergence'")
-            self.loss_weight = float(own.get('loss_weight', 1.0))
+            #: What measures the weight, unless the config gives it.
+            self.ratio = gradient_ratio(own.get('loss_weight'))
+            self._weight = 1.0 if self.ratio else _number(own.get('loss_weight', 1.0))
             try:
                 self.schedule = Schedule(**(own.get('schedule') or {}))
             except TypeError as error:
@@ -129,6 +133,11 @@ class LossEntry:
             raise
 
     @property
+    def loss_weight(self) -> float:
+        """The weight; one that is measured is 1 before."""
+        return self.ratio.weight if self.ratio else self._weight
+
+    @property
     def align(self) -> Alignment:
         """The alignment with the first of its teachers."""
         return next(iter(self.aligns.values()))
@@ -178,6 +187,8 @@ class LossEntry:
                 raise ConfigError(
                     f'align.box_format: must be {wanted!r} for {type(self.loss).__name__}, got {given!r}'
                 )
+            if self.ratio:
+                self.ratio.check(student)
             if len(self.aligns) > 1 and not align.can_average_teachers:
                 raise ConfigError(
                     f'teacher_name: the rows that {type(align).__name__} compares here depend on the '
@@ -190,6 +201,8 @@ class LossEntry:
         Args:
             steps: The data of the step, by teacher.
             factor: Of its schedule.
+
+        A weight that is measured is not in it yet: it needs the losses of the whole step.
         """
         with self.prefix_errors():
             step = next(iter(steps.values()))
@@ -202,7 +215,7 @@ class LossEntry:
                 values = values * shares_of_ranks(
                     torch.stack([torch.as_tensor(pair.divisor) for pair in pairs])
                 )
-            return values.mean() * (self.loss_weight * factor)
+            return values.mean() * (self._weight * factor)
 
     def _require_gradient(self, student: Any) -> None:
         """Refuse a recorded output through which nothing is learned."""
@@ -289,6 +302,12 @@ def shares_of(teachers: Any) -> dict[str, float]:
         )
     total = sum(teachers.values())
     return {name: weight / total for name, weight in teachers.items()}
+
+
+def _number(weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise ConfigError(f"loss_weight: must be a number, 'auto' or dict(ratio=…), got {weight!r}")
+    return float(weight)
 
 
 def _connector(config: Any, key: str) -> nn.Module:

@@ -57,10 +57,10 @@ def add_hooks(config: Config) -> None:
 class DistillationHook(GuardHook):
     """Checks a distillation before its first iteration and keeps what only it needs in checkpoints.
 
-    Connectors, and the average of the student where that is its teacher, lie under the key
-    ``distillation`` beside ``state_dict``, which stays that of the plain student. mmkd's tools add the
-    hook themselves (:func:`add_distillation_hook`); for others write into the config
-    ``default_hooks=dict(distillation=dict(type='DistillationHook'))``.
+    Connectors, loss weights that were measured, and the average of the student where that is its
+    teacher, lie under the key ``distillation`` beside ``state_dict``, which stays that of the plain
+    student. mmkd's tools add the hook themselves (:func:`add_distillation_hook`); for others write into
+    the config ``default_hooks=dict(distillation=dict(type='DistillationHook'))``.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -107,6 +107,12 @@ class DistillationHook(GuardHook):
                 f'{model.teachers.key_of(teacher)}.ema: a student that {name} shares out cannot be averaged; '
                 f'use DDPStrategy, or a teacher from a checkpoint'
             )
+        for entry in model.entries.values():
+            if entry.ratio:
+                raise ConfigError(
+                    f'losses.{entry.name}.loss_weight: gradients of single losses cannot be measured where '
+                    f'{name} shards the weights; use DDPStrategy, or give a number'
+                )
         if isinstance(strategy, FSDPStrategy) and not strategy._is_full_state_dict():
             raise ConfigError(
                 f'{name} would write a piece of the student for each process; set '
@@ -144,6 +150,9 @@ class DistillationHook(GuardHook):
         averages = model.teachers.average_state()
         state: dict[str, dict] = dict(connectors=connectors, averages=averages)
         state = {key: _on_cpu(value) for key, value in state.items() if value}
+        weights = model.weight_state()
+        if weights:
+            state['loss_weights'] = weights
         if state:
             checkpoint[STATE] = state
 
@@ -177,6 +186,7 @@ class DistillationHook(GuardHook):
             else:
                 model.load_connector_state(connectors)
             model.teachers.load_average_state(state.get('averages', {}))
+            model.load_weight_state(state.get('loss_weights', {}))
 
 
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:

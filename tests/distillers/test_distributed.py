@@ -14,6 +14,7 @@ from ddp_worker import (
     work_on_a_share_with_a_cache,
     work_with_a_cache,
     work_with_a_dense_head,
+    work_with_measured_weights,
     work_with_queries,
 )
 from tiny_caches import both
@@ -54,6 +55,18 @@ def test_two_processes_read_one_cache(tmp_path: Path):
         assert torch.equal(value, two['after'][name]), name
     assert all(value > 0 for step in one['losses'] + two['losses'] for value in step.values())
     assert one['losses'] != two['losses']
+
+
+def test_measured_weights_are_those_of_all_processes(tmp_path: Path):
+    checkpoint = save_teacher(tmp_path / 'teacher.pth', faster_rcnn(channels=24))
+    arguments = (2, str(tmp_path), str(checkpoint))
+    multiprocessing.spawn(work_with_measured_weights, args=arguments, nprocs=2)
+    one, two = (torch.load(tmp_path / f'rank{rank}.pth') for rank in range(2))
+    assert one['weights'] == two['weights'] and len(one['weights']) == 3
+    assert all(state['measured'] == 2 for state in one['weights'].values())
+    for name, value in one['after'].items():
+        assert torch.equal(value, two['after'][name]), name
+    assert one['losses'] != two['losses']  # each had data of its own
 
 
 CASES = {

@@ -110,6 +110,31 @@ def test_a_resume_restores_connectors_and_their_optimizer_state(data, teacher, t
         )
 
 
+def test_measured_weights_are_logged_saved_and_resumed(data, teacher, tmp_path):
+    def config(**changes):
+        model = distiller(teacher, dict(loss_kd_cls=LOSSES['loss_kd_cls']))
+        model['losses']['loss_kd_cls']['loss_weight'] = dict(ratio=0.1, steps=3)
+        return training_config(model, data, tmp_path, **changes)
+
+    train(config())
+    saved = torch.load(tmp_path / 'iter_4.pth', weights_only=False)['distillation']['loss_weights']
+    assert saved['loss_kd_cls']['measured'] == 3 and saved['loss_kd_cls']['seen'] == 4
+    resumed = config(iters=5)
+    resumed.resume = True
+    runner = Runner.from_cfg(resumed)
+    runner.train()
+    after = runner.model.weight_state()['loss_kd_cls']
+    assert after == dict(saved['loss_kd_cls'], seen=5)
+    (log,) = max(tmp_path.glob('*/vis_data')).glob('scalars.json')
+    lines = map(json.loads, log.read_text().splitlines())
+    last = [line for line in lines if 'loss' in line][-1]
+    weight = runner.model.entries['loss_kd_cls'].loss_weight
+    assert last['weight_kd_cls'] == pytest.approx(weight) and weight != 1.0
+    assert last['loss'] == pytest.approx(
+        sum(value for name, value in last.items() if name.startswith('loss_')), rel=1e-4
+    )
+
+
 def test_a_checkpoint_of_an_earlier_release_is_resumed(data, tmp_path):
     """Written on 2026-11-23 after two iterations, with a connector and an average of the student."""
     narrow = dict(

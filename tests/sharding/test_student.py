@@ -105,6 +105,15 @@ def test_an_average_of_a_sharded_student_is_refused(alone):
         alone(dict(type='StudentFSDPStrategy'), **{'model.teacher': average})
 
 
+def test_weights_of_losses_cannot_be_measured_in_shards(alone):
+    message = r'^losses\.loss_kd_neck\.loss_weight: .* StudentFSDPStrategy .* DDPStrategy, or give'
+    with pytest.raises(ConfigError, match=message):
+        alone(
+            dict(type='StudentFSDPStrategy'),
+            **{'model.losses.loss_kd_neck.loss_weight': 'auto'},
+        )
+
+
 def test_a_student_with_weights_that_torch_cannot_shard_is_refused(alone):
     student = dict(single_stage('GFL'), _delete_=True)
     with pytest.raises(ConfigError, match=r'bbox_head\.scales\.0\.scale; use DDPStrategy'):

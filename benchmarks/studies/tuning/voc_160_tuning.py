@@ -49,4 +49,10 @@ recipes = {
     'inherit-dist-1': dict(
         config=distilled, options={**student, **backbone, **classes('DIST', 1.0)}, cached=True
     ),
+    'kl-mse-auto-0.3': dict(
+        config=distilled, options={**student, **weights(dict(ratio=0.3))}, cached=True
+    ),
+    'kl-mse-auto-1': dict(
+        config=distilled, options={**student, **weights(dict(ratio=1.0))}, cached=True
+    ),
 }
