@@ -50,9 +50,13 @@ recipes = {
         config=distilled, options={**student, **backbone, **classes('DIST', 1.0)}, cached=True
     ),
     'kl-mse-auto-0.3': dict(
-        config=distilled, options={**student, **weights(dict(ratio=0.3))}, cached=True
+        config=distilled,
+        options={**student, **weights(dict(_delete_=True, ratio=0.3))},
+        cached=True,
     ),
     'kl-mse-auto-1': dict(
-        config=distilled, options={**student, **weights(dict(ratio=1.0))}, cached=True
+        config=distilled,
+        options={**student, **weights(dict(_delete_=True, ratio=1.0))},
+        cached=True,
     ),
 }
