@@ -134,7 +134,7 @@ class Study:
         cfg = copy.deepcopy(self._files[file])
         options = dict(self.settings.get('options') or {})
         options.update(settings.get('options') or {})
-        cfg.merge_from_dict(options)
+        cfg.merge_from_dict(copy.deepcopy(options))  # mmengine takes _delete_ out of them
         cfg.merge_from_dict({'randomness.seed': seed})
         cfg.merge_from_dict({'val_evaluator.type': 'CocoF1Metric'})
         cfg.setdefault('custom_imports', dict(imports=['mmkd'], allow_failed_imports=False))

@@ -2,16 +2,15 @@
 
 For a few batches of the config's training data, at the weights a training starts with (or --checkpoint):
 each loss's value, the norm of its gradient at every module of the student, how large that is beside the
-student's own losses' (ratio) and whether it points the same way (cosine), both at the weights that it
-shares with each of them. Nothing is trained. All losses act, whatever their schedules; a teacher with a
-checkpoint is asked itself, not its cache.
+student's own losses' (ratio) and whether it points the same way (cosine), both at the weights that both
+reach. Nothing is trained. All losses act, whatever their schedules; a teacher with a checkpoint is asked
+itself, not its cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import math
 from pathlib import Path
@@ -20,10 +19,7 @@ from typing import TYPE_CHECKING
 from _cli import load_config, make_parser, run_tool, warn
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
-
     from mmkd.analysis.gradients import LossGradient
-    from mmkd.distillers import Distiller
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,25 +37,22 @@ def parse_args() -> argparse.Namespace:
 
 
 def gradients(args: argparse.Namespace) -> None:
-    from mmengine.device import get_device
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
     from mmengine.runner import set_random_seed
 
     from mmkd.analysis.gradients import measure_gradients
-    from mmkd.preflight import CHECKS, PlannedRun, require
+    from mmkd.analysis.run_start import start_of, with_all_active
+    from mmkd.preflight import PlannedRun, require
 
     check_options(args)
-    cfg = load_config(args, modes=())
-    ask_teachers_themselves(cfg)
-    # Every loss is measured, whatever its schedule.
-    checked = [check.name for check in CHECKS if check.name != 'schedules']
-    require(PlannedRun(cfg, ('train',), path=args.config), warn, only=checked)
+    cfg = with_all_active(load_config(args, modes=()), args.config)
+    require(PlannedRun(cfg, ('train',), path=args.config), warn)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     MMLogger.get_current_instance().setLevel('WARNING')  # every weight's initialisation is logged
     set_random_seed(args.seed)
-    distiller, batches = build(cfg, args)
-    found = measure_gradients(distiller.to(get_device()), batches)
+    distiller, _, batches = start_of(cfg, args.batches, args.batch_size, args.seed, args.checkpoint)
+    found = measure_gradients(distiller, batches)
     print(table(found))
     if args.json:
         numbers = {name: dataclasses.asdict(gradient) for name, gradient in found.items()}
@@ -80,49 +73,6 @@ def check_options(args: argparse.Namespace) -> None:
         raise ConfigError('one process looks at gradients; leave out --launcher')
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise ConfigError(f'--json {args.json}: there is no such folder')
-
-
-def ask_teachers_themselves(cfg: Config) -> None:
-    """Without their caches, which may not be written yet, where their weights are named; in place."""
-    model = cfg.get('model') or {}
-    for teacher in (model.get('teacher'), *(model.get('teachers') or {}).values()):
-        if teacher and 'checkpoint' in teacher and 'cache' in teacher:
-            teacher.cache = None
-
-
-def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, list[dict]]:
-    """The distiller as a training starts it, but for schedules, and batches of its data."""
-    from mmdet.registry import MODELS
-    from mmengine.runner import Runner
-
-    from mmkd.checkpoints import load_weights, read_checkpoint
-    from mmkd.errors import ConfigError
-    from mmkd.hooks import STATE
-
-    if (cfg.get('model') or {}).get('type') != 'Distiller':
-        raise ConfigError(f'{args.config} distils nothing: its model.type is not Distiller')
-    for entry in filter(None, (cfg.model.get('losses') or {}).values()):
-        entry.pop('schedule', None)
-    loader = dict(cfg.train_dataloader, num_workers=0, persistent_workers=False)
-    loader['batch_size'] = args.batch_size or loader['batch_size']
-    loader = Runner.build_dataloader(loader, seed=args.seed)
-    cfg.model.classes = cfg.model.get('classes') or loader.dataset.metainfo.get('classes')
-    distiller = MODELS.build(cfg.model)
-    distiller.init_weights()
-    if args.checkpoint:
-        where = f'--checkpoint {args.checkpoint}'
-        content = read_checkpoint(args.checkpoint, where, 'give the file of a trained student')
-        load_weights(distiller.student, content, where)
-        connectors = content.get(STATE, {}).get('connectors', {})
-        if connectors:
-            try:
-                distiller.load_connector_state(connectors)
-            except ConfigError:
-                print(f'{where} was trained with other losses: connectors are as at a start')
-    distiller.prepare()
-    for teacher in distiller.teachers.values():
-        teacher.prepare_data(loader.dataset)
-    return distiller, list(itertools.islice(loader, args.batches))
 
 
 def table(found: dict[str, LossGradient]) -> str:

@@ -7,6 +7,7 @@ Distiller with its teacher.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import platform
 import statistics
@@ -80,7 +81,8 @@ def build_test_data(config: Config, loader: str = 'test_dataloader') -> BaseData
         config: An MMDetection config.
         loader: Or ``'val_dataloader'``, the one a run is validated on.
     """
-    with DefaultScope.overwrite_default_scope('mmdet'):
+    scope = DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdet')
+    with scope, contextlib.redirect_stdout(io.StringIO()):  # pycocotools says what it does
         return DATASETS.build(config[loader].dataset)
 
 

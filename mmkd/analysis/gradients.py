@@ -17,8 +17,6 @@ from ..distillers import Distiller
 from ..distillers.gradient_ratio import (
     gradients,
     norm_of,
-    reached,
-    shared_weights,
     task_losses,
     total,
 )
@@ -38,9 +36,8 @@ class LossGradient:
         value: The loss, with its weight.
         norms: Euclidean norm of its gradient at the trained weights of each module of the student, by
             the module's name; 0 where it does not reach.
-        ratio: Norm of its gradient over that of the task losses', both at the weights that the tasks
-            share, as :class:`mmkd.distillers.gradient_ratio.GradientRatio` takes it. NaN without task
-            losses.
+        ratio: Norm of its gradient over that of the task losses', both at the weights that both reach,
+            as :class:`mmkd.distillers.gradient_ratio.GradientRatio` takes it. NaN without task losses.
         cosine: Between these two gradients: 1 where both want the same, below 0 where the loss works
             against the labels.
     """
@@ -93,7 +90,6 @@ def _of_step(
     if not active:
         raise ConfigError('no distillation loss is active; see losses')
     tasks = task_losses(losses, distiller.entries)
-    reached_by_tasks = [reached(loss, weights) for loss in tasks.values()]
     totals = {TASK: torch.stack([*tasks.values()]).sum()} if tasks else {}
     totals |= {name: total(losses[name]) for name in distiller.entries if name in active}
     found = {
@@ -104,11 +100,7 @@ def _of_step(
         name: LossGradient(
             float(loss.detach()),
             _norms(found[name]),
-            *_against(
-                found[name],
-                found.get(TASK),
-                shared_weights(reached(loss, weights), reached_by_tasks),
-            ),
+            *_against(found[name], found.get(TASK)),
         )
         for name, loss in totals.items()
     }
@@ -123,11 +115,11 @@ def _norms(gradient: dict[str, Tensor | None]) -> dict[str, float]:
 
 
 def _against(
-    own: dict[str, Tensor | None], task: dict[str, Tensor | None] | None, at: set[str]
+    own: dict[str, Tensor | None], task: dict[str, Tensor | None] | None
 ) -> tuple[float, float]:
     if task is None:
         return math.nan, math.nan
-    given = ((own[name], task[name]) for name in at)
+    given = ((own[name], task[name]) for name in own)
     pairs = [(mine, theirs) for mine, theirs in given if mine is not None and theirs is not None]
     norm = float(norm_of(mine for mine, _ in pairs))
     length = float(norm_of(theirs for _, theirs in pairs))

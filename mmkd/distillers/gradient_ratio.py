@@ -24,11 +24,10 @@ CHECKPOINTING = re.compile(r'compatible with \.grad\(\)')
 class GradientRatio:
     """The weight at which a loss's gradient has a given ratio to the gradient of the task losses.
 
-    Both norms are taken at the weights that the tasks share: those that the loss and every single task loss
-    reach, which are backbone and neck of most detectors (all that both reach, where there is none). The
-    weight is ``ratio`` over the geometric mean of (norm of the loss's gradient) / (norm of the task losses'
-    gradient). It holds from the first step on, and is fixed after ``steps`` of them, or with ``every``
-    measured again for all of the training run.
+    Both norms are taken at the student's weights that both reach, so a loss on one head is held against what
+    the labels do to that head and below. The weight is ``ratio`` over the geometric mean of (norm of the
+    loss's gradient) / (norm of the task losses' gradient). It holds from the first step on, and is fixed
+    after ``steps`` of them, or with ``every`` measured again for all of the training run.
 
     GradNorm (Chen et al. 2018, arXiv 1711.02257, sec. 3) trains the weights of all tasks by a loss of
     their own, so that norms at one shared layer follow the tasks' rates of progress. RT-DETRv4 (Liao et
@@ -38,7 +37,7 @@ class GradientRatio:
 
     Args:
         ratio: Of the norms, above 0.
-        modules: Paths of modules of the student to take the norms at, in place of what the tasks share.
+        modules: Paths of modules of the student to take the norms at; default all.
         steps: How many steps are measured at the start. Steps in which the loss has no gradient do not
             count.
         every: After them, measure each ``every``-th step too; None to fix the weight.
@@ -125,18 +124,12 @@ class GradientRatio:
                     f"loss_weight.modules: '{path}' has no trained weights; name another module"
                 )
 
-    def choose(self, own: set[str], tasks: Iterable[set[str]]) -> set[str]:
-        """The weights to take the norms at.
-
-        Args:
-            own: Names of those that the loss reaches.
-            tasks: Of those that each task loss reaches.
-        """
-        if self.modules is not None:
-            inside = tuple(f'{path}.' for path in self.modules)
-            common = own & set().union(*tasks)
-            return {name for name in common if name.startswith(inside) or name in self.modules}
-        return shared_weights(own, tasks)
+    def choose(self, names: set[str]) -> list[str]:
+        """Of the names of weights, those to take the norms at, in order."""
+        if self.modules is None:
+            return sorted(names)
+        inside = tuple(f'{path}.' for path in self.modules)
+        return sorted(name for name in names if name.startswith(inside) or name in self.modules)
 
 
 def gradient_ratio(config: Any) -> GradientRatio | None:
@@ -179,13 +172,13 @@ def measure_weights(
     if not due:
         return
     weights = {name: it for name, it in student.named_parameters() if it.requires_grad}
-    reached_by_tasks = [reached(task, weights) for task in tasks.values()]
     task = torch.stack([*tasks.values()]).sum()
+    reached_by_tasks = reached(task, weights)
     scale = HALF_SCALE if _in_half_precision(task.device.type) else 1.0
     norms = []
     for name in due:
         own = reached(losses[name], weights)
-        at = [weights[it] for it in sorted(ratios[name].choose(own, reached_by_tasks))]
+        at = [weights[it] for it in ratios[name].choose(own & reached_by_tasks)]
         if own and not at:
             where = 'loss_weight.modules' if ratios[name].modules else 'the student'
             raise ConfigError(
@@ -207,12 +200,6 @@ def measure_weights(
                 f'losses.{name}.loss_weight: {ratio.weight:.4g} from now on, where its gradient had '
                 f'{ratio.ratio:g} of the norm of the task losses, over {ratio.steps} steps'
             )
-
-
-def shared_weights(own: set[str], tasks: Iterable[set[str]]) -> set[str]:
-    """Of the weights that a loss reaches, those that every task loss reaches; where none, that any does."""
-    tasks = list(tasks)
-    return own.intersection(*tasks) or own & set().union(*tasks)
 
 
 def reached(loss: Tensor, weights: Mapping[str, Tensor]) -> set[str]:

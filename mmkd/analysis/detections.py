@@ -1,0 +1,178 @@
+"""How good detections are on a sample of a data set, and which classes they are taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import torch
+from mmdet.evaluation import CocoMetric
+from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+# Of a detection with the object that it lies on.
+OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class Score:
+    """Average precision on a sample, 0..1, as COCO defines it; 0 without objects."""
+
+    map: float
+    ap50: float
+
+
+@dataclass
+class Sample:
+    """Images of a data set with their objects.
+
+    Attributes:
+        batches: One image each, as a data loader gives them.
+        instances: Of each image, as the data set lists its objects: ``bbox`` in pixels of the file,
+            ``bbox_label``, ``ignore_flag``.
+        classes: Class names.
+    """
+
+    batches: list[dict[str, Any]]
+    instances: list[list[dict[str, Any]]]
+    classes: Sequence[str]
+
+    @classmethod
+    def of(cls, dataset: BaseDataset, images: int) -> Sample:
+        """Images at even distances through a data set."""
+        count = min(images, len(dataset))
+        chosen = [index * len(dataset) // count for index in range(count)]
+        return cls(
+            [pseudo_collate([dataset[index]]) for index in chosen],
+            [dataset.get_data_info(index)['instances'] for index in chosen],
+            dataset.metainfo['classes'],
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def run(
+        self, predict: Callable[[dict[str, Any]], list[InstanceData]], swapped: bool = False
+    ) -> list[InstanceData]:
+        """The detections in each image.
+
+        Args:
+            predict: Gives those in a batch.
+            swapped: Whether it gets images with red and blue exchanged.
+        """
+        return [each for batch in self._given(swapped) for each in predict(batch)]
+
+    def _given(self, swapped: bool) -> Iterator[dict[str, Any]]:
+        for batch in self.batches:
+            if swapped:
+                batch = dict(batch, inputs=[image.flip(0) for image in batch['inputs']])
+            yield batch
+
+    def without_classes(self) -> Sample:
+        """The same objects as of one class."""
+        instances = [[dict(it, bbox_label=0) for it in each] for each in self.instances]
+        return Sample(self.batches, instances, ('object',))
+
+    def score(self, found: Sequence[InstanceData]) -> Score:
+        """The average precision of detections.
+
+        Args:
+            found: Of each image, with labels of this sample's classes.
+        """
+        if not any(self.instances) or not any(len(each) for each in found):
+            return Score(0.0, 0.0)
+        metric = CocoMetric(metric='bbox')
+        metric.dataset_meta = dict(classes=self.classes)
+        samples = [
+            dict(
+                img_id=index,
+                ori_shape=batch['data_samples'][0].ori_shape,
+                instances=instances,
+                pred_instances=dict(
+                    bboxes=get_box_tensor(each.bboxes).detach().cpu(),
+                    scores=each.scores.detach().cpu(),
+                    labels=each.labels.detach().cpu(),
+                ),
+            )
+            for index, (batch, instances, each) in enumerate(
+                zip(self.batches, self.instances, found, strict=True)
+            )
+        ]
+        with redirect_stdout(StringIO()):  # pycocotools says what it does
+            metric.process({}, samples)
+            result = metric.evaluate(len(samples))
+        values = (result['coco/bbox_mAP'], result['coco/bbox_mAP_50'])
+        return Score(*(max(0.0, float(value)) for value in values))
+
+    def confidence(self, found: Sequence[InstanceData]) -> Tensor:
+        """Of each object the highest score of the detections of its class that lie on it, else 0.
+
+        Args:
+            found: Of each image, with labels of this sample's classes.
+        """
+        values = []
+        for labels, detections, lies in self._overlaps(found):
+            right = lies & (detections.labels[:, None] == labels)
+            values.append(torch.where(right, detections.scores[:, None], 0.0).amax(0))
+        return torch.cat(values) if values else torch.zeros(0)
+
+    def matches(self, found: Sequence[InstanceData], classes: int) -> Tensor:
+        """Which class the objects have that detections lie on, whatever theirs.
+
+        Args:
+            found: Of each image, with labels of ``classes`` classes.
+            classes: Number of the detector's classes.
+
+        Returns:
+            Sums of scores of shape (``classes``, number of this sample's classes).
+        """
+        sums = torch.zeros(classes, len(self.classes))
+        for labels, detections, lies in self._overlaps(found):
+            which, on = lies.nonzero(as_tuple=True)
+            places = (detections.labels[which], labels[on])
+            sums.index_put_(places, detections.scores[which].float(), accumulate=True)
+        return sums
+
+    def _overlaps(
+        self, found: Sequence[InstanceData]
+    ) -> Iterator[tuple[Tensor, InstanceData, Tensor]]:
+        """Of each image with both: labels of its objects, detections, which of these lie on which object."""
+        for instances, each in zip(self.instances, found, strict=True):
+            known = [it for it in instances if not it.get('ignore_flag')]
+            if not known:
+                continue
+            labels = torch.tensor([it['bbox_label'] for it in known])
+            objects = torch.tensor([it['bbox'] for it in known], dtype=torch.float)
+            each = each.cpu()
+            if len(each):
+                overlap = bbox_overlaps(get_box_tensor(each.bboxes).float(), objects)
+                yield labels, each, overlap >= OVERLAP
+            else:
+                nothing = InstanceData(
+                    scores=torch.zeros(1), labels=torch.zeros(1, dtype=torch.long)
+                )
+                yield labels, nothing, torch.zeros(1, len(labels), dtype=torch.bool)
+
+
+def relabelled(found: Sequence[InstanceData], labels: Sequence[int]) -> list[InstanceData]:
+    """Detections with other labels; those whose new label is below 0 are left out.
+
+    Args:
+        found: Of each image.
+        labels: The new label of each old one.
+    """
+    table = torch.tensor(labels)
+    changed = []
+    for each in found:
+        each = each.cpu()
+        new = table[each.labels]
+        kept = new >= 0
+        changed.append(
+            InstanceData(bboxes=each.bboxes[kept], scores=each.scores[kept], labels=new[kept])
+        )
+    return changed

@@ -1,0 +1,95 @@
+"""A distillation as a training run starts it, and batches of its data, to be looked at."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.device import get_device
+from mmengine.runner import Runner
+
+from ..checkpoints import load_weights, read_checkpoint
+from ..distillers import Distiller
+from ..errors import ConfigError
+from ..hooks import STATE
+
+
+def with_all_active(config: Config, name: str) -> Config:
+    """A config whose losses all act, and whose teachers with a checkpoint run in place of their caches.
+
+    Caches may not be written yet, and know no other images than theirs.
+
+    Args:
+        config: Of a distillation; changed in place.
+        name: Of the config, for the message.
+
+    Raises:
+        ConfigError: The config distils nothing.
+    """
+    model = config.get('model') or {}
+    if model.get('type') != 'Distiller':
+        raise ConfigError(f'{name} distils nothing: its model.type is not Distiller')
+    for entry in filter(None, (model.get('losses') or {}).values()):
+        entry.pop('schedule', None)
+    for teacher in (model.get('teacher'), *(model.get('teachers') or {}).values()):
+        if teacher and 'checkpoint' in teacher and 'cache' in teacher:
+            teacher.cache = None
+    return config
+
+
+def start_of(
+    config: Config,
+    batches: int,
+    batch_size: int | None = None,
+    seed: int = 0,
+    checkpoint: str | None = None,
+) -> tuple[Distiller, BaseDataset, list[dict[str, Any]]]:
+    """Build the distiller of a config with the weights that a training run starts with.
+
+    Args:
+        config: Of a distillation, from :func:`with_all_active`.
+        batches: How many of the training data.
+        batch_size: Images per batch; default the config's.
+        seed: Of the batches.
+        checkpoint: Weights of the student in place of the first; the connectors too if it was distilled with
+            these losses.
+
+    Returns:
+        The distiller on its device, the training data, and the batches as a loader gives them.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit the student.
+    """
+    model = config.model
+    loader = dict(config.train_dataloader, num_workers=0, persistent_workers=False)
+    loader['batch_size'] = batch_size or loader['batch_size']
+    with redirect_stdout(StringIO()):  # pycocotools says what it does
+        loader = Runner.build_dataloader(loader, seed=seed)
+    model.classes = model.get('classes') or loader.dataset.metainfo.get('classes')
+    distiller = MODELS.build(model)
+    distiller.init_weights()
+    if checkpoint:
+        load_student(distiller, checkpoint)
+    distiller.prepare()
+    for teacher in distiller.teachers.values():
+        teacher.prepare_data(loader.dataset)
+    taken = list(itertools.islice(loader, batches))
+    return distiller.to(get_device()), loader.dataset, taken
+
+
+def load_student(distiller: Distiller, checkpoint: str, key: str = '--checkpoint') -> None:
+    """Load the weights of a student, and the connectors that lie beside them where they fit the losses."""
+    where = f'{key} {checkpoint}'
+    content = read_checkpoint(checkpoint, where, 'give the file of a trained student')
+    load_weights(distiller.student, content, where)
+    connectors = content.get(STATE, {}).get('connectors', {})
+    if connectors:
+        try:
+            distiller.load_connector_state(connectors)
+        except ConfigError:
+            print(f'{where} was trained with other losses: connectors are as at a start')

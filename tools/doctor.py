@@ -1,0 +1,147 @@
+"""Look for what is wrong with a distillation before it is trained: a few real batches, then words.
+
+The teacher is tested on validation images as training will show them to it, as it is and with red and blue
+exchanged; so is the student if it has weights (load_from, or --checkpoint). For each loss the size and the
+direction of its gradient beside that of the task losses is measured, and what a step costs. What is wrong is
+said in one line each, with what to change. Exit code 0 if nothing is wrong, else 2. Nothing is trained or
+written, and all losses act, whatever their schedules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _cli import load_config, make_parser, run_tool, warn
+
+if TYPE_CHECKING:
+    from mmkd.analysis.diagnosis import Diagnosis
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        '--checkpoint', help="weights of the student (default: the config's load_from, if any)"
+    )
+    parser.add_argument(
+        '--images', type=int, default=100, help='of the validation data to test on (default: 100)'
+    )
+    parser.add_argument('--batches', type=int, default=3, help='of training data (default: 3)')
+    parser.add_argument('--batch-size', type=int, help="images per batch (default: the config's)")
+    parser.add_argument('--seed', type=int, default=0, help='of batches and weights (default: 0)')
+    parser.add_argument('--json', metavar='FILE', help='write all numbers there')
+    return parser.parse_args()
+
+
+def doctor(args: argparse.Namespace) -> None:
+    from mmengine.logging import MMLogger
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import set_random_seed
+
+    from mmkd.analysis.complexity import build_test_data
+    from mmkd.analysis.diagnosis import diagnose
+    from mmkd.analysis.run_start import start_of, with_all_active
+    from mmkd.preflight import PlannedRun, require
+
+    check_options(args)
+    cfg = with_all_active(load_config(args, modes=()), args.config)
+    tests = cfg.get('val_dataloader') is not None
+    require(PlannedRun(cfg, ('train', 'val') if tests else ('train',), path=args.config), warn)
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    MMLogger.get_current_instance().setLevel('WARNING')  # every weight's initialisation is logged
+    set_random_seed(args.seed)
+    weights = args.checkpoint or cfg.get('load_from')
+    distiller, _, batches = start_of(cfg, args.batches, args.batch_size, args.seed, weights)
+    validation = build_test_data(cfg, 'val_dataloader') if tests else None
+    found = diagnose(distiller, batches, validation, args.images, is_trained=bool(weights))
+    print('\n'.join(report(found)))
+    if args.json:
+        Path(args.json).write_text(json.dumps(as_json(found), indent=2) + '\n', encoding='utf-8')
+    if found.findings:
+        sys.stdout.flush()
+        sys.exit(2)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse what cannot be measured, before anything is built."""
+    from mmkd.errors import ConfigError
+
+    for name in ('images', 'batches', 'batch_size'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f'--{name.replace("_", "-")}: must be at least 1, got {value}')
+    if args.launcher != 'none':
+        raise ConfigError('--launcher: one process looks at a distillation; leave it out')
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise ConfigError(f'--json {args.json}: there is no such folder')
+
+
+def report(found: Diagnosis) -> Iterator[str]:
+    """The lines to read: what was measured, then what is wrong."""
+    if found.scores:
+        yield f'On {found.images} validation images:'
+        for name, score in found.scores.items():
+            yield f'  {name}: mAP {100 * score.map:.1f}, AP50 {100 * score.ap50:.1f}'
+        yield ''
+    yield 'Preprocessing:'
+    for name, settings in found.preprocessing.items():
+        channels, *others = settings.items()
+        yield f'  {name}: {channels[1]}, ' + ', '.join(f'{key} {it}' for key, it in others)
+    for name, pairs in found.classes.items():
+        named = [ours if ours == theirs else f'{ours} = {theirs}' for ours, theirs in pairs.items()]
+        yield f'Classes of the {name}: {", ".join(named)}'
+    yield ''
+    width = max(map(len, found.gradients))
+    yield f'{"":<{width}}  {"value":>9}  {"ratio":>7}  {"cosine":>6}   of gradients, to the task losses'
+    for name, each in found.gradients.items():
+        yield f'{name:<{width}}  {each.value:>9.4g}  {each.ratio:>7.3f}  {each.cosine:>6.2f}'
+    if found.cost is not None:
+        yield ''
+        yield from cost_lines(found)
+    if found.notes:
+        yield ''
+        yield from (f'note: {note}' for note in found.notes)
+    yield ''
+    if not found.findings:
+        yield 'Nothing wrong was found.'
+        return
+    yield f'{len(found.findings)} to change:' if len(found.findings) > 1 else 'To change:'
+    yield from (f'  {finding}' for finding in found.findings)
+
+
+def cost_lines(found: Diagnosis) -> Iterator[str]:
+    cost = found.cost
+    assert cost is not None
+    step, plain = cost.kd_step_s, cost.student_step_s
+    memory = cost.peak_memory_mb
+    yield (
+        f'A step takes {step:.3g} s, {step / plain:.2f} times a plain one; the teacher takes '
+        f'{100 * cost.teacher_pass_s / step:.0f} % of it.'
+    )
+    yield (
+        f'Its memory is {memory["kd_step"]:.0f} MB at the peak, beside {memory["student_step"]:.0f} MB of a '
+        f'plain step; {cost.teacher_weights_mb:.0f} MB are weights of teachers.'
+    )
+
+
+def as_json(found: Diagnosis) -> dict[str, Any]:
+    """All of it; JSON has no NaN."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return plain(dataclasses.asdict(found))
+
+
+if __name__ == '__main__':
+    run_tool(doctor, parse_args())
