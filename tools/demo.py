@@ -28,8 +28,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'demo'
 TEACHER, STUDENT, DISTILLED = 'teacher', 'student', 'distilled'
 CONFIG_OF = {
     TEACHER: 'faster-rcnn_r18_fpn.py',
-    STUDENT: 'faster-rcnn_mobilenetv2_fpn.py',
-    DISTILLED: 'faster-rcnn_r18_to_mobilenetv2.py',
+    STUDENT: 'faster-rcnn_r18-narrow_fpn.py',
+    DISTILLED: 'faster-rcnn_r18_to_r18-narrow.py',
 }
 TITLE_OF = {TEACHER: 'teacher', STUDENT: 'student', DISTILLED: 'distilled student'}
 

@@ -1,5 +1,5 @@
 # Live and cached teacher, in pairs that differ in nothing else: does a student learn as much from what the
-# teacher said of each picture once as from the teacher itself? The pair is the demo's; pictures are
+# teacher said of each picture once as from the teacher itself? The demo's teacher and a MobileNetV2; pictures are
 # flipped at random, so that boxes, scores and maps have to be brought to the flipped view.
 drawn_scenes = dict(train=800, val=200, seed=0)
 

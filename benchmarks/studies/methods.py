@@ -1,5 +1,5 @@
 # One Faster R-CNN pair distilled by one published method after the other on drawn pictures: what changes
-# is `losses` alone. The pair is the demo's.
+# is `losses` alone. The demo's teacher, and a MobileNetV2 student.
 # Weights are the published ones of Faster R-CNN (configs/methods/ says where they stand; CWD's in mmrazor
 # 1.0's cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py) and were not tuned for this pair. Where a method adds up
 # squares over a map instead of taking their mean, its weight is multiplied by how many fewer values a map
@@ -40,7 +40,7 @@ def on_classes(type, weight=1.0, **others):
 
 
 def instead(**losses):
-    """The demo's distillation with other losses."""
+    """The distillation of the two with other losses."""
     options = {'model.losses.loss_kd_cls': None, 'model.losses.loss_kd_bbox': None}
     options.update({f'model.losses.loss_kd_{name}': loss for name, loss in losses.items()})
     return dict(config=distilled, options=options)

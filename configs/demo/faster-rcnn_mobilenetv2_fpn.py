@@ -1,4 +1,4 @@
-# The demo's student, and as it stands the baseline; plain mmdet.
+# A MobileNetV2 student for the drawn pictures, and as it stands the baseline; plain mmdet.
 _base_ = './_base_/faster-rcnn_small-images.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# The demo's distillation: the student config is the base, and alone the baseline.
+# The demo's teacher teaches a MobileNetV2: the student config is the base, and alone the baseline.
 _base_ = ['./faster-rcnn_mobilenetv2_fpn.py', '../_base_/distillation.py']
 
 model = dict(
