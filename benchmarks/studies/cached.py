@@ -1,6 +1,6 @@
-# Live and cached teacher, in pairs that differ in nothing else: does a student learn as much from what the
-# teacher said of each picture once as from the teacher itself? The demo's teacher and a MobileNetV2; pictures are
-# flipped at random, so that boxes, scores and maps have to be brought to the flipped view.
+# Live and cached teacher, in pairs that differ in nothing else: does a student learn as much from the stored
+# outputs of a teacher as from the teacher itself? The teacher of the demo and a MobileNetV2; images are
+# flipped at random, so that boxes, scores and maps have to be mapped to the flipped view.
 drawn_scenes = dict(train=800, val=200, seed=0)
 
 teacher = dict(config='configs/demo/faster-rcnn_r18_fpn.py', seed=0)
