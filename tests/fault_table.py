@@ -429,6 +429,41 @@ def per_cent(case: Case) -> None:
     of_all('images', width=400, height=300)(case)
 
 
+def pipeline(change: Callable[[list], Any], *modes: str) -> Callable[[Case], None]:
+    """Change the list of transforms, of the training data if no other ``modes`` are given."""
+
+    def spoil(case: Case) -> None:
+        for mode in modes or ('train',):
+            dataset = case.config[f'{mode}_dataloader'].dataset
+            steps = list(dataset.pipeline)
+            dataset.pipeline = change(steps) or steps
+
+    return spoil
+
+
+def option(step: int, name: str, now: str) -> Callable[[Case], None]:
+    """Call an option of a transform as MMDetection 2 did."""
+    return pipeline(lambda steps: steps[step].update({name: steps[step].pop(now)}))
+
+
+def with_masks(case: Case) -> None:
+    """A detector of masks, and an outline for each object."""
+    masked(case)
+    case.config.model.roi_head.mask_head.num_classes = 3
+    case.config.model.train_cfg.rcnn.mask_size = 14
+    case.config.model.test_cfg.rcnn.mask_thr_binary = 0.5
+    pipeline(lambda steps: steps[1].update(with_mask=True), 'train', 'val', 'test')(case)
+
+    def outline(index: int, entry: dict) -> None:
+        x, y, width, height = entry['bbox']
+        entry['segmentation'] = [[x, y, x + width, y, x + width, y + height]]
+
+    each('annotations', outline)(case)
+
+
+NORMALIZE = dict(type='Normalize', mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4], to_rgb=True)
+
+
 def setting(key: str, value: Any) -> Callable[[Case], None]:
     return lambda case: case.config.merge_from_dict({key: value})
 
@@ -448,6 +483,7 @@ ORDER = 'Order of classes'
 BOXES = 'Boxes'
 FILES = 'Files'
 TEACHERS = 'Teachers and weights'
+PIPELINES = 'Pipelines'
 LOSSES = 'Losses'
 OTHERS = 'Names of other parts'
 
@@ -1114,6 +1150,87 @@ FAULTS = (
         'a list of another name',
         raw(lambda text: text.replace(b'"images"', b'"image"')),
         ("must have a list 'images', got none; near: image",),
+    ),
+    Fault(
+        PIPELINES,
+        'no `PackDetInputs`',
+        pipeline(lambda steps: steps[:-1]),
+        ('train_dataloader.dataset.pipeline: must give inputs, got', "dict(type='PackDetInputs')"),
+    ),
+    Fault(
+        PIPELINES,
+        'no `LoadAnnotations`',
+        pipeline(lambda steps: steps.pop(1) and None),
+        (
+            'train_dataloader.dataset.pipeline: must give boxes and labels',
+            "dict(type='LoadAnnotations'",
+        ),
+    ),
+    Fault(
+        PIPELINES,
+        'transforms in the wrong order',
+        pipeline(lambda steps: steps.insert(3, steps.pop())),
+        ("train_dataloader.dataset.pipeline: RandomFlip fails: KeyError: 'img'",),
+    ),
+    Fault(
+        PIPELINES,
+        'a transform of MMDetection 2',
+        pipeline(lambda steps: [*steps[:-1], dict(type='DefaultFormatBundle')]),
+        (
+            "pipeline: 'DefaultFormatBundle' is not registered; MMDetection 3 calls it PackDetInputs",
+        ),
+    ),
+    Fault(
+        PIPELINES,
+        'an option of MMDetection 2',
+        option(2, 'img_scale', 'scale'),
+        ('pipeline: Resize has no option img_scale; MMDetection 3 calls it scale',),
+    ),
+    Fault(
+        PIPELINES,
+        'images are normalized by the pipeline and by the detector',
+        pipeline(lambda steps: steps.insert(4, NORMALIZE)),
+        ('gives images that are normalized', 'model.data_preprocessor normalizes them again'),
+        advice=True,
+    ),
+    Fault(
+        PIPELINES,
+        '`Mosaic` without `MultiImageMixDataset`',
+        pipeline(lambda steps: steps.insert(2, dict(type='Mosaic', img_scale=(128, 96)))),
+        ('pipeline: Mosaic fails', 'write it in the pipeline of a MultiImageMixDataset'),
+    ),
+    Fault(
+        PIPELINES,
+        'a mask head, and no masks are loaded',
+        both(with_masks, pipeline(lambda steps: steps[1].pop('with_mask') and None)),
+        ('pipeline: must give masks to model.roi_head.mask_head', 'write with_mask=True'),
+    ),
+    Fault(
+        PIPELINES,
+        'one object has no outline',
+        both(with_masks, without('annotations', 'segmentation', 1)),
+        ('with_mask=True, but 1 of 12 objects', 'have no outline (segmentation)'),
+    ),
+    Fault(
+        PIPELINES,
+        'images for validation without `scale_factor`',
+        pipeline(lambda steps: steps[-1].update(meta_keys=('img_id', 'ori_shape')), 'val', 'test'),
+        (
+            'val_dataloader.dataset.pipeline: must give scale_factor, which model reads',
+            'meta_keys of PackDetInputs',
+        ),
+    ),
+    Fault(
+        PIPELINES,
+        'masks are evaluated of a detector without',
+        setting('val_evaluator.metric', ['bbox', 'segm']),
+        ("val_evaluator.metric: 'segm' needs a detector of masks, got FasterRCNN; write 'bbox'",),
+    ),
+    Fault(
+        PIPELINES,
+        '`CocoMetric` without an annotation file',
+        setting('val_evaluator.ann_file', None),
+        ('val_evaluator.ann_file: must be given to CocoMetric, got None',),
     ),
     Fault(
         TEACHERS,

@@ -6,12 +6,25 @@ import json
 from pathlib import Path
 
 import fault_page
+import mmdet
 import pytest
 import torch
-from fault_table import FAULTS, Case, Fault, identifiers, sound_case, voc_object, xml
+from fault_table import (
+    FAULTS,
+    Case,
+    Fault,
+    identifiers,
+    sound_case,
+    voc_object,
+    with_masks,
+    xml,
+)
 from mmdet.registry import MODELS
+from mmengine.config import Config
 
 from mmkd.preflight import PlannedRun, examine
+
+MASKS_FROM_BOXES = f'{mmdet.__path__[0]}/.mim/configs/boxinst/boxinst_r50_fpn_ms-90k_coco.py'
 
 
 @pytest.fixture(params=FAULTS, ids=list(identifiers()))
@@ -128,9 +141,35 @@ def proposals_alone(case: Case) -> None:
     case.config.val_evaluator.metric = 'proposal_fast'
 
 
+def mosaic(case: Case) -> None:
+    """Several wrappers, one with a pipeline of its own."""
+    inner = dict(case.train)
+    steps, inner['pipeline'] = inner['pipeline'], inner['pipeline'][:2]
+    several = dict(type='ConcatDataset', datasets=[inner, dict(inner)])
+    case.config.train_dataloader.dataset = dict(
+        type='MultiImageMixDataset',
+        dataset=dict(type='RepeatDataset', times=2, dataset=several),
+        pipeline=[dict(type='Mosaic', img_scale=(128, 96)), *steps[3:]],
+    )
+
+
+def outlines_of_none(case: Case) -> None:
+    """A detector of masks that learns them from boxes loads no masks."""
+    with_masks(case)
+    case.edit(lambda it: [each.pop('segmentation') for each in it['annotations']] and None)
+    for mode in ('train', 'val', 'test'):
+        case.config[f'{mode}_dataloader'].dataset.pipeline[1].pop('with_mask')
+    case.config.model = Config.fromfile(MASKS_FROM_BOXES).model
+    case.config.model.bbox_head.num_classes = 3
+    case.config.model.backbone.init_cfg = None
+
+
 @pytest.mark.parametrize(
     'change',
     [
+        mosaic,
+        with_masks,
+        outlines_of_none,
         negatives_beside_others,
         unlabelled,
         head_for(2, thing_classes=('cat', 'dog')),
@@ -143,6 +182,7 @@ def proposals_alone(case: Case) -> None:
         pretrained_with_prefix,
     ],
     ids=[
+        *('mosaic of several data sets', 'masks', 'masks learnt from boxes'),
         *('negatives beside others', 'unlabelled', 'things of panoptic data', 'a class less'),
         *(
             'an ignored annotation without box',
