@@ -485,7 +485,7 @@ FILES = 'Files'
 TEACHERS = 'Teachers and weights'
 PIPELINES = 'Pipelines'
 LOSSES = 'Losses'
-OTHERS = 'Names of other parts'
+OTHERS = 'Optimizer, schedules, hooks and metrics'
 
 FAULTS = (
     Fault(
@@ -1396,6 +1396,126 @@ FAULTS = (
         (
             "train_dataloader.sampler.type: 'InfinitSampler' is not registered; near: InfiniteSampler",
         ),
+    ),
+    Fault(
+        OTHERS,
+        'an option that an optimizer does not have',
+        setting('optim_wrapper.optimizer.learning_rate', 0.1),
+        ('optim_wrapper.optimizer.learning_rate: SGD has no such option',),
+    ),
+    Fault(
+        OTHERS,
+        'a learning rate that is text',
+        setting('optim_wrapper.optimizer.lr', '1e-3'),
+        ('optim_wrapper.optimizer: SGD cannot be built: TypeError',),
+    ),
+    Fault(
+        OTHERS,
+        'an option that a schedule does not have',
+        setting('param_scheduler', [dict(type='MultiStepLR', by_epoch=False, steps=[1])]),
+        ('param_scheduler.0: MultiStepLR cannot be built', "'steps'"),
+    ),
+    Fault(
+        OTHERS,
+        'an option of a hook that is read after the first epoch',
+        setting('default_hooks.checkpoint.max_keep_ckpt', 3),
+        (
+            'default_hooks.checkpoint.max_keep_ckpt: CheckpointHook has no such option; near: max_keep',
+        ),
+    ),
+    Fault(
+        OTHERS,
+        'a priority that hooks do not have',
+        setting('custom_hooks', [dict(type='EMAHook', priority='FIRST')]),
+        ('custom_hooks.0.priority: must be a number from 0 to 100 or one of HIGHEST', "'FIRST'"),
+    ),
+    Fault(
+        OTHERS,
+        'the best checkpoint is chosen by a score that is not measured',
+        setting('default_hooks.checkpoint.save_best', 'bbox_mAP'),
+        (
+            'default_hooks.checkpoint.save_best: must be a score of val_evaluator',
+            "got 'bbox_mAP'; write 'auto' or one of coco/bbox_mAP,",
+        ),
+    ),
+    Fault(
+        OTHERS,
+        'a metric with a measure that it does not have',
+        setting('val_evaluator.metric', 'mAP'),
+        ('val_evaluator: CocoMetric cannot be built', 'got mAP'),
+    ),
+    Fault(
+        OTHERS,
+        'a backend of the visualizer that is not registered',
+        setting('visualizer.vis_backends', [dict(type='TensorboardBackend')]),
+        ("visualizer.vis_backends.0.type: 'TensorboardBackend' is not registered; near: Tensorb",),
+    ),
+    Fault(
+        OTHERS,
+        'a data loader with workers that persist, and none of them',
+        setting('train_dataloader.persistent_workers', True),
+        ('train_dataloader: ValueError: persistent_workers option needs num_workers > 0',),
+    ),
+    Fault(
+        OTHERS,
+        'an option of MMDetection 2 on a data loader',
+        setting('train_dataloader.samples_per_gpu', 2),
+        ("'samples_per_gpu'; MMDetection 3 calls samples_per_gpu batch_size",),
+    ),
+    Fault(
+        OTHERS,
+        'a sampler that does not end, in a run of epochs',
+        both(
+            setting('train_dataloader.sampler.type', 'InfiniteSampler'),
+            lambda case: case.config.__setitem__('train_cfg', dict(by_epoch=True, max_epochs=1)),
+        ),
+        ('train_dataloader.sampler.type: InfiniteSampler never comes to an end',),
+    ),
+    Fault(
+        OTHERS,
+        'keys of MMDetection 2 beside those of MMDetection 3',
+        both(
+            setting('runner', dict(type='EpochBasedRunner', max_epochs=1)),
+            setting('lr_config', dict(policy='step', step=[8, 11])),
+        ),
+        ('keys of MMDetection 2 are not read, got runner, lr_config; write train_cfg, param_',),
+        advice=True,
+    ),
+    Fault(
+        OTHERS,
+        'training without an optimizer',
+        lambda case: case.config.pop('optim_wrapper') and None,
+        ('optim_wrapper: must be given beside train_dataloader and train_cfg',),
+    ),
+    Fault(
+        OTHERS,
+        'options for single weights with a misspelled name',
+        setting('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(backbones=dict(lr_mult=0.1)))),
+        ("custom_keys: no weight of model has 'backbones' in its name; near: backbone",),
+        advice=True,
+    ),
+    Fault(
+        OTHERS,
+        'a learning rate schedule in epochs in a run of iterations',
+        setting('param_scheduler', [dict(type='MultiStepLR', milestones=[1], end=2)]),
+        ('param_scheduler.0.by_epoch: counts epochs', 'write by_epoch=False'),
+        advice=True,
+    ),
+    Fault(
+        OTHERS,
+        'a warm-up that is longer than the run',
+        setting(
+            'param_scheduler', [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=500)]
+        ),
+        ('param_scheduler.0.end: the learning rate rises for 500 iterations, and this run has 2',),
+        advice=True,
+    ),
+    Fault(
+        OTHERS,
+        'milestones after the end of the run',
+        setting('param_scheduler', [dict(type='MultiStepLR', by_epoch=False, milestones=[8, 11])]),
+        ('param_scheduler.0.milestones: [8, 11] are not reached in the 2 iterations',),
+        advice=True,
     ),
     Fault(
         OTHERS,

@@ -68,6 +68,7 @@ CHECKS = (
         pipelines.check_pipelines,
         needs=('annotations', 'objects', 'image files', 'image content', 'detector'),
     ),
+    Check('data loaders', registered.check_loaders),
     Check('registered types', registered.check_types),
     Check('schedules', teachers.check_schedules),
     Check('pretrained weights', models.check_pretrained, needs=('detector',)),
