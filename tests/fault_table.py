@@ -1147,6 +1147,63 @@ FAULTS = (
     ),
     Fault(
         FILES,
+        "images are PNG files, and VOC's form has JPEG files",
+        lambda case: [
+            path.rename(path.with_suffix('.png'))
+            for path in (case.folder / 'data/VOC2012/JPEGImages').iterdir()
+        ],
+        ('2008_train_0.png is there, and VOCDataset reads .jpg alone; convert the images',),
+        form='voc',
+    ),
+    Fault(
+        FILES,
+        'file names with another ending',
+        file_names(lambda name: name.replace('.png', '.jpg')),
+        ('0.png is there; write names in', 'with the ending of the files'),
+    ),
+    Fault(
+        FILES,
+        'several annotation files for one data set',
+        lambda case: case.train.__setitem__('ann_file', ['annotations.json', 'more.json']),
+        ('train_dataloader.dataset.ann_file: must be one file, got 2', 'a ConcatDataset'),
+    ),
+    Fault(
+        FILES,
+        '`img_prefix`, as in MMDetection 2',
+        lambda case: case.train.update(img_prefix=case.train.pop('data_prefix')['img']),
+        ('train_dataloader.dataset.img_prefix: CocoDataset has no such', 'data_prefix=dict(img=…)'),
+    ),
+    Fault(
+        FILES,
+        'no `data_prefix`',
+        lambda case: case.train.pop('data_prefix') and None,
+        ('train_dataloader.dataset.data_prefix: must have the key img, got None',),
+    ),
+    Fault(
+        FILES,
+        'the validation file has no images',
+        val_file(lambda it: it.update(images=[], annotations=[])),
+        ('val_dataloader.dataset.ann_file: ', 'lists no image'),
+    ),
+    Fault(
+        FILES,
+        'the validation file has no objects',
+        val_file(lambda it: it.update(annotations=[])),
+        ('val_dataloader.dataset: no image of', 'there is nothing to measure'),
+        advice=True,
+    ),
+    Fault(
+        FILES,
+        'images are left out of the validation',
+        both(
+            val_file(lambda it: it.update(annotations=it['annotations'][:9])),
+            setting('val_dataloader.dataset.filter_cfg', dict(filter_empty_gt=True)),
+        ),
+        ('val_dataloader.dataset.test_mode: filter_cfg leaves out 1 of 4 images', 'test_mode=True'),
+        advice=True,
+    ),
+    Fault(
+        FILES,
         'a list of another name',
         raw(lambda text: text.replace(b'"images"', b'"image"')),
         ("must have a list 'images', got none; near: image",),
@@ -1192,6 +1249,19 @@ FAULTS = (
         pipeline(lambda steps: steps.insert(4, NORMALIZE)),
         ('gives images that are normalized', 'model.data_preprocessor normalizes them again'),
         advice=True,
+    ),
+    Fault(
+        PIPELINES,
+        'the detector normalizes images as if they went from 0 to 1',
+        model('data_preprocessor', dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])),
+        ('model.data_preprocessor: mean and std are of images from 0 to 1', 'multiply both by 255'),
+        advice=True,
+    ),
+    Fault(
+        PIPELINES,
+        'no `data_preprocessor`',
+        lambda case: case.config.model.pop('data_preprocessor') and None,
+        ('model.data_preprocessor: must be given, got None',),
     ),
     Fault(
         PIPELINES,

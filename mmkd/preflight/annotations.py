@@ -24,6 +24,12 @@ from .files import inner_of
 LARGE_FILE = 100e6  # bytes of a COCO file: about two seconds
 LARGE_LIST = 5000  # XML files: about two seconds
 
+# Options of data sets of MMDetection 2, and what became of them.
+OPTIONS_NOW = dict(
+    classes='metainfo=dict(classes=(…))',
+    CLASSES='metainfo=dict(classes=(…))',
+    img_prefix='data_prefix=dict(img=…)',
+)
 # Names in pipelines of MMDetection 2, and what they became.
 NAMES_NOW = dict(
     img_scale='scale',
@@ -389,17 +395,19 @@ def _naming(error: Exception, key: str, config: dict) -> UserError:
             return ConfigError(
                 f'{key}.pipeline: {name} has no option {wrong}{hint or "; take it out"}'
             )
-        hint = (
-            f'write {key}.metainfo=dict(classes=(…))'
-            if wrong in ('classes', 'CLASSES')
-            else 'take it out'
-        )
+        now = OPTIONS_NOW.get(wrong)
+        hint = f'write {key}.{now}' if now else 'take it out'
         return ConfigError(f'{key}.{wrong}: {config.get("type")} has no such option; {hint}')
     absent = unregistered(error)
     if absent is not None:
         return ConfigError(
             f'{key}.pipeline: {absent!r} is not registered{renamed(absent, TRANSFORMS.module_dict)}; a '
             f'transform of your own needs custom_imports'
+        )
+    if isinstance(error, KeyError) and error.args == ('img',):
+        return ConfigError(
+            f'{key}.data_prefix: must have the key img, got {config.get("data_prefix")}; write '
+            f'dict(img=…) with the folder of the images'
         )
     return ConfigError(
         f'{key}: {config.get("type")} cannot read its annotations: {words_of(error)}'

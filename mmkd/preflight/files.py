@@ -74,7 +74,7 @@ def missing_files(cfg: Config, dataset: Any, key: str) -> Iterator[UserError]:
         dataset: The config of the data set.
         key: Its key.
     """
-    yield from _misnamed_prefixes(dataset, key)
+    yield from _malformed(dataset, key)
     missing: list[str] = []
     for where, path, is_folder in _dataset_files(dataset, key):
         if any(path.startswith(f'{folder.rstrip("/")}/') for folder in missing):
@@ -135,7 +135,8 @@ def _beside(path: str) -> str:
     return f'; beside it there are {", ".join(names[:SHOWN])}{more}' if names else ''
 
 
-def _misnamed_prefixes(dataset: Any, key: str) -> Iterator[ConfigError]:
+def _malformed(dataset: Any, key: str) -> Iterator[ConfigError]:
+    """Paths as MMDetection 2 had them."""
     if not isinstance(dataset, dict):
         return
     prefix = dataset.get('data_prefix')
@@ -143,8 +144,13 @@ def _misnamed_prefixes(dataset: Any, key: str) -> Iterator[ConfigError]:
         yield ConfigError(
             f'{key}.data_prefix: must be a dict of folders, got {prefix!r}; write dict(img={prefix!r})'
         )
+    if isinstance(dataset.get('ann_file'), (list, tuple)):
+        yield ConfigError(
+            f'{key}.ann_file: must be one file, got {len(dataset["ann_file"])}; write a data set for each '
+            f'into a ConcatDataset'
+        )
     for name, inner in inner_of(dataset):
-        yield from _misnamed_prefixes(inner, f'{key}.{name}')
+        yield from _malformed(inner, f'{key}.{name}')
 
 
 def inner_of(dataset: dict) -> Iterator[tuple[str, Any]]:

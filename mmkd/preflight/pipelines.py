@@ -12,6 +12,7 @@ from mmdet.evaluation import CocoMetric
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.registry import METRICS
 from mmdet.structures import DetDataSample
+from mmengine.model import BaseDataPreprocessor
 
 from ..errors import ConfigError, UserError
 from ..random_state import preserve_rng_state
@@ -76,6 +77,11 @@ def _incomplete(run: PlannedRun, mode: str, key: str, sample: Any) -> Iterator[U
     if not run.detector_config:
         return
     model = run.detector
+    if type(model.data_preprocessor) is BaseDataPreprocessor and _is_of_mmdet(model):
+        yield ConfigError(
+            f'{run.detector_key}.data_preprocessor: must be given, got None; write '
+            f"dict(type='DetDataPreprocessor', …) with mean and std of the pretrained weights"
+        )
     if not isinstance(model.data_preprocessor, DetDataPreprocessor):
         return
     absent = [name for name in ('inputs', 'data_samples') if name not in (sample or ())]
@@ -91,7 +97,12 @@ def _incomplete(run: PlannedRun, mode: str, key: str, sample: Any) -> Iterator[U
             f'{key}.pipeline: gives images that are normalized, and {run.detector_key}.data_preprocessor '
             f'normalizes them again; take Normalize out of the pipeline'
         )
-    if not type(model).__module__.startswith('mmdet.'):
+    if _is_of_small_values(image, model.data_preprocessor):
+        yield Advice(
+            f'{run.detector_key}.data_preprocessor: mean and std are of images from 0 to 1, and those of '
+            f'{key} go to {float(image.max()):.0f}; multiply both by 255'
+        )
+    if not _is_of_mmdet(model):
         return
     if mode == 'train' and run.needs_labels:
         objects = labels.get('gt_instances', ())
@@ -140,6 +151,16 @@ def _unevaluable(
 
 def _with_mask(model: Any) -> bool:
     return bool(getattr(getattr(model, 'roi_head', None), 'with_mask', False))
+
+
+def _is_of_mmdet(model: Any) -> bool:
+    return type(model).__module__.startswith('mmdet.')
+
+
+def _is_of_small_values(image: torch.Tensor, preprocessor: Any) -> bool:
+    """Whether a preprocessor normalizes images from 0 to 1, as torchvision does, and this is another."""
+    normalizes = getattr(preprocessor, '_enable_normalize', False)
+    return bool(normalizes) and 1 > float(preprocessor.std.max()) and float(image.max()) > 2
 
 
 def _is_normalized(image: torch.Tensor, preprocessor: Any) -> bool:
