@@ -1429,6 +1429,60 @@ FAULTS = (
         ),
     ),
     Fault(
+        TEACHERS,
+        'a run goes on from a checkpoint that holds nothing but weights',
+        both(load_from(dict), setting('resume', True)),
+        ('load_from: ', 'has no meta and no message_hub to resume from', 'resume=False'),
+    ),
+    Fault(
+        TEACHERS,
+        "a run goes on from another detector's checkpoint",
+        both(
+            load_from(lambda state: {'head.weight': torch.zeros(3)}),
+            setting('resume', True),
+            lambda case: torch.save(
+                dict(
+                    torch.load(case.folder / 'weights.pth', weights_only=True),
+                    meta=dict(epoch=1, iter=1),
+                    message_hub=dict(log_scalars={'a': 1}),
+                ),
+                case.folder / 'weights.pth',
+            ),
+        ),
+        ('load_from: ', 'has none of the', 'head.weight'),
+    ),
+    Fault(
+        TEACHERS,
+        '`pretrained`, as in MMDetection 2',
+        model('pretrained', 'torchvision://resnet18'),
+        ("argument 'pretrained'; MMDetection 3 reads backbone.init_cfg=dict(type='Pretrained'",),
+    ),
+    Fault(
+        TEACHERS,
+        'a teacher is no dict',
+        both(distil(), lambda case: case.config.model.__setitem__('teacher', 'teacher.py')),
+        ('model.teacher: must be a dict, got a str; write dict(config=…, checkpoint=…)',),
+    ),
+    Fault(
+        TEACHERS,
+        'no student',
+        both(distil(), lambda case: case.config.model.pop('student') and None),
+        ('model.student: must be a dict, got None',),
+    ),
+    Fault(
+        LOSSES,
+        'losses without names',
+        both(distil(), lambda case: case.config.model.__setitem__('losses', [dict(type='CWD')])),
+        ('model.losses: must be a dict, got a list',),
+    ),
+    Fault(
+        LOSSES,
+        'a negative weight',
+        distil(**{'losses.loss_kd.loss_weight': -1.0}),
+        ('losses.loss_kd.loss_weight: must be a number of at least 0, got -1.0',),
+        check_only=True,
+    ),
+    Fault(
         LOSSES,
         'a schedule in epochs in a loop of iterations',
         distil(**{'losses.loss_kd.schedule': dict(warmup=2)}),
@@ -1507,6 +1561,13 @@ FAULTS = (
             'default_hooks.checkpoint.save_best: must be a score of val_evaluator',
             "got 'bbox_mAP'; write 'auto' or one of coco/bbox_mAP,",
         ),
+    ),
+    Fault(
+        OTHERS,
+        'it is not said whether more is better of the score that chooses the best checkpoint',
+        setting('default_hooks.checkpoint.save_best', 'pascal_voc/AP75'),
+        ('default_hooks.checkpoint: CheckpointHook cannot be built', 'Cannot infer the rule'),
+        form='voc',
     ),
     Fault(
         OTHERS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ class LossEntry:
             own = {key: config.pop(key) for key in OWN_KEYS if key in config}
             if 'type' not in config:
                 raise ConfigError("type: not given; name a loss such as 'KLDivergence'")
-            self.loss_weight = float(own.get('loss_weight', 1.0))
+            self.loss_weight = _weight(own.get('loss_weight', 1.0))
             try:
                 self.schedule = Schedule(**(own.get('schedule') or {}))
             except TypeError as error:
@@ -248,6 +249,16 @@ class LossEntry:
             f'{type(self.loss).__name__} needs the labelled {self.needs_target} of each row or map, which '
             f'{type(self.align).__name__} does not return here; use {TARGETS[str(self.needs_target)]}'
         )
+
+
+def _weight(value: Any) -> float:
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = -1.0
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f'loss_weight: must be a number of at least 0, got {value!r}')
+    return weight
 
 
 def _given_sources(own: Mapping[str, Any], align: Alignment) -> dict[str, Source | None]:

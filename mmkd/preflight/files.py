@@ -190,6 +190,7 @@ def check_weight_files(run: PlannedRun) -> Iterator[UserError | Advice]:
     if not run.trains:
         return
     model = run.model_config
+    yield from _of_other_form(run, model)
     for owner, key, path, where in leaves(model, 'model'):
         pretrained = key == 'checkpoint' and owner.get('type') in PRETRAINED
         # A teacher's weights come from its own checkpoint, whatever its config starts from.
@@ -211,6 +212,24 @@ def check_weight_files(run: PlannedRun) -> Iterator[UserError | Advice]:
     yield from _another_file(run.cfg.get('load_from'), 'load_from')
 
 
+def _of_other_form(run: PlannedRun, model: dict[str, Any]) -> Iterator[ConfigError]:
+    """Parts of a Distiller that are no dicts."""
+    teachers = {f'teachers.{name}': one for name, one in (model.get('teachers') or {}).items()}
+    forms = {
+        'losses': (model.get('losses'), "dict(loss_kd=dict(type='KLDivergence', …))"),
+        'student': (model.get('student'), 'the model config of a detector'),
+        **{
+            name: (teacher, 'dict(config=…, checkpoint=…)')
+            for name, teacher in {'teacher': model.get('teacher'), **teachers}.items()
+        },
+    }
+    for name, (value, form) in forms.items() if run.distils else ():
+        absent = value is None and name == 'student'
+        if absent or (value is not None and not isinstance(value, dict)):
+            found = 'None' if absent else f'a {type(value).__name__}'
+            yield ConfigError(f'model.{name}: must be a dict, got {found}; write {form}')
+
+
 def _another_file(path: Any, key: str) -> Iterator[Advice]:
     problem = differs_from_name(path) if isinstance(path, str) else None
     if problem:
@@ -225,7 +244,8 @@ def read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
     With every loss switched off and nothing to inherit no teacher is built.
     """
     named = set()
-    for entry in (model.get('losses') or {}).values():
+    losses = model.get('losses')
+    for entry in losses.values() if isinstance(losses, dict) else ():
         if isinstance(entry, dict):
             names = entry.get('teacher_name') or TEACHER
             named |= {names} if isinstance(names, str) else set(names)

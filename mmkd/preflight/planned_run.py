@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from mmdet.datasets import BaseDetDataset
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_distributed
 from mmengine.registry import init_default_scope
 
 from ..building import build_detector
@@ -168,7 +169,20 @@ class PlannedRun:
             ConfigError: It cannot be built.
         """
         scope = self.cfg.get('default_scope') or 'mmdet'
-        return build_detector(self.detector_config, self.detector_key, scope)
+        config = self.detector_config
+        if self.cfg.get('launcher', 'none') != 'none' and not is_distributed():
+            config = ConfigDict(_of_one_process(config))
+        return build_detector(config, self.detector_key, scope)
+
+
+def _of_one_process(config: Any) -> Any:
+    """A copy without normalizations that need other processes, which a launcher brings together later."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_of_one_process(each) for each in config)
+    if not isinstance(config, dict):
+        return config
+    copied = {key: _of_one_process(value) for key, value in config.items()}
+    return copied | dict(type='BN') if copied.get('type') == 'MMSyncBN' else copied
 
 
 def _is_of_images(data: AnnotatedData) -> bool:

@@ -171,6 +171,8 @@ def _misfit(
             _optimizer(config)
         elif registry is PARAM_SCHEDULERS:
             _schedule(run, config)
+        elif found is CheckpointHook:
+            registry.build(dict(given, type=config['type']))
         elif registry is METRICS and (found in BUILT or found.__module__.startswith('mmkd.')):
             registry.build({**config, **({'ann_file': None} if 'ann_file' in config else {})})
     except WRONG as error:

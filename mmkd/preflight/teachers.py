@@ -46,9 +46,10 @@ def check_schedules(run: PlannedRun) -> Iterator[UserError | Advice]:
     for index, entry in enumerate(entries if isinstance(entries, (list, tuple)) else [entries]):
         if isinstance(entry, dict) and isinstance(entry.get('type'), str):
             yield from _never_in_effect(run, f'param_scheduler.{index}', entry, counts_epochs)
-    if counts_epochs:
+    losses = run.model_config.get('losses')
+    if counts_epochs or not isinstance(losses, dict):
         return
-    for name, entry in (run.model_config.get('losses') or {}).items():
+    for name, entry in losses.items():
         schedule = (entry or {}).get('schedule') or {}
         moments = any(schedule.get(key) for key in ('begin', 'end', 'warmup'))
         if moments and schedule.get('unit', 'epoch') == 'epoch':

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fault_table import (
     FAULTS,
+    NORMALIZE,
     Case,
     Fault,
     identifiers,
@@ -164,9 +165,36 @@ def outlines_of_none(case: Case) -> None:
     case.config.model.backbone.init_cfg = None
 
 
+def epochs(case: Case) -> None:
+    """Schedules in epochs that are stepped by iterations, and weights with options of their own."""
+    cfg = case.config
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
+    cfg.param_scheduler = [
+        dict(type='mmdet.QuadraticWarmupLR', begin=0, end=1, convert_to_iter_based=True),
+        dict(type='CosineAnnealingLR', begin=1, T_max=1, end=2, convert_to_iter_based=True),
+        dict(type='ConstantLR', factor=1, begin=2, end=3),
+    ]
+    cfg.optim_wrapper.paramwise_cfg = dict(
+        norm_decay_mult=0, custom_keys=dict(absolute_pos_embed=dict(decay_mult=0.0))
+    )
+    cfg.custom_hooks = [dict(type='EMAHook', priority='very_high')]
+    cfg.default_hooks.checkpoint = dict(
+        type='CheckpointHook', save_best=['coco/bbox_mAP'], published_keys=['state_dict']
+    )
+
+
+def normalized_once(case: Case) -> None:
+    """By the pipeline, and not by the detector."""
+    case.config.model.data_preprocessor = dict(type='DetDataPreprocessor', pad_size_divisor=32)
+    for mode in ('train', 'val', 'test'):
+        case.config[f'{mode}_dataloader'].dataset.pipeline.insert(4, NORMALIZE)
+
+
 @pytest.mark.parametrize(
     'change',
     [
+        epochs,
+        normalized_once,
         mosaic,
         with_masks,
         outlines_of_none,
@@ -182,6 +210,7 @@ def outlines_of_none(case: Case) -> None:
         pretrained_with_prefix,
     ],
     ids=[
+        *('epochs', 'normalized once'),
         *('mosaic of several data sets', 'masks', 'masks learnt from boxes'),
         *('negatives beside others', 'unlabelled', 'things of panoptic data', 'a class less'),
         *(
@@ -199,6 +228,17 @@ def test_what_plain_mmdet_trains_is_not_refused(tmp_path: Path, change):
     change(case)
     verdicts = examine(PlannedRun(case.config, ('train', 'val'), whole=True))
     assert not [str(error) for it in verdicts for error in it.errors]
+
+
+def test_a_normalization_over_processes_waits_for_its_launcher(tmp_path: Path):
+    case = sound_case(tmp_path / 'run', 'coco')
+    case.config.model.backbone.norm_cfg = dict(type='MMSyncBN')
+    alone = examine(PlannedRun(case.config, ('train', 'val')))
+    found = [str(error) for it in alone for error in it.errors]
+    assert [each for each in found if 'add --launcher, or write BN' in each] == found[:1] == found
+    case.config.launcher = 'pytorch'
+    several = examine(PlannedRun(case.config, ('train', 'val')))
+    assert not [str(error) for it in several for error in it.errors]
 
 
 def test_three_faults_at_once_are_named_by_one_check_and_the_mended_set_trains(
