@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from .planned_run import PlannedRun
 
 PACK = "end the pipeline with dict(type='PackDetInputs')"
 LOAD = "add dict(type='LoadAnnotations', with_bbox=True) after LoadImageFromFile"
+# Detectors with one of these learn from boxes with labels; others may learn from masks alone.
+HEADS = ('bbox_head', 'rpn_head')
 # Images are taken through a pipeline as often; a transform that is applied at random fails in one of them.
 SAMPLES = 8
 # Images that a preprocessor has still to normalize have values up to 255, and its `std` is of that size.
@@ -40,7 +44,7 @@ def check_pipelines(run: PlannedRun) -> Iterator[UserError | Advice]:
         if mode in lacking or dataset is None or not len(dataset):
             continue
         try:
-            with preserve_rng_state():
+            with preserve_rng_state(), _copied_pipelines(dataset):
                 samples = [dataset[len(dataset) * i // SAMPLES] for i in range(SAMPLES)]
         except UserError as error:
             yield error
@@ -56,6 +60,28 @@ def check_pipelines(run: PlannedRun) -> Iterator[UserError | Advice]:
             yield ConfigError(f'{key}.pipeline: {name} fails: {words_of(error)}; {hint}')
         else:
             yield from _incomplete(run, mode, key, samples[0])
+
+
+@contextmanager
+def _copied_pipelines(dataset: Any) -> Iterator[None]:
+    """Let transforms that keep images, as CachedMosaic does, keep none for the run."""
+    owners = [each for each in _nested(dataset) if hasattr(each, 'pipeline')]
+    before = [each.pipeline for each in owners]
+    for each in owners:
+        each.pipeline = copy.deepcopy(each.pipeline)
+    try:
+        yield
+    finally:
+        for each, pipeline in zip(owners, before, strict=True):
+            each.pipeline = pipeline
+
+
+def _nested(dataset: Any) -> Iterator[Any]:
+    """A data set and those that it wraps."""
+    yield dataset
+    for each in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
+        if each is not None:
+            yield from _nested(each)
 
 
 def _without_outlines(data: AnnotatedData) -> Iterator[UserError]:
@@ -102,7 +128,7 @@ def _incomplete(run: PlannedRun, mode: str, key: str, sample: Any) -> Iterator[U
             f'{run.detector_key}.data_preprocessor: mean and std are of images from 0 to 1, and those of '
             f'{key} go to {float(image.max()):.0f}; multiply both by 255'
         )
-    if not _is_of_mmdet(model):
+    if not _is_of_mmdet(model) or not any(hasattr(model, name) for name in HEADS):
         return
     if mode == 'train' and run.needs_labels:
         objects = labels.get('gt_instances', ())

@@ -113,12 +113,13 @@ def check_loaders(run: PlannedRun) -> Iterator[UserError | Advice]:
     """Data loaders take their options."""
     for mode in run.modes:
         key = f'{mode}_dataloader'
-        loader = {k: v for k, v in (run.cfg.get(key) or {}).items() if k not in NOT_OF_TORCH}
+        config = run.cfg.get(key) or {}
+        loader = {k: v for k, v in config.items() if k not in NOT_OF_TORCH}
         try:
             with warnings.catch_warnings():  # of too few CPUs, as the run warns, too
                 warnings.simplefilter('ignore')
                 given: Any = [0]  # in place of a data set
-                DataLoader(given, sampler=given, **loader)
+                DataLoader(given, sampler=given if config.get('sampler') else None, **loader)
         except (TypeError, ValueError) as error:
             hint = ''.join(
                 f'; MMDetection 3 calls {old} {now}'

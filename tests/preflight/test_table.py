@@ -20,11 +20,12 @@ from fault_table import (
     with_masks,
     xml,
 )
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 
 from mmkd.preflight import PlannedRun, examine
 
+MASKS_ALONE = f'{mmdet.__path__[0]}/.mim/configs/mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'
 MASKS_FROM_BOXES = f'{mmdet.__path__[0]}/.mim/configs/boxinst/boxinst_r50_fpn_ms-90k_coco.py'
 
 
@@ -239,6 +240,33 @@ def test_a_normalization_over_processes_waits_for_its_launcher(tmp_path: Path):
     case.config.launcher = 'pytorch'
     several = examine(PlannedRun(case.config, ('train', 'val')))
     assert not [str(error) for it in several for error in it.errors]
+
+
+def test_a_runs_own_pipelines_keep_no_images_of_the_check(tmp_path: Path):
+    case = sound_case(tmp_path / 'run', 'coco')
+    case.train.pipeline.insert(2, dict(type='CachedMosaic', img_scale=(128, 96)))
+    built = DATASETS.build(case.train)
+    run = PlannedRun(case.config, ('train',), built=dict(train=built))
+    assert {it.check.name: it.word for it in examine(run)}['pipelines'] == 'passed'
+    assert built.pipeline.transforms[2].results_cache == []
+
+
+def masks_without_boxes(case: Case) -> None:
+    """A detector that learns from masks alone."""
+    with_masks(case)
+    case.config.model = Config.fromfile(MASKS_ALONE).model
+    case.config.model.backbone.init_cfg = None
+    case.config.model.panoptic_head.update(num_things_classes=3, num_stuff_classes=0)
+    case.config.model.panoptic_head.loss_cls.class_weight = [1.0] * 3 + [0.1]
+    case.config.model.panoptic_fusion_head.update(num_things_classes=3, num_stuff_classes=0)
+    case.train.pipeline[1].with_bbox = False
+
+
+def test_a_detector_of_masks_needs_no_boxes(tmp_path: Path):
+    case = sound_case(tmp_path / 'run', 'coco')
+    masks_without_boxes(case)
+    verdicts = examine(PlannedRun(case.config, ('train',), whole=True))
+    assert not [str(error) for it in verdicts for error in it.errors]
 
 
 def test_three_faults_at_once_are_named_by_one_check_and_the_mended_set_trains(
