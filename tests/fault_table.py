@@ -1470,6 +1470,15 @@ FAULTS = (
         ('model.student: must be a dict, got None',),
     ),
     Fault(
+        TEACHERS,
+        'the student starts with a module of the teacher that it has not',
+        distil(init_student=dict(from_teacher=['backbon'])),
+        (
+            "init_student.from_teacher: the student (FasterRCNN) has no module 'backbon'; near: back",
+        ),
+        check_only=True,
+    ),
+    Fault(
         LOSSES,
         'losses without names',
         both(distil(), lambda case: case.config.model.__setitem__('losses', [dict(type='CWD')])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -220,10 +221,11 @@ def _without_effect(run: PlannedRun, key: str, options: Any) -> Iterator[Advice]
     parts = {part for name in names for part in (name, *name.split('.'))}
     for name in options.get('custom_keys') or ():
         # Many configs name parts that only some detectors have, such as norms.
-        hint = did_you_mean(name, parts, count=1) if '.' not in name else ''
-        if hint and not any(name in each for each in names):
+        near = difflib.get_close_matches(name, parts, n=1, cutoff=0.8)
+        if near and not any(name in each for each in names):
             yield Advice(
-                f'{key}.custom_keys: no weight of {run.detector_key} has {name!r} in its name{hint}'
+                f'{key}.custom_keys: no weight of {run.detector_key} has {name!r} in its name; near: '
+                f'{near[0]}'
             )
 
 
