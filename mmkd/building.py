@@ -20,6 +20,17 @@ UNREGISTERED = re.compile(r'(\S+) is not in the \S+ registry')
 # ``init_cfg`` types that read a file.
 PRETRAINED = ('Pretrained', 'ConvertedCheckpoint')
 
+# What to do, by words of what a constructor raises.
+HINTS = {
+    "argument 'pretrained'": (
+        "; MMDetection 3 reads backbone.init_cfg=dict(type='Pretrained', checkpoint=…)"
+    ),
+    "argument 'to_rgb'": '; MMDetection 3 calls it bgr_to_rgb',
+    'process group': (
+        '; a normalization such as MMSyncBN needs several processes: add --launcher, or write BN'
+    ),
+}
+
 
 def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> Detector:
     """A detector with weights that mean nothing; random numbers stay as they are.
@@ -41,11 +52,22 @@ def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> De
         name = unregistered(error)
         if name is not None:
             raise ConfigError(f'{key}: {_absent(name, scope)}') from error
+        words = ' '.join(str(error).split())
         if isinstance(error, KeyError):
+            if 'must contain the key "type"' in words:
+                raise ConfigError(f'{key}: must have a type, and each part of it, too') from error
             raise  # of code, and not of what a config gives
-        words = ' '.join(str(error).strip('\'"').split())
         kind = '' if '__init__()' in words else f'{type(error).__name__}: '
-        raise ConfigError(f'{key}: cannot be built: {kind}{words[:300]}') from error
+        hint = next((how for what, how in HINTS.items() if what in words), '')
+        raise ConfigError(f'{key}: cannot be built: {kind}{words[:300]}{hint}') from error
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # mmdet's own words for a package that is not there
+        words = ' '.join(str(error).split())
+        if not isinstance(error, ImportError) and 'install' not in words:
+            raise
+        raise ConfigError(f'{key}: needs a package that is not installed: {words[:300]}') from error
 
 
 def build_random(config: dict[str, Any], key: str, scope: str = 'mmdet') -> Detector:

@@ -429,6 +429,41 @@ def per_cent(case: Case) -> None:
     of_all('images', width=400, height=300)(case)
 
 
+def pipeline(change: Callable[[list], Any], *modes: str) -> Callable[[Case], None]:
+    """Change the list of transforms, of the training data if no other ``modes`` are given."""
+
+    def spoil(case: Case) -> None:
+        for mode in modes or ('train',):
+            dataset = case.config[f'{mode}_dataloader'].dataset
+            steps = list(dataset.pipeline)
+            dataset.pipeline = change(steps) or steps
+
+    return spoil
+
+
+def option(step: int, name: str, now: str) -> Callable[[Case], None]:
+    """Call an option of a transform as MMDetection 2 did."""
+    return pipeline(lambda steps: steps[step].update({name: steps[step].pop(now)}))
+
+
+def with_masks(case: Case) -> None:
+    """A detector of masks, and an outline for each object."""
+    masked(case)
+    case.config.model.roi_head.mask_head.num_classes = 3
+    case.config.model.train_cfg.rcnn.mask_size = 14
+    case.config.model.test_cfg.rcnn.mask_thr_binary = 0.5
+    pipeline(lambda steps: steps[1].update(with_mask=True), 'train', 'val', 'test')(case)
+
+    def outline(index: int, entry: dict) -> None:
+        x, y, width, height = entry['bbox']
+        entry['segmentation'] = [[x, y, x + width, y, x + width, y + height]]
+
+    each('annotations', outline)(case)
+
+
+NORMALIZE = dict(type='Normalize', mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4], to_rgb=True)
+
+
 def setting(key: str, value: Any) -> Callable[[Case], None]:
     return lambda case: case.config.merge_from_dict({key: value})
 
@@ -448,8 +483,9 @@ ORDER = 'Order of classes'
 BOXES = 'Boxes'
 FILES = 'Files'
 TEACHERS = 'Teachers and weights'
+PIPELINES = 'Pipelines'
 LOSSES = 'Losses'
-OTHERS = 'Names of other parts'
+OTHERS = 'Optimizer, schedules, hooks and metrics'
 
 FAULTS = (
     Fault(
@@ -1111,9 +1147,160 @@ FAULTS = (
     ),
     Fault(
         FILES,
+        "images are PNG files, and VOC's form has JPEG files",
+        lambda case: [
+            path.rename(path.with_suffix('.png'))
+            for path in (case.folder / 'data/VOC2012/JPEGImages').iterdir()
+        ],
+        ('2008_train_0.png is there, and VOCDataset reads .jpg alone; convert the images',),
+        form='voc',
+    ),
+    Fault(
+        FILES,
+        'file names with another ending',
+        file_names(lambda name: name.replace('.png', '.jpg')),
+        ('0.png is there; write names in', 'with the ending of the files'),
+    ),
+    Fault(
+        FILES,
+        'several annotation files for one data set',
+        lambda case: case.train.__setitem__('ann_file', ['annotations.json', 'more.json']),
+        ('train_dataloader.dataset.ann_file: must be one file, got 2', 'a ConcatDataset'),
+    ),
+    Fault(
+        FILES,
+        '`img_prefix`, as in MMDetection 2',
+        lambda case: case.train.update(img_prefix=case.train.pop('data_prefix')['img']),
+        ('train_dataloader.dataset.img_prefix: CocoDataset has no such', 'data_prefix=dict(img=…)'),
+    ),
+    Fault(
+        FILES,
+        'no `data_prefix`',
+        lambda case: case.train.pop('data_prefix') and None,
+        ('train_dataloader.dataset.data_prefix: must have the key img, got None',),
+    ),
+    Fault(
+        FILES,
+        'the validation file has no images',
+        val_file(lambda it: it.update(images=[], annotations=[])),
+        ('val_dataloader.dataset.ann_file: ', 'lists no image'),
+    ),
+    Fault(
+        FILES,
+        'the validation file has no objects',
+        val_file(lambda it: it.update(annotations=[])),
+        ('val_dataloader.dataset: no image of', 'there is nothing to measure'),
+        advice=True,
+    ),
+    Fault(
+        FILES,
+        'images are left out of the validation',
+        both(
+            val_file(lambda it: it.update(annotations=it['annotations'][:9])),
+            setting('val_dataloader.dataset.filter_cfg', dict(filter_empty_gt=True)),
+        ),
+        ('val_dataloader.dataset.test_mode: filter_cfg leaves out 1 of 4 images', 'test_mode=True'),
+        advice=True,
+    ),
+    Fault(
+        FILES,
         'a list of another name',
         raw(lambda text: text.replace(b'"images"', b'"image"')),
         ("must have a list 'images', got none; near: image",),
+    ),
+    Fault(
+        PIPELINES,
+        'no `PackDetInputs`',
+        pipeline(lambda steps: steps[:-1]),
+        ('train_dataloader.dataset.pipeline: must give inputs, got', "dict(type='PackDetInputs')"),
+    ),
+    Fault(
+        PIPELINES,
+        'no `LoadAnnotations`',
+        pipeline(lambda steps: steps.pop(1) and None),
+        (
+            'train_dataloader.dataset.pipeline: must give boxes and labels',
+            "dict(type='LoadAnnotations'",
+        ),
+    ),
+    Fault(
+        PIPELINES,
+        'transforms in the wrong order',
+        pipeline(lambda steps: steps.insert(3, steps.pop())),
+        ("train_dataloader.dataset.pipeline: RandomFlip fails: KeyError: 'img'",),
+    ),
+    Fault(
+        PIPELINES,
+        'a transform of MMDetection 2',
+        pipeline(lambda steps: [*steps[:-1], dict(type='DefaultFormatBundle')]),
+        (
+            "pipeline: 'DefaultFormatBundle' is not registered; MMDetection 3 calls it PackDetInputs",
+        ),
+    ),
+    Fault(
+        PIPELINES,
+        'an option of MMDetection 2',
+        option(2, 'img_scale', 'scale'),
+        ('pipeline: Resize has no option img_scale; MMDetection 3 calls it scale',),
+    ),
+    Fault(
+        PIPELINES,
+        'images are normalized by the pipeline and by the detector',
+        pipeline(lambda steps: steps.insert(4, NORMALIZE)),
+        ('gives images that are normalized', 'model.data_preprocessor normalizes them again'),
+        advice=True,
+    ),
+    Fault(
+        PIPELINES,
+        'the detector normalizes images as if they went from 0 to 1',
+        model('data_preprocessor', dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])),
+        ('model.data_preprocessor: mean and std are of images from 0 to 1', 'multiply both by 255'),
+        advice=True,
+    ),
+    Fault(
+        PIPELINES,
+        'no `data_preprocessor`',
+        lambda case: case.config.model.pop('data_preprocessor') and None,
+        ('model.data_preprocessor: must be given, got None',),
+    ),
+    Fault(
+        PIPELINES,
+        '`Mosaic` without `MultiImageMixDataset`',
+        pipeline(lambda steps: steps.insert(2, dict(type='Mosaic', img_scale=(128, 96)))),
+        ('pipeline: Mosaic fails', 'write it in the pipeline of a MultiImageMixDataset'),
+    ),
+    Fault(
+        PIPELINES,
+        'a mask head, and no masks are loaded',
+        both(with_masks, pipeline(lambda steps: steps[1].pop('with_mask') and None)),
+        ('pipeline: must give masks to model.roi_head.mask_head', 'write with_mask=True'),
+    ),
+    Fault(
+        PIPELINES,
+        'one object has no outline',
+        both(with_masks, without('annotations', 'segmentation', 1)),
+        ('with_mask=True, but 1 of 12 objects', 'have no outline (segmentation)'),
+    ),
+    Fault(
+        PIPELINES,
+        'images for validation without `scale_factor`',
+        pipeline(lambda steps: steps[-1].update(meta_keys=('img_id', 'ori_shape')), 'val', 'test'),
+        (
+            'val_dataloader.dataset.pipeline: must give scale_factor, which model reads',
+            'meta_keys of PackDetInputs',
+        ),
+    ),
+    Fault(
+        PIPELINES,
+        'masks are evaluated of a detector without',
+        setting('val_evaluator.metric', ['bbox', 'segm']),
+        ("val_evaluator.metric: 'segm' needs a detector of masks, got FasterRCNN; write 'bbox'",),
+    ),
+    Fault(
+        PIPELINES,
+        '`CocoMetric` without an annotation file',
+        setting('val_evaluator.ann_file', None),
+        ('val_evaluator.ann_file: must be given to CocoMetric, got None',),
     ),
     Fault(
         TEACHERS,
@@ -1242,6 +1429,71 @@ FAULTS = (
         ),
     ),
     Fault(
+        TEACHERS,
+        'a run goes on from a checkpoint that holds nothing but weights',
+        both(load_from(dict), setting('resume', True)),
+        ('load_from: ', 'has no meta and no message_hub to resume from', 'resume=False'),
+    ),
+    Fault(
+        TEACHERS,
+        "a run goes on from another detector's checkpoint",
+        both(
+            load_from(lambda state: {'head.weight': torch.zeros(3)}),
+            setting('resume', True),
+            lambda case: torch.save(
+                dict(
+                    torch.load(case.folder / 'weights.pth', weights_only=True),
+                    meta=dict(epoch=1, iter=1),
+                    message_hub=dict(log_scalars={'a': 1}),
+                ),
+                case.folder / 'weights.pth',
+            ),
+        ),
+        ('load_from: ', 'has none of the', 'head.weight'),
+    ),
+    Fault(
+        TEACHERS,
+        '`pretrained`, as in MMDetection 2',
+        model('pretrained', 'torchvision://resnet18'),
+        ("argument 'pretrained'; MMDetection 3 reads backbone.init_cfg=dict(type='Pretrained'",),
+    ),
+    Fault(
+        TEACHERS,
+        'a teacher is no dict',
+        both(distil(), lambda case: case.config.model.__setitem__('teacher', 'teacher.py')),
+        ('model.teacher: must be a dict, got a str; write dict(config=…, checkpoint=…)',),
+    ),
+    Fault(
+        TEACHERS,
+        'no student',
+        both(distil(), lambda case: case.config.model.pop('student') and None),
+        ('model.student: must be a dict, got None',),
+    ),
+    Fault(
+        TEACHERS,
+        'the student starts with a module of the teacher that it has not',
+        distil(init_student=dict(from_teacher=['backbon'])),
+        (
+            "init_student.from_teacher: the student (FasterRCNN) has no module 'backbon'; near: back",
+        ),
+        check_only=True,
+    ),
+    Fault(
+        LOSSES,
+        'losses without names',
+        both(distil(), lambda case: case.config.model.__setitem__('losses', [dict(type='CWD')])),
+        ('model.losses: must be a dict, got a list',),
+    ),
+    Fault(
+        LOSSES,
+        'a negative weight',
+        distil(**{'losses.loss_kd.loss_weight': -1.0}),
+        (
+            "losses.loss_kd.loss_weight: must be a number of at least 0, 'auto' or dict(ratio=…), got -1.0",
+        ),
+        check_only=True,
+    ),
+    Fault(
         LOSSES,
         'a schedule in epochs in a loop of iterations',
         distil(**{'losses.loss_kd.schedule': dict(warmup=2)}),
@@ -1279,6 +1531,133 @@ FAULTS = (
         (
             "train_dataloader.sampler.type: 'InfinitSampler' is not registered; near: InfiniteSampler",
         ),
+    ),
+    Fault(
+        OTHERS,
+        'an option that an optimizer does not have',
+        setting('optim_wrapper.optimizer.learning_rate', 0.1),
+        ('optim_wrapper.optimizer.learning_rate: SGD has no such option',),
+    ),
+    Fault(
+        OTHERS,
+        'a learning rate that is text',
+        setting('optim_wrapper.optimizer.lr', '1e-3'),
+        ('optim_wrapper.optimizer: SGD cannot be built: TypeError',),
+    ),
+    Fault(
+        OTHERS,
+        'an option that a schedule does not have',
+        setting('param_scheduler', [dict(type='MultiStepLR', by_epoch=False, steps=[1])]),
+        ('param_scheduler.0: MultiStepLR cannot be built', "'steps'"),
+    ),
+    Fault(
+        OTHERS,
+        'an option of a hook that is read after the first epoch',
+        setting('default_hooks.checkpoint.max_keep_ckpt', 3),
+        (
+            'default_hooks.checkpoint.max_keep_ckpt: CheckpointHook has no such option; near: max_keep',
+        ),
+    ),
+    Fault(
+        OTHERS,
+        'a priority that hooks do not have',
+        setting('custom_hooks', [dict(type='EMAHook', priority='FIRST')]),
+        ('custom_hooks.0.priority: must be a number from 0 to 100 or one of HIGHEST', "'FIRST'"),
+    ),
+    Fault(
+        OTHERS,
+        'the best checkpoint is chosen by a score that is not measured',
+        setting('default_hooks.checkpoint.save_best', 'bbox_mAP'),
+        (
+            'default_hooks.checkpoint.save_best: must be a score of val_evaluator',
+            "got 'bbox_mAP'; write 'auto' or one of coco/bbox_mAP,",
+        ),
+    ),
+    Fault(
+        OTHERS,
+        'it is not said whether more is better of the score that chooses the best checkpoint',
+        setting('default_hooks.checkpoint.save_best', 'pascal_voc/AP75'),
+        ('default_hooks.checkpoint: CheckpointHook cannot be built', 'Cannot infer the rule'),
+        form='voc',
+    ),
+    Fault(
+        OTHERS,
+        'a metric with a measure that it does not have',
+        setting('val_evaluator.metric', 'mAP'),
+        ('val_evaluator: CocoMetric cannot be built', 'got mAP'),
+    ),
+    Fault(
+        OTHERS,
+        'a backend of the visualizer that is not registered',
+        setting('visualizer.vis_backends', [dict(type='TensorboardBackend')]),
+        ("visualizer.vis_backends.0.type: 'TensorboardBackend' is not registered; near: Tensorb",),
+    ),
+    Fault(
+        OTHERS,
+        'a data loader with workers that persist, and none of them',
+        setting('train_dataloader.persistent_workers', True),
+        ('train_dataloader: ValueError: persistent_workers option needs num_workers > 0',),
+    ),
+    Fault(
+        OTHERS,
+        'an option of MMDetection 2 on a data loader',
+        setting('train_dataloader.samples_per_gpu', 2),
+        ("'samples_per_gpu'; MMDetection 3 calls samples_per_gpu batch_size",),
+    ),
+    Fault(
+        OTHERS,
+        'a sampler that does not end, in a run of epochs',
+        both(
+            setting('train_dataloader.sampler.type', 'InfiniteSampler'),
+            lambda case: case.config.__setitem__('train_cfg', dict(by_epoch=True, max_epochs=1)),
+        ),
+        ('train_dataloader.sampler.type: InfiniteSampler never comes to an end',),
+    ),
+    Fault(
+        OTHERS,
+        'keys of MMDetection 2 beside those of MMDetection 3',
+        both(
+            setting('runner', dict(type='EpochBasedRunner', max_epochs=1)),
+            setting('lr_config', dict(policy='step', step=[8, 11])),
+        ),
+        ('keys of MMDetection 2 are not read, got runner, lr_config; write train_cfg, param_',),
+        advice=True,
+    ),
+    Fault(
+        OTHERS,
+        'training without an optimizer',
+        lambda case: case.config.pop('optim_wrapper') and None,
+        ('optim_wrapper: must be given beside train_dataloader and train_cfg',),
+    ),
+    Fault(
+        OTHERS,
+        'options for single weights with a misspelled name',
+        setting('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(backbones=dict(lr_mult=0.1)))),
+        ("custom_keys: no weight of model has 'backbones' in its name; near: backbone",),
+        advice=True,
+    ),
+    Fault(
+        OTHERS,
+        'a learning rate schedule in epochs in a run of iterations',
+        setting('param_scheduler', [dict(type='MultiStepLR', milestones=[1], end=2)]),
+        ('param_scheduler.0.by_epoch: counts epochs', 'write by_epoch=False'),
+        advice=True,
+    ),
+    Fault(
+        OTHERS,
+        'a warm-up that is longer than the run',
+        setting(
+            'param_scheduler', [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=500)]
+        ),
+        ('param_scheduler.0.end: the learning rate rises for 500 iterations, and this run has 2',),
+        advice=True,
+    ),
+    Fault(
+        OTHERS,
+        'milestones after the end of the run',
+        setting('param_scheduler', [dict(type='MultiStepLR', by_epoch=False, milestones=[8, 11])]),
+        ('param_scheduler.0.milestones: [8, 11] are not reached in the 2 iterations',),
+        advice=True,
     ),
     Fault(
         OTHERS,

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from tiny_transformers import transformer
+from torch import nn
 
-from mmkd.building import build_random, without_pretrained
+from mmkd.building import build_detector, build_random, without_pretrained
+from mmkd.errors import ConfigError
 
 
 @pytest.fixture
@@ -27,6 +30,23 @@ def test_random_numbers_stay_as_they_are():
     torch.manual_seed(3)
     build_random(transformer('DETR'), 'model')
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_package_that_is_not_installed_is_one_line():
+    """As several detectors of mmdet raise it: a RuntimeError."""
+
+    @MODELS.register_module(force=True)
+    class Needy(nn.Module):
+        def __init__(self) -> None:
+            raise RuntimeError('transformers is not installed, please install it')
+
+    with pytest.raises(ConfigError, match='model: needs a package that is not installed: transf'):
+        build_detector(dict(type='Needy'), 'model')
+
+
+def test_a_part_without_type_is_one_line():
+    with pytest.raises(ConfigError, match='model: must have a type'):
+        build_detector(dict(config='student.py'), 'model')
 
 
 def test_nothing_is_read_from_files():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib.util
 import logging
 import os
@@ -151,6 +152,7 @@ def read_config(path: Path, args: argparse.Namespace) -> Config:
         # Before the merge, so that an option on a single data loader still has the last word.
         replace_data_root(cfg, options['data_root'])
     cfg.merge_from_dict(options)
+    cfg.setdefault('default_scope', 'mmdet')  # without it mmengine finds no part of a detector
     return cfg
 
 
@@ -203,7 +205,16 @@ def build_runner(cfg: Config) -> Runner:
     from mmengine.runner import Runner
 
     from mmkd.checkpoints import allow_training_checkpoints
+    from mmkd.errors import ConfigError
 
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+        if not os.access(cfg.work_dir, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigError(
+            f'work_dir: {cfg.work_dir} cannot be written to ({error.strerror}); name another with --work-dir'
+        ) from None
     allow_training_checkpoints()
     setup_cache_size_limit_of_dynamo()
 

@@ -42,6 +42,7 @@ def check(args: argparse.Namespace) -> None:
 
     path = find_config(args.config)
     cfg = read_config(path, args)
+    cfg.launcher = args.launcher
     add_hooks(cfg)
     MMLogger.get_current_instance().setLevel('ERROR')  # every weight's initialisation is logged
     run = PlannedRun(cfg, args.modes, path=args.config, whole=not args.sample)

@@ -29,25 +29,29 @@ def train(args: argparse.Namespace) -> None:
     from mmengine.device import get_device
 
     from mmkd.errors import ConfigError
+    from mmkd.preflight import PlannedRun, require
     from mmkd.preflight.files import check_checkpoint
 
     cfg = load_config(args, modes=('train', 'val'))
     if args.amp:
-        if get_device() == 'cpu':
-            raise ConfigError('--amp needs a GPU: mmengine has no mixed precision on the CPU')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise ConfigError(
-                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config'
-            )
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+        source = '--amp' if args.amp else "optim_wrapper.type='AmpOptimWrapper'"
+        raise ConfigError(f'{source} needs a GPU: mmengine has no mixed precision on the CPU')
+    scaled = cfg.get('auto_scale_lr') or {}
+    if args.auto_scale_lr or scaled.get('enable'):
+        if 'base_batch_size' not in scaled:
+            source = '--auto-scale-lr' if args.auto_scale_lr else 'auto_scale_lr.enable'
+            raise ConfigError(f'{source} needs auto_scale_lr=dict(base_batch_size=…) in the config')
         cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, '--resume' if args.resume else 'load_from')
+        if args.resume:
+            require(PlannedRun(cfg, ('train',)), only=('load_from',))
     build_runner(cfg).train()
 
 

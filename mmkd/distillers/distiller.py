@@ -21,7 +21,7 @@ from ..random_state import preserve_rng_state
 from ..teachers import TEACHER, DeclaredTeachers, Teacher
 from ..types import Detector
 from .gradient_ratio import measure_weights, task_losses
-from .inheritance import depends_on_classes, inherit
+from .inheritance import depends_on_classes, inherit, require_modules
 from .loss_entry import LossEntry
 from .step import PerModel, StepRecorders
 
@@ -238,6 +238,10 @@ class Distiller(BaseModel):
     def problems(self) -> Iterator[UserError]:
         """What does not fit of the teachers, the classes and each loss entry; loads the teachers."""
         complete = True
+        try:
+            require_modules('student', self.student, self.inherited_modules)
+        except UserError as error:
+            yield error
         for name in (name for name in self.teachers.read if name in self._compared):
             try:
                 teacher = self._load_teacher(name)

@@ -58,6 +58,21 @@ class Inherited:
         return f'{text}, {len(self.left)} left as they were: {listed}'
 
 
+def require_modules(owner: str, model: Detector, modules: Sequence[str]) -> None:
+    """Check that a detector has the modules or parameters of these paths.
+
+    Raises:
+        PathError: It has not; the message names the closest.
+    """
+    names = {*dict(model.named_modules()), *dict(model.named_parameters())} - {''}
+    for module in modules:
+        if module not in names:
+            raise PathError(
+                f'init_student.from_teacher: the {owner} ({type(model).__name__}) has no module '
+                f"'{module}'{did_you_mean(module, names)}"
+            )
+
+
 @torch.no_grad()
 def inherit(
     student: Detector,
@@ -81,14 +96,8 @@ def inherit(
         PathError: Student or teacher has no such module.
         ConfigError: Nothing could be copied.
     """
-    for owner, model in (('student', student), ('teacher', teacher)):
-        names = {*dict(model.named_modules()), *dict(model.named_parameters())} - {''}
-        for module in modules:
-            if module not in names:
-                raise PathError(
-                    f'init_student.from_teacher: the {owner} ({type(model).__name__}) has no module '
-                    f"'{module}'{did_you_mean(module, names)}"
-                )
+    require_modules('student', student, modules)
+    require_modules('teacher', teacher, modules)
     ours, theirs = student.state_dict(), teacher.state_dict()
     report = Inherited()
     for name, tensor in ours.items():

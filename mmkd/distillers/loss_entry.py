@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -305,9 +306,15 @@ def shares_of(teachers: Any) -> dict[str, float]:
 
 
 def _number(weight: Any) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-        raise ConfigError(f"loss_weight: must be a number, 'auto' or dict(ratio=…), got {weight!r}")
-    return float(weight)
+    try:
+        value = -1.0 if isinstance(weight, bool) else float(weight)
+    except (TypeError, ValueError):
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise ConfigError(
+            f"loss_weight: must be a number of at least 0, 'auto' or dict(ratio=…), got {weight!r}"
+        )
+    return value
 
 
 def _connector(config: Any, key: str) -> nn.Module:

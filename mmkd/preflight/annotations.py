@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
@@ -23,11 +24,27 @@ from .files import inner_of
 LARGE_FILE = 100e6  # bytes of a COCO file: about two seconds
 LARGE_LIST = 5000  # XML files: about two seconds
 
+# Options of data sets of MMDetection 2, and what became of them.
+OPTIONS_NOW = dict(
+    classes='metainfo=dict(classes=(…))',
+    CLASSES='metainfo=dict(classes=(…))',
+    img_prefix='data_prefix=dict(img=…)',
+)
+# Names in pipelines of MMDetection 2, and what they became.
+NAMES_NOW = dict(
+    img_scale='scale',
+    flip_ratio='prob',
+    DefaultFormatBundle='PackDetInputs',
+    Collect='PackDetInputs',
+    ImageToTensor='PackDetInputs',
+    MultiScaleFlipAug='TestTimeAug',
+)
+
 
 class AnnotationFile(COCO):
     """mmdet's reader of COCO files, without outlines, and with a message for each fault of a file.
 
-    Outlines of objects are most of a file's size in memory, and no check reads them.
+    Outlines of objects are most of a file's size in memory; their boxes stand in for them.
     """
 
     def __init__(self, annotation_file: str | None = None) -> None:
@@ -159,6 +176,13 @@ class AnnotatedData:
         except Exception as error:  # of the data set's own code, which may be the user's
             raise _naming(error, self.key, self.config) from error
 
+    def as_read(self) -> Any:
+        """The data set as a run has it, with images to take from it."""
+        if self.dataset is not self.built:
+            self.dataset.data_list, self.dataset.serialize_data = self.kept, False
+            self.dataset._fully_initialized = True
+        return self.dataset
+
     def use_built(self) -> None:
         """Take the data set that the run has built and read, instead of :meth:`load`."""
         self.dataset = self.built
@@ -188,7 +212,7 @@ class AnnotatedData:
                 except Exception as error:
                     how = '; each object needs name and bndbox with xmin, ymin, xmax and ymax, as numbers'
                     raise ConfigError(
-                        f'{entry["xml_path"]} cannot be read: {_words(error)}'
+                        f'{entry["xml_path"]} cannot be read: {words_of(error)}'
                         f'{mistaken_file(entry["xml_path"]) or how}'
                     ) from None
 
@@ -319,6 +343,27 @@ def _leaves(config: Any, key: str, mode: str) -> Iterator[AnnotatedData]:
         yield from _leaves(each, f'{key}.{name}', mode)
 
 
+def wrap(config: dict[str, Any], leaves: Iterator[Any], key: str) -> Any:
+    """The data set of a config around data sets that are read already, in the order of :func:`data_of`.
+
+    Raises:
+        ConfigError: A wrapper cannot be built.
+    """
+    inner = dict(inner_of(config))
+    if not inner:
+        return next(leaves)
+    built = {name: wrap(each, leaves, f'{key}.{name}') for name, each in inner.items()}
+    made = {name: dict(type=lambda found=found: found) for name, found in built.items()}
+    wrapper = dict(config)
+    for name in {each.partition('.')[0] for each in made}:
+        several = [each for key, each in made.items() if key.startswith(f'{name}.')]
+        wrapper[name] = several or made[name]
+    try:
+        return DATASETS.build(wrapper)
+    except Exception as error:
+        raise _naming(error, key, config) from error
+
+
 def leaves_of(dataset: Any) -> list[Any]:
     """The data sets that a built one wraps, in the order of :func:`data_of`; itself if it wraps none."""
     if hasattr(dataset, 'datasets'):
@@ -341,21 +386,38 @@ def _objects_of(image: dict) -> Iterator[tuple[str, str, np.ndarray, tuple[int, 
 
 def _naming(error: Exception, key: str, config: dict) -> UserError:
     """An exception of a data set's own code as a line that names the data set."""
-    wrong = str(error).partition('unexpected keyword argument ')[2].strip("'")
+    name, _, rest = str(error).partition('.__init__() ')
+    wrong = rest.partition('unexpected keyword argument ')[2].strip("'")
     if isinstance(error, TypeError) and wrong:
-        hint = (
-            f'write {key}.metainfo=dict(classes=(…))'
-            if wrong in ('classes', 'CLASSES')
-            else 'take it out'
-        )
+        transform = TRANSFORMS.get(name)
+        if isinstance(transform, type):
+            hint = renamed(wrong, inspect.signature(transform).parameters)
+            return ConfigError(
+                f'{key}.pipeline: {name} has no option {wrong}{hint or "; take it out"}'
+            )
+        now = OPTIONS_NOW.get(wrong)
+        hint = f'write {key}.{now}' if now else 'take it out'
         return ConfigError(f'{key}.{wrong}: {config.get("type")} has no such option; {hint}')
-    name = unregistered(error)
-    if name is not None:
+    absent = unregistered(error)
+    if absent is not None:
         return ConfigError(
-            f'{key}.pipeline: {name!r} is not registered{did_you_mean(name, TRANSFORMS.module_dict)}; a '
+            f'{key}.pipeline: {absent!r} is not registered{renamed(absent, TRANSFORMS.module_dict)}; a '
             f'transform of your own needs custom_imports'
         )
-    return ConfigError(f'{key}: {config.get("type")} cannot read its annotations: {_words(error)}')
+    if isinstance(error, KeyError) and error.args == ('img',):
+        return ConfigError(
+            f'{key}.data_prefix: must have the key img, got {config.get("data_prefix")}; write '
+            f'dict(img=…) with the folder of the images'
+        )
+    return ConfigError(
+        f'{key}: {config.get("type")} cannot read its annotations: {words_of(error)}'
+    )
+
+
+def renamed(name: str, known: Collection[str]) -> str:
+    """A hint at what a name of MMDetection 2 is called now, or at names near it; may be empty."""
+    now = NAMES_NOW.get(name, '')
+    return f'; MMDetection 3 calls it {now}' if now in known else did_you_mean(name, known)
 
 
 def _about_name(name: str) -> str:
@@ -371,7 +433,8 @@ def _about_name(name: str) -> str:
     return 'add it, or take the name out of the list'
 
 
-def _words(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
+    """An exception in one line."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return f'{type(error).__name__}: {" ".join(lines)[:200]}' if lines else type(error).__name__
 

@@ -52,7 +52,7 @@ FORMS: tuple[tuple[str, str, Callable[[Any], bool], str], ...] = (
 
 
 def read_coco(path: str) -> dict[str, list[dict]]:
-    """The content of a COCO file without ``segmentation``.
+    """The content of a COCO file, with boxes in place of outlines (``segmentation``).
 
     Raises:
         ConfigError: It is none, with what is wrong and how to mend it.
@@ -156,5 +156,11 @@ def categories_at_an_end(path: str) -> list[dict] | None:
 
 
 def _without_outline(entry: dict) -> dict:
-    entry.pop('segmentation', None)
+    """The box in place of an outline, which no check reads and pipelines transform."""
+    if entry.get('segmentation') and _is_box(entry.get('bbox')):
+        x, y, width, height = entry['bbox']
+        right, low = x + width, y + height
+        entry['segmentation'] = [[x, y, right, y, right, low, x, low]]
+    else:
+        entry.pop('segmentation', None)
     return entry

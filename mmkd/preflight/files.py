@@ -74,7 +74,7 @@ def missing_files(cfg: Config, dataset: Any, key: str) -> Iterator[UserError]:
         dataset: The config of the data set.
         key: Its key.
     """
-    yield from _misnamed_prefixes(dataset, key)
+    yield from _malformed(dataset, key)
     missing: list[str] = []
     for where, path, is_folder in _dataset_files(dataset, key):
         if any(path.startswith(f'{folder.rstrip("/")}/') for folder in missing):
@@ -135,7 +135,8 @@ def _beside(path: str) -> str:
     return f'; beside it there are {", ".join(names[:SHOWN])}{more}' if names else ''
 
 
-def _misnamed_prefixes(dataset: Any, key: str) -> Iterator[ConfigError]:
+def _malformed(dataset: Any, key: str) -> Iterator[ConfigError]:
+    """Paths as MMDetection 2 had them."""
     if not isinstance(dataset, dict):
         return
     prefix = dataset.get('data_prefix')
@@ -143,8 +144,13 @@ def _misnamed_prefixes(dataset: Any, key: str) -> Iterator[ConfigError]:
         yield ConfigError(
             f'{key}.data_prefix: must be a dict of folders, got {prefix!r}; write dict(img={prefix!r})'
         )
+    if isinstance(dataset.get('ann_file'), (list, tuple)):
+        yield ConfigError(
+            f'{key}.ann_file: must be one file, got {len(dataset["ann_file"])}; write a data set for each '
+            f'into a ConcatDataset'
+        )
     for name, inner in inner_of(dataset):
-        yield from _misnamed_prefixes(inner, f'{key}.{name}')
+        yield from _malformed(inner, f'{key}.{name}')
 
 
 def inner_of(dataset: dict) -> Iterator[tuple[str, Any]]:
@@ -184,6 +190,7 @@ def check_weight_files(run: PlannedRun) -> Iterator[UserError | Advice]:
     if not run.trains:
         return
     model = run.model_config
+    yield from _of_other_form(run, model)
     for owner, key, path, where in leaves(model, 'model'):
         pretrained = key == 'checkpoint' and owner.get('type') in PRETRAINED
         # A teacher's weights come from its own checkpoint, whatever its config starts from.
@@ -205,6 +212,24 @@ def check_weight_files(run: PlannedRun) -> Iterator[UserError | Advice]:
     yield from _another_file(run.cfg.get('load_from'), 'load_from')
 
 
+def _of_other_form(run: PlannedRun, model: dict[str, Any]) -> Iterator[ConfigError]:
+    """Parts of a Distiller that are no dicts."""
+    teachers = {f'teachers.{name}': one for name, one in (model.get('teachers') or {}).items()}
+    forms = {
+        'losses': (model.get('losses'), "dict(loss_kd=dict(type='KLDivergence', …))"),
+        'student': (model.get('student'), 'the model config of a detector'),
+        **{
+            name: (teacher, 'dict(config=…, checkpoint=…)')
+            for name, teacher in {'teacher': model.get('teacher'), **teachers}.items()
+        },
+    }
+    for name, (value, form) in forms.items() if run.distils else ():
+        absent = value is None and name == 'student'
+        if absent or (value is not None and not isinstance(value, dict)):
+            found = 'None' if absent else f'a {type(value).__name__}'
+            yield ConfigError(f'model.{name}: must be a dict, got {found}; write {form}')
+
+
 def _another_file(path: Any, key: str) -> Iterator[Advice]:
     problem = differs_from_name(path) if isinstance(path, str) else None
     if problem:
@@ -219,7 +244,8 @@ def read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
     With every loss switched off and nothing to inherit no teacher is built.
     """
     named = set()
-    for entry in (model.get('losses') or {}).values():
+    losses = model.get('losses')
+    for entry in losses.values() if isinstance(losses, dict) else ():
         if isinstance(entry, dict):
             names = entry.get('teacher_name') or TEACHER
             named |= {names} if isinstance(names, str) else set(names)

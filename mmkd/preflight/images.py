@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mmcv
+from mmdet.datasets import XMLDataset
 from PIL import Image
 
 from ..errors import ConfigError, MissingFileError, UserError
@@ -123,6 +124,12 @@ def _advice(data: AnnotatedData, missing: list[str], count: int) -> str:
     alike = [each for each in _files_in(folder) if each.casefold() == name.casefold()]
     if alike:
         return f'{alike[0]} is there; write names in {data.path} in the same case'
+    stem = os.path.splitext(name)[0]
+    other = [each for each in _files_in(folder) if os.path.splitext(each)[0] == stem]
+    if other and isinstance(data.dataset, XMLDataset):
+        return f'{other[0]} is there, and {data.kind.__name__} reads .jpg alone; convert the images'
+    if other:
+        return f'{other[0]} is there; write names in {data.path} with the ending of the files'
     prefix = data.config.get('data_prefix') or {}
     key = f'{data.key}.data_prefix.{next(iter(prefix), "img")}'
     given = os.path.join(data.config.get('data_root') or '', next(iter(prefix.values()), ''))

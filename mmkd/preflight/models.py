@@ -33,6 +33,9 @@ from .planned_run import PlannedRun
 # Modules with a `num_classes` of their own meaning.
 OTHER_CLASSES = ('rpn_head', 'semantic_head', 'panoptic', 'backbone', 'neck', 'language_model')
 
+# What mmengine's Runner.resume reads beside weights.
+RESUMED = ('meta', 'message_hub')
+
 
 def check_num_classes(run: PlannedRun) -> Iterator[UserError | Advice]:
     """Every head is built for as many classes as the data has."""
@@ -194,12 +197,21 @@ def _downloaded(name: str) -> str:
 
 
 def check_load_from(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """What `load_from` names holds weights of this detector."""
+    """What `load_from` names holds weights of this detector, and what resuming needs."""
     path = run.cfg.get('load_from')
-    if not path or run.cfg.get('resume'):
+    if not path or (
+        run.cfg.get('resume') and run.cfg.get('runner_type')
+    ):  # of strategies' own form
         return
     hint = 'name weights of the same detector, or take it out'
-    found = read_checkpoint(path, f"load_from='{path}'", hint)['state_dict']
+    content = read_checkpoint(path, f"load_from='{path}'", hint)
+    found = content['state_dict']
+    absent = [key for key in RESUMED if not content.get(key)]
+    if run.cfg.get('resume') and absent:
+        yield CheckpointError(
+            f'load_from: {path} has no {" and no ".join(absent)} to resume from; start from its weights with '
+            f'resume=False'
+        )
     own = run.detector.state_dict()
     fitting = [key for key in own if key in found and found[key].shape == own[key].shape]
     if not fitting:

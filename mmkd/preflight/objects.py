@@ -50,7 +50,8 @@ def _without_owner(
 
 
 def check_objects(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """A training set keeps images after its filter, and some of them show objects."""
+    """Data sets keep images after their filter, and some of those to train on show objects."""
+    yield from _evaluated(run)
     trained = [data for data in run.data if data.mode == 'train' and not data.in_test_mode]
     labelled = [data for data in trained if any(map(_shows_objects, data.images))]
     for data in trained:
@@ -74,18 +75,43 @@ def check_objects(run: PlannedRun) -> Iterator[UserError | Advice]:
             continue
         if data.kept:
             continue
-        smallest = (data.config.get('filter_cfg') or {}).get('min_size', 0)
-        sizes = [min(image['width'], image['height']) for image in data.images]
-        cause = (
-            f'all images are smaller: the shorter side is {max(sizes)} px at most; set it to '
-            f'{min(sizes)} or less'
-            if max(sizes) < smallest
-            else f'it keeps none of {len(data.images)} images'
-        )
-        key = f'{data.key}.filter_cfg'
-        yield ConfigError(
-            f'{key}.min_size={smallest}: {cause}' if smallest else f'{key}: {cause}; take it out'
-        )
+        yield _keeps_none(data)
+
+
+def _evaluated(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """The metrics count the objects of images that a filter leaves out as missed."""
+    for data in run.data:
+        if data.mode == 'train':
+            continue
+        if data.images and not data.kept:
+            yield _keeps_none(data)
+        elif not data.images:
+            yield ConfigError(f'{data.key}.ann_file: {data.path} lists no image')
+        elif len(data.kept) < len(data.images) and not data.config.get('indices'):
+            yield Advice(
+                f'{data.key}.test_mode: filter_cfg leaves out {len(data.images) - len(data.kept)} of '
+                f'{len(data.images)} images, whose objects a metric may count as missed; write test_mode=True'
+            )
+        elif data.mode == 'val' and not any(map(_shows_objects, data.images)):
+            yield Advice(
+                f'{data.key}: no image of {data.path} shows {listed(data.classes or ())}, so that there is '
+                f'nothing to measure'
+            )
+
+
+def _keeps_none(data: AnnotatedData) -> ConfigError:
+    smallest = (data.config.get('filter_cfg') or {}).get('min_size', 0)
+    sizes = [min(image['width'], image['height']) for image in data.images]
+    cause = (
+        f'all images are smaller: the shorter side is {max(sizes)} px at most; set it to '
+        f'{min(sizes)} or less'
+        if max(sizes) < smallest
+        else f'it keeps none of {len(data.images)} images'
+    )
+    key = f'{data.key}.filter_cfg'
+    return ConfigError(
+        f'{key}.min_size={smallest}: {cause}' if smallest else f'{key}: {cause}; take it out'
+    )
 
 
 def check_iterations(run: PlannedRun) -> Iterator[UserError | Advice]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from mmengine.config import Config
+from mmdet.datasets import BaseDetDataset
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_distributed
 from mmengine.registry import init_default_scope
 
 from ..building import build_detector
 from ..errors import UserError
+from ..random_state import preserve_rng_state
 from ..types import Detector
-from .annotations import AnnotatedData, data_of, leaves_of
+from .annotations import AnnotatedData, data_of, leaves_of, wrap
 from .files import missing_files
 
 # XML files and images that are looked at before a run starts; `check` looks at all.
@@ -47,6 +52,7 @@ class PlannedRun:
         self.whole = whole
         self.built = built or {}
         self._unreadable: list[UserError] = []
+        self._wrapped: dict[str, Any] = {}
         init_default_scope(cfg.get('default_scope') or 'mmdet')
 
     @property
@@ -107,6 +113,49 @@ class PlannedRun:
                 self._unreadable.append(error)
         return found
 
+    def dataset(self, mode: str) -> Any:
+        """The data set of a loader, wrappers included; None if a part of it has not been read.
+
+        Raises:
+            ConfigError: A wrapper cannot be built.
+        """
+        if mode in self.built:
+            return self.built[mode]
+        if mode in self._wrapped:
+            return self._wrapped[mode]
+        planned = [data for data in self.planned_data if data.mode == mode]
+        read = [data for data in self.data if data.mode == mode and data.is_local]
+        # Of videos a sampler names the frames.
+        if not read or len(read) < len(planned) or not all(map(_is_of_images, read)):
+            return None
+        key = f'{mode}_dataloader'
+        with preserve_rng_state():
+            inner = iter([data.as_read() for data in read])
+            self._wrapped[mode] = wrap(self.cfg[key].dataset, inner, f'{key}.dataset')
+        return self._wrapped[mode]
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs are trained; None in a run of iterations."""
+        return (self.cfg.get('train_cfg') or {}).get('max_epochs')
+
+    @cached_property
+    def iterations(self) -> int | None:
+        """How many iterations are trained, about; None if unknown."""
+        loop = self.cfg.get('train_cfg') or {}
+        if self.epochs is None:
+            return loop.get('max_iters')
+        loader = self.cfg.get('train_dataloader') or {}
+        try:
+            dataset = self.dataset('train')
+        except UserError:  # which another check reports
+            return None
+        if dataset is None:
+            return None
+        batch = loader.get('batch_size', 1) * int(os.environ.get('WORLD_SIZE', 1))
+        count = loader.get('num_batch_per_epoch') or math.ceil(len(dataset) / batch)
+        return self.epochs * count
+
     @property
     def unreadable(self) -> list[UserError]:
         """Why data sets could not be read."""
@@ -120,4 +169,21 @@ class PlannedRun:
             ConfigError: It cannot be built.
         """
         scope = self.cfg.get('default_scope') or 'mmdet'
-        return build_detector(self.detector_config, self.detector_key, scope)
+        config = self.detector_config
+        if self.cfg.get('launcher', 'none') != 'none' and not is_distributed():
+            config = ConfigDict(_of_one_process(config))
+        return build_detector(config, self.detector_key, scope)
+
+
+def _of_one_process(config: Any) -> Any:
+    """A copy without normalizations that need other processes, which a launcher brings together later."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_of_one_process(each) for each in config)
+    if not isinstance(config, dict):
+        return config
+    copied = {key: _of_one_process(value) for key, value in config.items()}
+    return copied | dict(type='BN') if copied.get('type') == 'MMSyncBN' else copied
+
+
+def _is_of_images(data: AnnotatedData) -> bool:
+    return issubclass(data.kind, BaseDetDataset)

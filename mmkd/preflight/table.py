@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ..errors import UserError
-from . import boxes, classes, files, images, models, objects, registered, teachers
+from . import boxes, classes, files, images, models, objects, pipelines, registered, teachers
 from .advice import Advice
 from .planned_run import PlannedRun
 
@@ -63,6 +63,12 @@ CHECKS = (
     Check('evaluation', models.check_evaluation),
     Check('detector', check_detector),
     Check('number of classes', models.check_num_classes, needs=('class names', 'detector')),
+    Check(
+        'pipelines',
+        pipelines.check_pipelines,
+        needs=('annotations', 'objects', 'image files', 'image content', 'detector'),
+    ),
+    Check('data loaders', registered.check_loaders),
     Check('registered types', registered.check_types),
     Check('schedules', teachers.check_schedules),
     Check('pretrained weights', models.check_pretrained, needs=('detector',)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmdet.registry import MODELS
 
@@ -35,12 +36,20 @@ def check_distillation(run: PlannedRun) -> Iterator[UserError | Advice]:
 
 
 def check_schedules(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Schedules that count epochs stand in a run that has epochs."""
+    """Schedules of losses and learning rates fit the length of the run, in epochs or iterations."""
     loop = dict(run.cfg.get('train_cfg') or {})
     by_epoch = loop.get('by_epoch') or loop.get('type') == 'EpochBasedTrainLoop'
-    if 'train' not in run.modes or loop.get('max_epochs') or by_epoch:
+    if 'train' not in run.modes:
         return
-    for name, entry in (run.model_config.get('losses') or {}).items():
+    counts_epochs = bool(run.epochs or by_epoch)
+    entries = run.cfg.get('param_scheduler') or ()
+    for index, entry in enumerate(entries if isinstance(entries, (list, tuple)) else [entries]):
+        if isinstance(entry, dict) and isinstance(entry.get('type'), str):
+            yield from _never_in_effect(run, f'param_scheduler.{index}', entry, counts_epochs)
+    losses = run.model_config.get('losses')
+    if counts_epochs or not isinstance(losses, dict):
+        return
+    for name, entry in losses.items():
         schedule = (entry or {}).get('schedule') or {}
         moments = any(schedule.get(key) for key in ('begin', 'end', 'warmup'))
         if moments and schedule.get('unit', 'epoch') == 'epoch':
@@ -48,6 +57,35 @@ def check_schedules(run: PlannedRun) -> Iterator[UserError | Advice]:
                 f'model.losses.{name}.schedule.unit: counts epochs, which {loop.get("type")} '
                 f"does not have; write unit='iter' and iterations"
             )
+
+
+def _never_in_effect(
+    run: PlannedRun, key: str, entry: dict[str, Any], counts_epochs: bool
+) -> Iterator[Advice]:
+    """A schedule of the learning rate that does nothing, or does not come to its end."""
+    by_epoch = entry.get('by_epoch', True)
+    if by_epoch and not counts_epochs:
+        if not entry.get('convert_to_iter_based') and 'Plateau' not in entry['type']:
+            yield Advice(
+                f'{key}.by_epoch: counts epochs, which this run of iterations does not have, so that the '
+                f'learning rate stays as it is; write by_epoch=False and iterations'
+            )
+        return
+    length = run.epochs if by_epoch else run.iterations
+    unit = 'epochs' if by_epoch else 'iterations'
+    if not length:
+        return
+    milestones, warm_up = entry.get('milestones') or (), entry['type'] == 'LinearLR'
+    if isinstance(milestones, (list, tuple)) and milestones and min(milestones) >= length:
+        yield Advice(
+            f'{key}.milestones: {list(milestones)} are not reached in the {length} {unit} of this run, so '
+            f'that the learning rate stays as it is; write smaller ones'
+        )
+    elif warm_up and (entry.get('end') or 0) > length:
+        yield Advice(
+            f'{key}.end: the learning rate rises for {entry["end"]} {unit}, and this run has {length}, so '
+            f'that it never has its full value; write a smaller end'
+        )
 
 
 def _classes(run: PlannedRun) -> Sequence[str] | None:

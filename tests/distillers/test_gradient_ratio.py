@@ -171,8 +171,11 @@ def test_it_can_follow():
 @pytest.mark.parametrize(
     ('weight', 'message'),
     [
-        ('high', "loss_weight: must be a number, 'auto' or dict(ratio=…), got 'high'"),
-        (True, "loss_weight: must be a number, 'auto' or dict(ratio=…), got True"),
+        (
+            'high',
+            "loss_weight: must be a number of at least 0, 'auto' or dict(ratio=…), got 'high'",
+        ),
+        (True, "loss_weight: must be a number of at least 0, 'auto' or dict(ratio=…), got True"),
         (dict(ratio=0), 'loss_weight.ratio: must be above 0, got 0'),
         (dict(ratio='0.3'), "loss_weight.ratio: must be above 0, got '0.3'"),
         (dict(steps=0), 'loss_weight.steps: must be an integer above 0, got 0'),

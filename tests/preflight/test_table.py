@@ -6,12 +6,27 @@ import json
 from pathlib import Path
 
 import fault_page
+import mmdet
 import pytest
 import torch
-from fault_table import FAULTS, Case, Fault, identifiers, sound_case, voc_object, xml
-from mmdet.registry import MODELS
+from fault_table import (
+    FAULTS,
+    NORMALIZE,
+    Case,
+    Fault,
+    identifiers,
+    sound_case,
+    voc_object,
+    with_masks,
+    xml,
+)
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
 
 from mmkd.preflight import PlannedRun, examine
+
+MASKS_ALONE = f'{mmdet.__path__[0]}/.mim/configs/mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'
+MASKS_FROM_BOXES = f'{mmdet.__path__[0]}/.mim/configs/boxinst/boxinst_r50_fpn_ms-90k_coco.py'
 
 
 @pytest.fixture(params=FAULTS, ids=list(identifiers()))
@@ -128,9 +143,62 @@ def proposals_alone(case: Case) -> None:
     case.config.val_evaluator.metric = 'proposal_fast'
 
 
+def mosaic(case: Case) -> None:
+    """Several wrappers, one with a pipeline of its own."""
+    inner = dict(case.train)
+    steps, inner['pipeline'] = inner['pipeline'], inner['pipeline'][:2]
+    several = dict(type='ConcatDataset', datasets=[inner, dict(inner)])
+    case.config.train_dataloader.dataset = dict(
+        type='MultiImageMixDataset',
+        dataset=dict(type='RepeatDataset', times=2, dataset=several),
+        pipeline=[dict(type='Mosaic', img_scale=(128, 96)), *steps[3:]],
+    )
+
+
+def outlines_of_none(case: Case) -> None:
+    """A detector of masks that learns them from boxes loads no masks."""
+    with_masks(case)
+    case.edit(lambda it: [each.pop('segmentation') for each in it['annotations']] and None)
+    for mode in ('train', 'val', 'test'):
+        case.config[f'{mode}_dataloader'].dataset.pipeline[1].pop('with_mask')
+    case.config.model = Config.fromfile(MASKS_FROM_BOXES).model
+    case.config.model.bbox_head.num_classes = 3
+    case.config.model.backbone.init_cfg = None
+
+
+def epochs(case: Case) -> None:
+    """Schedules in epochs that are stepped by iterations, and weights with options of their own."""
+    cfg = case.config
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
+    cfg.param_scheduler = [
+        dict(type='mmdet.QuadraticWarmupLR', begin=0, end=1, convert_to_iter_based=True),
+        dict(type='CosineAnnealingLR', begin=1, T_max=1, end=2, convert_to_iter_based=True),
+        dict(type='ConstantLR', factor=1, begin=2, end=3),
+    ]
+    cfg.optim_wrapper.paramwise_cfg = dict(
+        norm_decay_mult=0, custom_keys=dict(absolute_pos_embed=dict(decay_mult=0.0))
+    )
+    cfg.custom_hooks = [dict(type='EMAHook', priority='very_high')]
+    cfg.default_hooks.checkpoint = dict(
+        type='CheckpointHook', save_best=['coco/bbox_mAP'], published_keys=['state_dict']
+    )
+
+
+def normalized_once(case: Case) -> None:
+    """By the pipeline, and not by the detector."""
+    case.config.model.data_preprocessor = dict(type='DetDataPreprocessor', pad_size_divisor=32)
+    for mode in ('train', 'val', 'test'):
+        case.config[f'{mode}_dataloader'].dataset.pipeline.insert(4, NORMALIZE)
+
+
 @pytest.mark.parametrize(
     'change',
     [
+        epochs,
+        normalized_once,
+        mosaic,
+        with_masks,
+        outlines_of_none,
         negatives_beside_others,
         unlabelled,
         head_for(2, thing_classes=('cat', 'dog')),
@@ -143,6 +211,8 @@ def proposals_alone(case: Case) -> None:
         pretrained_with_prefix,
     ],
     ids=[
+        *('epochs', 'normalized once'),
+        *('mosaic of several data sets', 'masks', 'masks learnt from boxes'),
         *('negatives beside others', 'unlabelled', 'things of panoptic data', 'a class less'),
         *(
             'an ignored annotation without box',
@@ -158,6 +228,44 @@ def test_what_plain_mmdet_trains_is_not_refused(tmp_path: Path, change):
     case = sound_case(tmp_path / 'run', 'coco')
     change(case)
     verdicts = examine(PlannedRun(case.config, ('train', 'val'), whole=True))
+    assert not [str(error) for it in verdicts for error in it.errors]
+
+
+def test_a_normalization_over_processes_waits_for_its_launcher(tmp_path: Path):
+    case = sound_case(tmp_path / 'run', 'coco')
+    case.config.model.backbone.norm_cfg = dict(type='MMSyncBN')
+    alone = examine(PlannedRun(case.config, ('train', 'val')))
+    found = [str(error) for it in alone for error in it.errors]
+    assert [each for each in found if 'add --launcher, or write BN' in each] == found[:1] == found
+    case.config.launcher = 'pytorch'
+    several = examine(PlannedRun(case.config, ('train', 'val')))
+    assert not [str(error) for it in several for error in it.errors]
+
+
+def test_a_runs_own_pipelines_keep_no_images_of_the_check(tmp_path: Path):
+    case = sound_case(tmp_path / 'run', 'coco')
+    case.train.pipeline.insert(2, dict(type='CachedMosaic', img_scale=(128, 96)))
+    built = DATASETS.build(case.train)
+    run = PlannedRun(case.config, ('train',), built=dict(train=built))
+    assert {it.check.name: it.word for it in examine(run)}['pipelines'] == 'passed'
+    assert built.pipeline.transforms[2].results_cache == []
+
+
+def masks_without_boxes(case: Case) -> None:
+    """A detector that learns from masks alone."""
+    with_masks(case)
+    case.config.model = Config.fromfile(MASKS_ALONE).model
+    case.config.model.backbone.init_cfg = None
+    case.config.model.panoptic_head.update(num_things_classes=3, num_stuff_classes=0)
+    case.config.model.panoptic_head.loss_cls.class_weight = [1.0] * 3 + [0.1]
+    case.config.model.panoptic_fusion_head.update(num_things_classes=3, num_stuff_classes=0)
+    case.train.pipeline[1].with_bbox = False
+
+
+def test_a_detector_of_masks_needs_no_boxes(tmp_path: Path):
+    case = sound_case(tmp_path / 'run', 'coco')
+    masks_without_boxes(case)
+    verdicts = examine(PlannedRun(case.config, ('train',), whole=True))
     assert not [str(error) for it in verdicts for error in it.errors]
 
 

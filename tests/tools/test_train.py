@@ -54,6 +54,32 @@ def test_the_runner_with_strategies_is_a_configs_choice(tool, config, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without CUDA')
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('optim_wrapper.type=AmpOptimWrapper', "optim_wrapper.type='AmpOptimWrapper' needs a GPU"),
+        ('auto_scale_lr.enable=True', 'auto_scale_lr.enable needs auto_scale_lr=dict(base_batch'),
+        ('work_dir=tiny.py', 'work_dir: tiny.py cannot be written to'),
+    ],
+)
+def test_what_the_config_asks_for_in_vain_is_one_line(tool, config, capsys, option, message):
+    assert tool('train', config, '--device', 'cpu', '--cfg-options', option) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_config_without_a_scope_is_of_mmdet(tool, config, tmp_path):
+    cfg = Config.fromfile(config)
+    cfg.pop('default_scope')
+    cfg.dump(str(config))
+    assert tool('train', config, '--device', 'cpu', '--work-dir', 'work') == 0
+
+
+def test_weights_alone_are_not_resumed_from(tool, config, capsys, tmp_path):
+    torch.save(dict(state_dict={}), tmp_path / 'weights.pth')
+    assert tool('train', config, '--device', 'cpu', '--resume', 'weights.pth') == 2
+    assert 'weights.pth has no meta and no message_hub' in capsys.readouterr().err
+
+
 def test_mixed_precision_without_a_gpu_is_refused(tool, config, capsys):
     assert tool('train', config, '--amp') == 2
     assert '--amp needs a GPU' in capsys.readouterr().err
