@@ -306,6 +306,16 @@ def teacher_state(change: Callable[[dict], dict]) -> Callable[[Case], None]:
     return spoil
 
 
+def teacher_without(key: str) -> Callable[[Case], None]:
+    def spoil(case: Case) -> None:
+        distil()(case)
+        config = Config.fromfile(str(case.folder / 'teacher.py'))
+        config.model[key] = None
+        config.dump(str(case.folder / 'teacher.py'))
+
+    return spoil
+
+
 def named_by_another_hash(case: Case) -> None:
     distil()(case)
     path = case.folder / 'teacher-00000000.pth'
@@ -1319,6 +1329,13 @@ FAULTS = (
         "the teacher's config inherits from a file that is not there",
         teacher_file("_base_ = './absent.py'\n"),
         ('teacher.config: ', 'inherits from a file that is not there', 'absent.py'),
+    ),
+    Fault(
+        TEACHERS,
+        "the teacher's config has no `data_preprocessor`",
+        teacher_without('data_preprocessor'),
+        ('teacher.config: its model has no data_preprocessor', 'pixels from 0 to 255'),
+        advice=True,
     ),
     Fault(
         TEACHERS,

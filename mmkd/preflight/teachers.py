@@ -16,13 +16,19 @@ from .planned_run import PlannedRun
 
 
 def check_teacher_configs(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """The configs of teachers can be read."""
+    """The configs of teachers can be read, and normalise images."""
     for key, teacher in read_teachers(run.model_config):
         if 'config' in teacher and not teacher.get('cache'):
             try:
-                load_config(teacher['config'], key)
+                config = load_config(teacher['config'], key)
             except UserError as error:
                 yield error
+                continue
+            if config.model.get('data_preprocessor') is None:
+                yield Advice(
+                    f'{key}.config: its model has no data_preprocessor, so it is given pixels from 0 to 255; '
+                    f'add the one that it was trained with'
+                )
 
 
 def check_distillation(run: PlannedRun) -> Iterator[UserError | Advice]:
