@@ -23,6 +23,7 @@ if sys.argv[:1] != ['-m']:
         models,
         sharding,
         teachers,
+        visualization,
     )
     from .distillers import Distiller
 
@@ -40,4 +41,5 @@ if sys.argv[:1] != ['-m']:
         'models',
         'sharding',
         'teachers',
+        'visualization',
     ]

@@ -229,12 +229,17 @@ class ScoreCurve:
         matched = np.concatenate([match['dtMatches'][0] for match in matches]) != 0
         counted = np.concatenate([match['dtIgnore'][0] for match in matches]) == 0
         num_gt = sum(int(np.sum(np.equal(match['gtIgnore'], 0))) for match in matches)
+        return cls.of_scores(scores[counted], matched[counted], num_gt)
+
+    @classmethod
+    def of_scores(cls, scores: np.ndarray, right: np.ndarray, num_gt: int) -> ScoreCurve:
+        """From the detections that count, ``(n,)`` scores and whether each is correct."""
         # Every distinct score is a threshold; searchsorted finds the last detection it keeps.
         order = np.argsort(-scores, kind='stable')
         thresholds = np.unique(scores)[::-1]
         last = np.searchsorted(-scores[order], -thresholds, side='right') - 1
-        tp = np.cumsum((matched & counted)[order])[last]
-        fp = np.cumsum((~matched & counted)[order])[last]
+        tp = np.cumsum(right[order])[last]
+        fp = np.cumsum(~right[order])[last]
         return cls(thresholds, tp, fp, num_gt)
 
     def counts(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

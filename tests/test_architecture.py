@@ -16,7 +16,7 @@ LAYERS = (
     ('errors', 'version', 'types', 'file_kind'),
     ('compat', 'nested', 'random_state', 'method_override', 'checkpoints'),
     ('building',),
-    ('recorder', 'converters', 'models', 'f1_metric'),
+    ('recorder', 'converters', 'models', 'f1_metric', 'visualization'),
     ('families', 'losses', 'connectors'),
     ('alignments',),
     ('cache', 'sharding'),

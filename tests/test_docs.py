@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import TASK_UTILS
+from mmdet.registry import HOOKS, TASK_UTILS
+from mmengine.registry import VISBACKENDS
 from tiny_models import batch, pair_of_detectors
 from torch import nn
 
@@ -74,3 +76,13 @@ def test_the_family_of_the_page_runs_its_head_only_where_it_is_read():
         with Recorder(detector, [neck, head]) as seen:
             family.run(torch.rand(1, 3, 8, 8), [], {family.part_of(source)}, seen)
         assert [each in seen for each in (neck, head)] == ran
+
+
+def test_the_hook_and_the_backends_of_the_page_are_there_with_these_arguments():
+    hook, visualizer = ({}, {})
+    for code, declared in zip(examples('figures.md'), (hook, visualizer), strict=True):
+        exec(code, declared)
+    assert HOOKS.build(hook['default_hooks']['comparison']).images == 4
+    for backend in visualizer['visualizer']['vis_backends']:
+        arguments = {key: value for key, value in backend.items() if key != 'type'}
+        inspect.signature(VISBACKENDS.get(backend['type'])).bind(save_dir='work_dirs', **arguments)

@@ -20,11 +20,16 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf'```{language}\n(.*?)```', README, re.S)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', page, re.S)
 
 
-COMMANDS = [line for block in blocks('bash') for line in block.splitlines() if line.strip()]
+def commands(page: str) -> list[str]:
+    return [line for block in blocks('bash', page) for line in block.splitlines() if line.strip()]
+
+
+COMMANDS = commands(README)
+OF_FIGURES = commands((ROOT / 'docs/figures.md').read_text())
 INLINE = [
     text
     for text in re.findall(r'`((?:mim|make|python -m mmkd|tools/dist_)[^`]*)`', README)
@@ -42,7 +47,7 @@ def parse(tool: str, arguments: list[str], monkeypatch):
     return module.parse_args()
 
 
-@pytest.mark.parametrize('command', [*COMMANDS, *INLINE])
+@pytest.mark.parametrize('command', dict.fromkeys([*COMMANDS, *INLINE, *OF_FIGURES]))
 def test_a_command_names_what_exists(command, monkeypatch):
     words = shlex.split(command)
     if words[0] == 'make':

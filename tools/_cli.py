@@ -57,6 +57,26 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
+    """The arguments of every tool that draws work directories.
+
+    Args:
+        parser: Of the tool.
+        out: Where it writes its figure by default.
+    """
+    parser.add_argument(
+        'work_dirs', nargs='+', metavar='WORK_DIR', help='as a training run left it'
+    )
+    parser.add_argument('--names', nargs='+', metavar='NAME', help="titles instead of the folders'")
+    parser.add_argument('--out', default=out, metavar='FILE', help=f'the PNG file (default: {out})')
+    parser.add_argument('--json', metavar='FILE', help='write the numbers to a JSON file too')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
+    parser.add_argument(
+        '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
+    )
+    parser.set_defaults(gpus=None, local_rank=0)
+
+
 def run_tool(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Choose the device, import mmkd, run ``main``.
 
@@ -89,6 +109,7 @@ def _import_quietly() -> None:
     """
     warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
     warnings.filterwarnings('ignore', category=FutureWarning)
+    warnings.filterwarnings('ignore', message='torch.meshgrid')  # of mmdet's anchors
     with redirect_stdout(StringIO()):
         import mmkd  # noqa: F401
 

@@ -98,7 +98,8 @@ def demo(args: argparse.Namespace) -> None:
 
 def _run_stages(args: argparse.Namespace, work_dir: Path, progress: Progress) -> dict[str, Any]:
     from _synthetic_scenes import prepare_scenes
-    from mmkd.analysis.curves import draw_curves
+    from mmkd.analysis.curves import curves_of, draw_curves
+    from mmkd.analysis.work_dir import read_work_dir
 
     settings = _data_settings(args)
     with progress.stage(f'Draw {settings.train + settings.val} pictures') as report:
@@ -117,9 +118,8 @@ def _run_stages(args: argparse.Namespace, work_dir: Path, progress: Progress) ->
     with progress.stage('Draw table and pictures') as report:
         table = f'{format_table(metrics)}\n\n{describe(metrics)}\n'
         (work_dir / 'table.md').write_text(table, encoding='utf-8')
-        draw_curves(
-            {TITLE_OF[name]: work_dir / name for name in checkpoints}, work_dir / 'curves.png'
-        )
+        runs = [curves_of(read_work_dir(work_dir / n), TITLE_OF[n]) for n in checkpoints]
+        draw_curves(runs).savefig(work_dir / 'curves.png')
         report(0.3)
         _draw_comparison(args, work_dir, checkpoints, metrics)
         report.finish()
@@ -436,17 +436,20 @@ def _evaluate(
 def _draw_comparison(
     args: argparse.Namespace, work_dir: Path, checkpoints: dict[str, Path], metrics: dict[str, Any]
 ) -> None:
-    from mmkd.analysis.comparison import compare
+    from mmkd.analysis.comparison import LOWEST_THR, Compared, compare
     from mmkd.analysis.complexity import build_test_data, load_detector
+    from mmkd.analysis.run_detectors import of_model
+    from mmkd.visualization import spread
 
-    detectors, thresholds = {}, {}
+    detectors = []
     for name, checkpoint in checkpoints.items():
         cfg = _config(_plain(name), args, work_dir)
-        detectors[TITLE_OF[name]] = load_detector(cfg, str(checkpoint))
-        # Each at the score where its own F1 is best: scores of two detectors do not compare.
+        model, dataset = load_detector(cfg, str(checkpoint)), build_test_data(cfg)
+        # Each at the score where its own F1 is highest: scores of two detectors do not compare.
         best = metrics['models'][name].get('coco/bbox_F1_shared_threshold', 0.5)
-        thresholds[TITLE_OF[name]] = max(best, 0.05)
-    compare(detectors, build_test_data(cfg), work_dir / 'comparison.png', thresholds=thresholds)
+        score_thr = max(best, LOWEST_THR)
+        detectors.append(Compared(TITLE_OF[name], of_model(model), dataset, score_thr))
+    compare(detectors, spread(dataset)).draw().savefig(work_dir / 'comparison.png')
 
 
 def format_table(metrics: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Bring outputs of teacher and student into correspondence."""
 
 from .base import Alignment, Pair, Step
-from .class_map import ClassMap
+from .class_map import ClassMap, shared_labels
 from .decoder_layers import layer_map
 from .dense import (
     DenseBoxAlignment,
@@ -42,4 +42,5 @@ __all__ = [
     'SharedQueryAlignment',
     'Step',
     'layer_map',
+    'shared_labels',
 ]

@@ -33,6 +33,34 @@ def _plain(name: str) -> str:
     return ''.join(letter for letter in name.lower() if letter.isalnum())
 
 
+def _counterpart(
+    name: str, teacher: Sequence[str], synonyms: Mapping[str, str] | None = None
+) -> int | None:
+    """The index of the teacher's class for one of the student's."""
+    plain = _plain(name)
+    given = {_plain(a): _plain(b) for a, b in (synonyms or {}).items()}
+    index = {_plain(theirs): i for i, theirs in reversed(list(enumerate(teacher)))}
+    wanted = given.get(plain, plain)
+    if wanted in index:
+        return index[wanted]
+    same = set().union(*(group for group in SYNONYMS if wanted in group))
+    return next((index[other] for other in index if other in same), None)
+
+
+def shared_labels(
+    student: Sequence[str], teacher: Sequence[str], synonyms: Mapping[str, str] | None = None
+) -> dict[int, int]:
+    """The student's label for each label of the teacher whose class both have.
+
+    Args:
+        student: Class names of the student, in the order of its outputs.
+        teacher: Class names of the teacher, in the order of its outputs.
+        synonyms: As of :class:`ClassMap`.
+    """
+    found = {_counterpart(name, teacher, synonyms): label for label, name in enumerate(student)}
+    return {index: label for index, label in found.items() if index is not None}
+
+
 class ClassMap:
     """Pairs the classes of student and teacher by name.
 
@@ -72,8 +100,9 @@ class ClassMap:
                 f'{", ".join(unknown)}'
             )
         self.student, self.teacher, self.unmapped = tuple(student), tuple(teacher), unmapped
-        self._given = {_plain(a): _plain(b) for a, b in (synonyms or {}).items()}
-        named = {name: self._counterpart(name) for name in student if name not in exclude}
+        named = {
+            name: _counterpart(name, teacher, synonyms) for name in student if name not in exclude
+        }
         unmatched = [name for name, index in named.items() if index is None]
         found = {name: index for name, index in named.items() if index is not None}
         if unmatched:
@@ -107,15 +136,6 @@ class ClassMap:
     def excludes(self) -> bool:
         """Whether some student classes are left out."""
         return len(self) < len(self.student)
-
-    def _counterpart(self, name: str) -> int | None:
-        plain = _plain(name)
-        index = {_plain(theirs): i for i, theirs in reversed(list(enumerate(self.teacher)))}
-        wanted = self._given.get(plain, plain)
-        if wanted in index:
-            return index[wanted]
-        same = set().union(*(group for group in SYNONYMS if wanted in group))
-        return next((index[other] for other in index if other in same), None)
 
     def student_logits(self, scores: Tensor, softmax: bool, axis: int = -1) -> Tensor:
         """The student's class scores of the shared classes, before the activation.

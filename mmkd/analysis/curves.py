@@ -1,107 +1,221 @@
-"""Training curves from the work folders of MMDetection runs."""
+"""Training curves from the work directories of MMDetection runs: losses and a metric."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import cycle
+from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .work_dir import read_scalars
+from ..errors import ConfigError, did_you_mean
+from .work_dir import METRICS, WorkDir
 
 COLOURS = ('#4b5563', '#d97706', '#0f766e', '#7c3aed', '#be123c', '#2563eb')
-KD_PREFIX = 'loss_kd'
+PANEL = 4.8  # inches, the width of a panel
+STYLES = ('-', '--', ':', '-.')
+WIDE_RANGE = (
+    30.0  # distillation losses that differ by such a factor are drawn on a logarithmic scale
+)
 
 
-def task_loss(record: dict) -> float:
-    """The detector's own losses of a training record, summed; without those of distillation.
+@dataclass
+class Curve:
+    """Values over training.
 
-    Names that begin with ``loss_kd`` are taken for distillation's.
+    Attributes:
+        steps: Iterations that were done.
+        values: One each.
+    """
+
+    steps: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, step: float, value: float) -> None:
+        self.steps.append(step)
+        self.values.append(value)
+
+
+@dataclass
+class RunCurves:
+    """What a run logged.
+
+    Attributes:
+        title: Its name.
+        task: The detector's own losses, summed.
+        distillation: Each distillation loss, with its weight.
+        metrics: Results on the validation images, by name.
+    """
+
+    title: str
+    task: Curve = field(default_factory=Curve)
+    distillation: dict[str, Curve] = field(default_factory=dict)
+    metrics: dict[str, Curve] = field(default_factory=dict)
+
+    def numbers(self, metric: str | None) -> dict[str, Any]:
+        """Its curves in plain values.
+
+        Args:
+            metric: The only one of its metrics to keep.
+        """
+        values = asdict(self)
+        found = values.pop('metrics').get(metric)
+        return values | {'metric': metric, 'validation': found}
+
+
+def curves_of(run: WorkDir, title: str) -> RunCurves:
+    """The curves of a run.
 
     Args:
-        record: From :func:`read_scalars`.
+        run: Finished or not.
+        title: Its name in the figure.
+
+    Raises:
+        ConfigError: It logged nothing.
     """
-    return sum(
-        value
-        for key, value in record.items()
-        if key.startswith('loss_') and not key.startswith(KD_PREFIX)
-    )
+    names = run.config.model.get('losses') or {} if run.distilled else {}
+    found = read_curves(run.records, title, names)
+    if not found.task.steps and not found.distillation and not found.metrics:
+        raise ConfigError(
+            f'{run.path}: must have logged losses or metrics (vis_data/scalars.json), got none; the config '
+            f'needs a LocalVisBackend'
+        )
+    return found
 
 
-def draw_curves(
-    runs: dict[str, str | os.PathLike[str]],
-    out_file: str | os.PathLike[str],
-    metric: str = 'coco/bbox_mAP',
-) -> None:
-    """Draw the detector's own loss and a metric over epochs, one line for each run.
+def read_curves(records: Iterable[dict], title: str, names: Iterable[str]) -> RunCurves:
+    """The curves in what mmengine logged.
 
     Args:
-        runs: Work folders by title.
-        out_file: A PNG file; its folder is made.
-        metric: The name of a validation result, in 0..1; drawn in percent.
+        records: From :func:`read_scalars`.
+        title: The name of the run in the figure.
+        names: Of the distillation losses.
     """
-    figure = Figure(figsize=(10, 4), layout='constrained')
+    found, names = RunCurves(title), set(names)
+    records = list(records)
+    training = [record for record in records if 'iter' in record]
+    per_epoch = max((r['iter'] / r['epoch'] for r in training if r.get('epoch')), default=1.0)
+    for record in training:
+        # As mmengine sums what has `loss` in its name.
+        losses = {k: v for k, v in record.items() if 'loss' in k and k != 'loss'}
+        task = [value for name, value in losses.items() if name not in names]
+        if task:
+            found.task.add(record['iter'], sum(task))
+        for name in sorted(names & losses.keys()):
+            found.distillation.setdefault(name, Curve()).add(record['iter'], losses[name])
+    for record in records:
+        if 'iter' in record:
+            continue
+        # Runs counted in iterations log each validation as step 0.
+        step = record['step'] * per_epoch if record.get('step') else record.get('after', 0)
+        for name, value in record.items():
+            if '/' in name and isinstance(value, (int, float)):
+                found.metrics.setdefault(name, Curve()).add(step, value)
+    return found
+
+
+def metric_of(runs: Sequence[RunCurves], name: str | None = None) -> str | None:
+    """The metric to draw: COCO's mAP, else another mAP that was logged.
+
+    Args:
+        runs: Of one figure.
+        name: The one that is asked for.
+
+    Raises:
+        ConfigError: No run logged that.
+    """
+    logged = list(dict.fromkeys(metric for run in runs for metric in run.metrics))
+    if name is not None:
+        if name not in logged:
+            raise ConfigError(
+                f'--metric: must be one that a run logged, got {name!r}{did_you_mean(name, logged)}'
+            )
+        return name
+    wanted = [METRICS['mAP'], *(metric for metric in logged if metric.endswith('mAP'))]
+    return next((metric for metric in wanted if metric in logged), None)
+
+
+def draw_curves(runs: Sequence[RunCurves], metric: str | None = METRICS['mAP']) -> Figure:
+    """Draw losses and a metric over iterations, one colour per run.
+
+    Args:
+        runs: Any number.
+        metric: The name of a validation result; values in 0..1 are drawn in percent.
+    """
+    distilled = any(run.distillation for run in runs)
+    panels = 2 + distilled
+    figure = Figure(dpi=110, layout='constrained')
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    for (title, work_dir), colour in zip(runs.items(), _repeat(COLOURS), strict=False):
-        records = read_scalars(work_dir)
-        steps = [record for record in records if 'iter' in record]
-        per_epoch = _steps_per_epoch(steps)
-        if steps:
-            left.plot(
-                [record['iter'] / per_epoch for record in steps],
-                [task_loss(record) for record in steps],
-                color=colour,
-                label=title,
-                linewidth=1.8,
+    axes = figure.subplots(1, panels, sharex=True)
+    colours = run_colours(len(runs))
+    handles = []
+    for run, colour in zip(runs, colours, strict=True):
+        axes[0].plot(run.task.steps, run.task.values, color=colour, linewidth=1.6)
+        values = run.metrics.get(metric or '', Curve())
+        percent = [100 * value if _is_share(values) else value for value in values.values]
+        axes[-1].plot(values.steps, percent, color=colour, linewidth=1.6, marker='o', markersize=4)
+        # In the key, as numbers beside the curves would cover each other.
+        last = f' ({percent[-1]:.1f})' if percent else ''
+        handles.append(Line2D([], [], color=colour, linewidth=2, label=f'{run.title}{last}'))
+    if distilled:
+        _draw_distillation(axes[1], runs, colours)
+    _finish(axes[0], "the detector's own losses")
+    short = (metric or 'mAP').rsplit('_', 1)[-1].rsplit('/', 1)[-1]
+    _finish(axes[-1], f'{short} on the validation images (%)')
+    axes[0].set_xlim(left=0)
+    highest = max((max(line.get_ydata(), default=0) for line in axes[-1].get_lines()), default=0)
+    axes[-1].set_ylim(bottom=0, top=1.08 * highest or 1)
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    columns = max(1, min(len(handles), PANEL * 10 * panels // (longest + 8)))
+    figure.legend(handles=handles, loc='outside lower center', ncols=int(columns), frameon=False)
+    figure.set_size_inches(PANEL * panels, 4 + 0.22 * -(-len(handles) // columns))
+    return figure
+
+
+def _draw_distillation(axes: Axes, runs: Sequence[RunCurves], colours: Sequence[Any]) -> None:
+    names = list(dict.fromkeys(name for run in runs for name in run.distillation))
+    styles = dict(zip(names, cycle(STYLES), strict=False))
+    drawn: list[float] = []
+    for run, colour in zip(runs, colours, strict=True):
+        for name, curve in run.distillation.items():
+            axes.plot(
+                curve.steps, curve.values, color=colour, linewidth=1.6, linestyle=styles[name]
             )
-        values = [record for record in records if 'iter' not in record and metric in record]
-        if values:
-            right.plot(
-                [record['step'] for record in values],
-                [100 * record[metric] for record in values],
-                color=colour,
-                label=title,
-                linewidth=1.8,
-                marker='o',
-                markersize=4,
-            )
-            right.annotate(
-                f'{100 * values[-1][metric]:.1f}',
-                (values[-1]['step'], 100 * values[-1][metric]),
-                xytext=(6, 0),
-                textcoords='offset points',
-                color=colour,
-                va='center',
-                fontsize=10,
-            )
-    _finish(left, "the detector's own losses")
-    if left.get_lines():
-        left.legend(frameon=False, loc='upper right')  # one key serves both
-    _finish(right, f'{metric.rsplit("_", 1)[-1]} on the validation images (%)')
-    right.set_ylim(bottom=0)
-    right.margins(x=0.1)
-    Path(out_file).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out_file, dpi=110)
+            drawn += curve.values
+    if min(drawn) > 0 and max(drawn) / min(drawn) > WIDE_RANGE:
+        axes.set_yscale('log')
+    _finish(axes, 'distillation losses, with their weights')
+    if len(names) > 1:
+        handles = [
+            Line2D([], [], color='#555555', label=name, linestyle=styles[name])  # type: ignore[arg-type]
+            for name in names
+        ]
+        axes.legend(handles=handles, frameon=False, fontsize=9)
+    else:
+        axes.set_title(f'{names[0]}, with its weight', fontsize=11)
 
 
-def _repeat(colours: tuple[str, ...]) -> Iterable[str]:
-    while True:
-        yield from colours
+def run_colours(count: int) -> list[Any]:
+    """A colour for each of ``count`` runs."""
+    if count <= len(COLOURS):
+        return list(COLOURS[:count])
+    colours = matplotlib.colormaps['turbo']
+    return [colours(0.05 + 0.9 * i / (count - 1)) for i in range(count)]
 
 
-def _steps_per_epoch(steps: list[dict]) -> float:
-    """Iterations of one epoch: no step of an epoch is later than its last one."""
-    return max((record['iter'] / record['epoch'] for record in steps), default=1.0)
+def _is_share(curve: Curve) -> bool:
+    return max(curve.values, default=0) <= 1
 
 
 def _finish(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=11)
-    axes.set_xlabel('epoch')
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel('iteration')
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.grid(alpha=0.25)
     axes.spines[['top', 'right']].set_visible(False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..errors import ConfigError, MissingFileError
 from ..hooks import STUDENT_FILE
 
 METRICS = {'mAP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'F1': 'coco/bbox_F1'}
+SCORE_THR = 'coco/bbox_F1_shared_threshold'
 LOG, CONFIG = 'vis_data/scalars.json', 'vis_data/config.py'  # in a folder named by the time
 #: How data is read and when it is validated decides nothing that a run learns.
 NO_RECIPE = (
@@ -41,6 +42,8 @@ class WorkDir:
         unit: ``'epoch'`` or ``'iter'``.
         checkpoint: Whose metrics these are; ``None`` if the file is not there any more.
         scores: By the names of :data:`METRICS`, in 0..1; what is not known is left out.
+        score_thr: The score at which one threshold for all classes has the highest F1, if it was logged.
+        records: What was logged, as :func:`read_scalars` returns it.
         notes: Notes for the reader of these numbers, a sentence each.
     """
 
@@ -52,6 +55,8 @@ class WorkDir:
     unit: str = 'epoch'
     checkpoint: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
+    score_thr: float | None = None
+    records: list[dict] = field(default_factory=list, repr=False)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -137,7 +142,8 @@ def read_work_dir(path: str | os.PathLike[str], best: bool = False) -> WorkDir:
     elif tests and not _checkpoints(path):
         folder, config = list(tests.items())[-1]
         found = WorkDir(path, config, names, checkpoint=config.get('load_from'))
-        found.scores = _scores(_read_json(folder))
+        record = _read_json(folder)
+        found.scores, found.score_thr = _scores(record), record.get(SCORE_THR)
         found.notes.append('a test, not a training run')
         return found
     elif loaded:
@@ -155,11 +161,64 @@ def read_work_dir(path: str | os.PathLike[str], best: bool = False) -> WorkDir:
         raise ConfigError(
             f'{path}: its config has no model or no train_cfg, so it trains no detector'
         )
+    found.records = records
     _read_progress(found, records)
     if found.finished:
         _read_scores(found, records, best)
         _add_tests(found, tests)
     return found
+
+
+def titles_of(
+    paths: Sequence[str | os.PathLike[str]], names: Sequence[str] | None
+) -> Sequence[str]:
+    """A title for each work directory, or file of results: its name, or its path where two have the same.
+
+    Args:
+        paths: Work directories, or files that end in ``.bbox.json`` or ``.json``.
+        names: Titles that are given for them.
+
+    Raises:
+        ConfigError: A folder is given twice, or the titles are too few, too many or not distinct.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    for i, path in enumerate(resolved):
+        if path in resolved[:i]:
+            raise ConfigError(f'{paths[i]}: named twice; give it once')
+    if names is None:
+        names = [path.name.removesuffix('.json').removesuffix('.bbox') for path in resolved]
+        return [
+            str(path) if names.count(name) > 1 else name
+            for path, name in zip(paths, names, strict=True)
+        ]
+    if len(names) != len(paths) or len(set(names)) < len(names):
+        raise ConfigError(
+            f'--names: must be {len(paths)} different titles, one for each work directory, got {len(names)}: '
+            f'{", ".join(names)}'
+        )
+    return names
+
+
+def latest_checkpoint(run: WorkDir) -> str:
+    """The checkpoint of the metrics; of an unfinished training the last one that it wrote.
+
+    Raises:
+        MissingFileError: There is none.
+    """
+    if run.checkpoint is not None:
+        file = Path(run.checkpoint)
+        if run.trained is None and '://' in run.checkpoint or file.is_file():
+            return run.checkpoint
+    elif not run.finished and run.trained:
+        file = run.path / f'{run.unit}_{run.trained}.pth'
+        if file.is_file():
+            return str(file)
+    wanted = run.checkpoint or f'{run.unit}_{run.length}.pth'
+    raise MissingFileError(
+        f'{run.path}: its checkpoint {Path(wanted).name} is not there'
+        f'{f"; {run.unit} {run.trained} of {run.length} is done" if not run.finished else ""}; train it, '
+        f'or name another work directory'
+    )
 
 
 def _read_progress(found: WorkDir, records: list[dict]) -> None:
@@ -181,15 +240,15 @@ def _read_scores(found: WorkDir, records: list[dict], best: bool) -> None:
     """The metrics of the last epoch, or the best, and the checkpoint they belong to."""
     # In a run counted in iterations mmengine may log each validation as step 0.
     validations = {
-        record['step'] or found.length: _scores(record)
-        for record in records
-        if 'iter' not in record
+        record['step'] or found.length: record for record in records if 'iter' not in record
     }
+    scores = {step: _scores(record) for step, record in validations.items()}
     epoch = found.length
     if best:
-        with_map = [step for step, scores in validations.items() if 'mAP' in scores]
-        epoch = max(with_map, key=lambda step: validations[step]['mAP'], default=epoch)
-    found.scores = dict(validations.get(epoch, {}))
+        with_map = [step for step in scores if 'mAP' in scores[step]]
+        epoch = max(with_map, key=lambda step: scores[step]['mAP'], default=epoch)
+    found.scores = dict(scores.get(epoch, {}))
+    found.score_thr = validations.get(epoch, {}).get(SCORE_THR)
     name = f'{found.unit}_{epoch}.pth'
     kept = [found.path / name, *sorted(found.path.glob(f'best_*_{name}'))]
     found.checkpoint = next((str(file) for file in kept if file.is_file()), None)
@@ -240,20 +299,26 @@ def read_scalars(work_dir: str | os.PathLike[str], since: str = '') -> list[dict
         since: Leave out the folders before that one.
 
     Returns:
-        The records in the order of training: those of training steps have ``iter`` and ``epoch``,
-        those of validation ``step``, the epoch.
+        The records in the order of training: those of training steps have ``iter`` and, in runs counted
+        in epochs, ``epoch``; those of validation have ``step``, the epoch, which is 0 in runs counted in
+        iterations, and ``after``, the last iteration that was logged before.
     """
-    records: dict[tuple[bool, int], dict] = {}
+    records: dict[tuple[bool, int, int], dict] = {}
     # The folders are named by the time they were made, so sorted they are in order.
     for path in sorted(Path(work_dir).glob(f'*/{LOG}')):
         if path.parents[1].name < since:
             continue
+        after = 0
         for line in path.read_text(encoding='utf-8').splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
                 continue  # the last line of a run that was stopped while it wrote
-            records[('iter' in record, record.get('step', 0))] = record
+            after = record.get('iter', after)
+            step, trains = record.get('step', 0), 'iter' in record
+            records[(trains, step, 0 if trains or step else after)] = (
+                record if trains else record | {'after': after}
+            )
     return [records[key] for key in sorted(records)]
 
 

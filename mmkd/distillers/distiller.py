@@ -118,7 +118,8 @@ class Distiller(BaseModel):
         self.classes = classes
         #: Whether a DistillationHook looks after this model.
         self.has_hook = False
-        self._class_map_config = class_map or {}
+        #: Arguments of :class:`ClassMap` beside the names.
+        self.class_map_config = class_map or {}
         self._recorders: dict[tuple[str, ...], StepRecorders] = PerModel()
 
     @property
@@ -314,7 +315,7 @@ class Distiller(BaseModel):
                 f'num_classes of its heads in model.student'
             )
         try:
-            return ClassMap(classes, teacher.classes, **self._class_map_config)
+            return ClassMap(classes, teacher.classes, **self.class_map_config)
         except TypeError as error:
             raise ConfigError(f'class_map: {str(error).split("__init__() ")[-1]}') from None
 

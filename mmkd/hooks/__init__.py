@@ -1,5 +1,6 @@
 """What mmkd adds to mmengine's training loop."""
 
+from .comparison import ComparisonHook
 from .distillation import STATE, DistillationHook, add_distillation_hook, add_hooks
 from .guard import GuardHook, NonFiniteError
 from .student_config import STUDENT_FILE
@@ -7,6 +8,7 @@ from .student_config import STUDENT_FILE
 __all__ = [
     'STATE',
     'STUDENT_FILE',
+    'ComparisonHook',
     'DistillationHook',
     'GuardHook',
     'NonFiniteError',

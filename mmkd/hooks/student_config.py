@@ -39,7 +39,7 @@ def student_config(config: Config) -> Config:
     content['model'] = content['model']['student']
     for key in OF_THE_RUN:
         content.pop(key, None)
-    hooks = ('DistillationHook', 'GuardHook')
+    hooks = ('ComparisonHook', 'DistillationHook', 'GuardHook')
     content['default_hooks'] = {
         name: hook
         for name, hook in (content.get('default_hooks') or {}).items()

@@ -32,6 +32,7 @@ class TeacherSharding:
         if not isinstance(shard, bool):
             raise ConfigError(f'{name}.shard={shard!r} is neither True nor False')
         self.name = name
+        self.shard = shard
         #: Whether weights are still to be shared out, once there are several processes.
         self.is_pending = shard
         if shard:

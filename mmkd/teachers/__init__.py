@@ -3,10 +3,11 @@
 from .averaged import AveragedTeacher
 from .base import Teacher
 from .cached import CachedTeacher
-from .declared import TEACHER, DeclaredTeachers
+from .declared import CACHE_OPTIONS, TEACHER, DeclaredTeachers
 from .live import LiveTeacher
 
 __all__ = [
+    'CACHE_OPTIONS',
     'TEACHER',
     'AveragedTeacher',
     'CachedTeacher',

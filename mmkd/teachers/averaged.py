@@ -40,6 +40,7 @@ class AveragedTeacher(LiveTeacher):
         amp: str | bool | None = None,
         **options: Any,
     ) -> None:
+        self.name = name
         self.scale = check_scale(scale, name)
         self.precision = TeacherPrecision(name, amp)
         if 'shard' in options:

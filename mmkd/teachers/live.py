@@ -14,6 +14,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from ..alignments import shared_labels
 from ..alignments.padding import size_divisor
 from ..building import build_detector
 from ..checkpoints import load_weights, read_checkpoint
@@ -62,6 +63,7 @@ class LiveTeacher(Teacher):
         shard: bool = False,
         **options: Any,
     ) -> None:
+        self.name = name
         cfg = load_config(config, name)
         self.scale = check_scale(scale, name)
         self.precision = TeacherPrecision(name, amp)
@@ -177,6 +179,45 @@ class LiveTeacher(Teacher):
             inputs, data_samples = pad(inputs, data_samples, self.detector.data_preprocessor)
             self._own_padding = (len(inputs), _size(inputs), size)
         return inputs, data_samples, scale
+
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Any], device: torch.device | None = None) -> SampleList:
+        """What the detector finds in images, in float32 and at the resolution that it sees in training.
+
+        Args:
+            batch: Images and samples as the student's test pipeline makes them, before any preprocessor.
+            device: Where to run; by default where it is.
+        """
+        if device is not None and next(self.detector.parameters()).device != device:
+            self.detector.to(device)
+        inputs, samples = list(batch['inputs']), list(batch['data_samples'])
+        if self.scale != 1:
+            resized = [
+                resize(image.float()[None], [sample], self.scale)
+                for image, sample in zip(inputs, samples, strict=True)
+            ]
+            inputs, samples = [each[0][0] for each in resized], [each[1][0] for each in resized]
+        return self.detector.test_step(dict(inputs=inputs, data_samples=samples))
+
+    def shared_labels(
+        self, classes: Sequence[str], class_map: dict[str, Any] | None = None
+    ) -> dict[int, int]:
+        """The student's label for each of the detector's labels whose class both have.
+
+        Args:
+            classes: Class names of the student.
+            class_map: That of the distillation's config.
+
+        Raises:
+            ConfigError: The names of the teacher's classes are not known.
+        """
+        if self.classes is None:
+            raise ConfigError(
+                self.unnamed
+                or f"{self.name}.classes: must be the names of the teacher's classes, got none from its "
+                f'checkpoint and config; set them in order'
+            )
+        return shared_labels(classes, self.classes, (class_map or {}).get('synonyms'))
 
     def _precision(self, device: torch.device) -> AbstractContextManager[None]:
         return nullcontext() if self.precision.amp is None else self.precision.running(device)

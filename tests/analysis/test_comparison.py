@@ -1,145 +1,89 @@
-"""The side-by-side picture: what counts as right, and a picture from real detectors."""
+"""On which images detectors are compared, and by what numbers."""
 
-from pathlib import Path
+from __future__ import annotations
 
 import numpy as np
 import pytest
-from mmengine.config import Config
-from PIL import Image
+from mmdet.registry import DATASETS
+from mmengine.registry import DefaultScope
+from tiny_training import training_config, write_coco
 
-from _synthetic_scenes import SceneSettings, prepare_scenes
-from mmkd.analysis.comparison import (
-    Boxes,
-    Column,
-    compare,
-    draw_comparison,
-    ground_truth,
-    judge,
-    read_image,
-    spread,
-)
-from mmkd.analysis.complexity import build_test_data, load_detector
-
-CONFIG = Path(__file__).parents[2] / 'configs/demo/faster-rcnn_mobilenetv2_fpn.py'
+from mmkd.analysis.comparison import LOWEST_THR, Compared, best_threshold, compare, most_different
+from mmkd.errors import ConfigError
+from mmkd.visualization import Boxes, ground_truth
 
 
 @pytest.fixture(scope='module')
-def cfg(tmp_path_factory):
-    root = tmp_path_factory.mktemp('data') / 'drawn'
-    prepare_scenes(root, SceneSettings(train=1, val=6))
-    cfg = Config.fromfile(str(CONFIG))
-    cfg.test_dataloader.dataset.data_root = f'{root}/'
-    return cfg
+def dataset(tmp_path_factory):
+    data = write_coco(tmp_path_factory.mktemp('data') / 'coco', images=5)
+    config = training_config({}, data, data).val_dataloader.dataset
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return DATASETS.build(config)
 
 
-def boxes(*rows, scores=None):
-    """Rows are x1 y1 x2 y2 label."""
-    table = np.array(rows, dtype=float).reshape(-1, 5)
-    return Boxes(table[:, :4], table[:, 4].astype(int), scores)
+def detector(dataset, name, finds, score=0.8, false=0.3, **options):
+    """Finds the first ``finds[index]`` objects of each image, and one that is not there."""
+
+    def detect(batch):
+        index = batch['data_samples'][0].img_id
+        truth, count = ground_truth(dataset, index), finds[index]
+        boxes = np.concatenate([truth.boxes[:count], [[0, 0, 3, 3]]])
+        labels = np.concatenate([truth.labels[:count], [0]])
+        return Boxes(boxes, labels, np.array([score] * count + [false]))
+
+    return Compared(name, detect, dataset, **options)
 
 
-TRUTH = boxes((0, 0, 10, 10, 0), (20, 0, 40, 20, 1))
+def test_images_of_the_largest_difference_come_first(dataset):
+    detectors = [
+        detector(dataset, 'student', [3, 3, 1, 0, 3]),
+        detector(dataset, 'distilled', [3, 2, 3, 3, 3]),
+    ]
+    found = most_different(detectors, 2)
+    assert found.images == [3, 2]
+    assert most_different(detectors, 9).images == [3, 2, 1]
+    # Each at the score of its highest F1, where the false alarms are left out.
+    assert [each.score_thr for each in detectors] == [0.8, 0.8]
+    assert found.scores[3] == [0, 1] and found.scores[2] == [pytest.approx(0.5), 1]
+    numbers = found.numbers()
+    assert numbers['images_judged'] == 5
+    assert [each['id'] for each in numbers['chosen']] == [3, 2]
+    assert numbers['chosen'][0]['detectors']['student'] == dict(f1=0, right=0, wrong=0, missed=3)
+    assert numbers['chosen'][0]['difference'] == 1
+    assert set(numbers['f1_of_all']) == {f'{i}.png' for i in range(5)}
 
 
-@pytest.mark.parametrize(
-    ('found', 'right', 'hit'),
-    [
-        (boxes(), [], [False, False]),
-        (boxes((0, 0, 10, 10, 0), (20, 0, 40, 20, 1)), [True, True], [True, True]),
-        (boxes((0, 0, 10, 10, 1)), [False], [False, False]),  # another class
-        (boxes((0, 0, 10, 4.9, 0)), [False], [False, False]),  # overlaps by 0.49
-        (boxes((0, 0, 10, 5, 0)), [True], [True, False]),  # by 0.5
-        # The same object twice: the second, of the lower score, is wrong.
-        (boxes((0, 0, 10, 9, 0), (0, 0, 10, 10, 0)), [True, False], [True, False]),
-    ],
-)
-def test_judge(found, right, hit):
-    got_right, got_hit = judge(found, TRUTH)
-    assert got_right.tolist() == right
-    assert got_hit.tolist() == hit
+def test_detectors_that_do_not_differ_are_refused(dataset):
+    alike = [detector(dataset, name, [2] * 5) for name in 'ab']
+    with pytest.raises(
+        ConfigError, match='--most-different: a, b have the same F1 on each of 5 images'
+    ):
+        most_different(alike, 3)
 
 
-def test_judge_without_objects():
-    right, hit = judge(boxes((0, 0, 10, 10, 0)), boxes())
-    assert right.tolist() == [False]
-    assert hit.tolist() == []
+def test_named_images_run_on_no_other(dataset):
+    one = detector(dataset, 'one', [1] * 5)
+    found = compare([one], [4, 2])
+    assert found.images == [4, 2] and sorted(one.found) == [2, 4]
+    assert one.score_thr == 0.5
+    figure = found.draw()
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert '4.png · 3 objects' in texts and '1 right · 0 wrong · 2 missed' in texts
+    assert 'score at least 0.50' in [text.get_text() for text in figure.texts]
 
 
-def test_threshold_keeps_equal_scores_and_sorts():
-    found = boxes(
-        (0, 0, 1, 1, 0), (0, 0, 2, 2, 1), (0, 0, 3, 3, 2), scores=np.array([0.5, 0.4, 0.9])
-    )
-    kept = found.above(0.5)
-    assert kept.labels.tolist() == [2, 0]
-    assert kept.scores.tolist() == [0.9, 0.5]
+def test_a_given_threshold_stays(dataset):
+    given = detector(dataset, 'given', [1] * 5, score_thr=0.2)
+    most_different([given, detector(dataset, 'other', [3] * 5)], 1)
+    assert given.score_thr == 0.2
 
 
-def test_distinct_keeps_the_best_box_of_a_place():
-    found = boxes(
-        (0, 0, 10, 10, 0),
-        (0, 0, 10, 9, 1),  # the same place as another class
-        (0, 0, 10, 4, 2),  # within the first, but overlaps it by less than half
-        (20, 20, 30, 30, 0),
-        scores=np.array([0.9, 0.8, 0.7, 0.6]),
-    )
-    assert found.distinct().scores.tolist() == [0.9, 0.7, 0.6]
-    assert len(boxes(scores=np.array([])).distinct()) == 0
-
-
-def test_spread_takes_images_from_everywhere(cfg):
-    dataset = build_test_data(cfg)
-    chosen = spread(dataset, count=2, objects=2)
-    assert chosen == sorted(set(chosen))
-    assert all(len(ground_truth(dataset, i)) >= 2 for i in chosen)
-    assert len(spread(dataset, count=100, objects=0)) == 6
-    assert len(spread(dataset, count=3, objects=99)) == 3  # no such images: any
-
-
-def test_ground_truth_is_that_of_the_file(cfg):
-    dataset = build_test_data(cfg)
-    truth = ground_truth(dataset, 0)
-    instances = dataset.get_data_info(0)['instances']
-    assert truth.boxes.tolist() == [instance['bbox'] for instance in instances]
-
-
-def test_outcome_shows_in_the_picture(tmp_path):
-    """A right, a wrong and a missed box have their own colours, where they belong."""
-    image = np.full((100, 100, 3), 128, dtype=np.uint8)
-    truth = boxes((10, 10, 40, 40, 0), (60, 60, 90, 90, 0))
-    found = boxes((10, 10, 40, 40, 0), (10, 60, 40, 90, 0), scores=np.array([0.9, 0.8]))
-    nothing = boxes(scores=np.array([]))
-    draw_comparison(
-        [image],
-        [truth],
-        [Column('a', [found]), Column('b', [nothing])],
-        ['thing'],
-        tmp_path / 'new' / 'out.png',
-    )
-    picture = np.asarray(Image.open(tmp_path / 'new' / 'out.png').convert('RGB')).astype(int)
-    height, width = picture.shape[:2]
-    cells = picture[int(0.1 * height) : int(0.8 * height)]  # between titles and key
-    thirds = [cells[:, i * width // 3 : (i + 1) * width // 3] for i in range(3)]
-
-    def has(cell, colour):
-        return (np.abs(cell - colour).max(axis=2) < 30).sum() > 40
-
-    green, red, yellow = (53, 208, 127), (255, 77, 77), (255, 210, 63)
-    assert not any(has(thirds[0], colour) for colour in (green, red, yellow))
-    assert has(thirds[1], green) and has(thirds[1], red) and has(thirds[1], yellow)
-    assert has(thirds[2], yellow) and not has(thirds[2], green) and not has(thirds[2], red)
-
-
-def test_compares_detectors_on_images_of_both_orientations(cfg, tmp_path):
-    dataset = build_test_data(cfg)
-    shapes = {read_image(dataset, i).shape for i in range(len(dataset))}
-    assert len(shapes) == 2
-    model = load_detector(cfg, None, device='cpu')
-    compare(
-        {'one': model, 'two': model},
-        dataset,
-        tmp_path / 'out.png',
-        indices=range(3),
-        thresholds={'one': 0.0},
-    )
-    with Image.open(tmp_path / 'out.png') as picture:
-        assert picture.width > 600 and picture.height > 600
+def test_best_threshold(dataset):
+    one = detector(dataset, 'one', [3, 3, 3, 3, 0], score=0.6, false=0.7)
+    for index in range(5):
+        one.find(index)
+    assert best_threshold(one) == 0.6
+    nothing = detector(dataset, 'nothing', [0] * 5)
+    for index in range(5):
+        nothing.find(index)
+    assert best_threshold(nothing) == LOWEST_THR
