@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 from mmengine.dataset import BaseDataset
+from mmengine.device import get_device
 from mmengine.model import BaseDataPreprocessor
 from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import ttest_rel
 from torch import Tensor
 
-from ..alignments import ClassMap
 from ..alignments.padding import size_divisor
 from ..distillers import Distiller
 from ..errors import UserError
 from ..random_state import preserve_rng_state
 from ..teachers.averaged import AveragedTeacher
 from ..teachers.live import LiveTeacher
+from ..types import Detector
 from .detections import Sample, Score, relabelled
 from .gradients import TASK, LossGradient, measure_gradients
 from .training_cost import TrainingCost, measure
@@ -143,9 +144,11 @@ def score_models(distiller: Distiller, sample: Sample, is_trained: bool, found: 
             'student: not tested, it has no weights yet; give some with --checkpoint'
         )
         return
-    given, swapped = (
-        sample.run(lambda batch: _predict(distiller, batch), swapped=swap) for swap in (False, True)
-    )
+    student = distiller.student.eval()
+    try:
+        given, swapped = _as_is_and_swapped(student, sample)
+    finally:
+        distiller.train(distiller.training)
     score = found.scores['student'] = sample.score(given)
     found.findings += _of_channels('student', sample, given, swapped, found)
     for name in distiller.teachers:
@@ -164,10 +167,7 @@ def score_models(distiller: Distiller, sample: Sample, is_trained: bool, found: 
 def _test_teacher(
     distiller: Distiller, key: str, teacher: LiveTeacher, sample: Sample, found: Diagnosis
 ) -> Iterator[Finding]:
-    given, swapped = (
-        sample.run(lambda batch: _predict(distiller, batch, teacher), swapped=swap)
-        for swap in (False, True)
-    )
+    given, swapped = _as_is_and_swapped(teacher, sample)
     labels = _labels(distiller, teacher, sample, key, found)
     if labels is None:
         found.notes.append(f'{key}: tested without classes, which have no names in common')
@@ -191,20 +191,24 @@ def _labels(
     distiller: Distiller, teacher: LiveTeacher, sample: Sample, key: str, found: Diagnosis
 ) -> list[int] | None:
     """The student's label of each class of a teacher, -1 where it has none."""
-    if not teacher.classes:
-        return None
     try:
-        paired = ClassMap(sample.classes, teacher.classes, **distiller._class_map_config)
+        shared = teacher.shared_labels(sample.classes, distiller.class_map_config)
     except UserError:
         return None
-    labels = [-1] * len(teacher.classes)
-    for ours, theirs in zip(paired.student_index, paired.teacher_index, strict=True):
-        labels[theirs] = ours
-    found.classes[key] = {
-        sample.classes[ours]: teacher.classes[theirs]
-        for ours, theirs in zip(paired.student_index, paired.teacher_index, strict=True)
-    }
-    return labels
+    names = teacher.classes or ()
+    found.classes[key] = {sample.classes[ours]: names[theirs] for theirs, ours in shared.items()}
+    return [shared.get(theirs, -1) for theirs in range(len(names))] if shared else None
+
+
+def _as_is_and_swapped(
+    detector: LiveTeacher | Detector, sample: Sample
+) -> tuple[list[InstanceData], list[InstanceData]]:
+    """What is found in the images, and in the images with red and blue exchanged."""
+    with preserve_rng_state():
+        return tuple(  # type: ignore[return-value]
+            sample.run(lambda batch: _predict(detector, batch), swapped=swap)
+            for swap in (False, True)
+        )
 
 
 def _of_channels(
@@ -274,22 +278,13 @@ def _kappa(counts: Tensor) -> float:
     return (float(counts.trace() / total) - chance) / max(1 - chance, 1e-9)
 
 
-@torch.no_grad()
-def _predict(
-    distiller: Distiller, batch: dict[str, Any], teacher: LiveTeacher | None = None
-) -> list[InstanceData]:
-    student = distiller.student
-    training = student.training
-    student.eval()
-    try:
-        with preserve_rng_state():
-            data = student.data_preprocessor(batch, False)
-            inputs, samples = data['inputs'], data['data_samples']
-            if teacher is not None:
-                return teacher.predict(inputs, samples, student.data_preprocessor)
-            return [each.pred_instances for each in student.predict(inputs, samples)]
-    finally:
-        distiller.train(training)
+def _predict(detector: LiveTeacher | Detector, batch: dict[str, Any]) -> list[InstanceData]:
+    if isinstance(detector, LiveTeacher):
+        found = detector.predict(batch, get_device())
+    else:
+        with torch.no_grad():
+            found = detector.test_step(batch)
+    return [sample.pred_instances for sample in found]
 
 
 def _settings(preprocessor: BaseDataPreprocessor) -> dict[str, Any]:

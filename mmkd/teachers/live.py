@@ -8,10 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from mmdet.structures import DetDataSample, SampleList
+from mmdet.structures import SampleList
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor
-from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..alignments import shared_labels
@@ -133,36 +132,6 @@ class LiveTeacher(Teacher):
         student: Recorder,
     ) -> dict[str, Any]:
         """See :meth:`Teacher.run`."""
-        inputs, data_samples, scale = self._convert(inputs, data_samples, preprocessor)
-        with self._precision(inputs.device):
-            shared = self.family.run(inputs, data_samples, parts, student, scale)
-        return dict(to_float32(shared), scale=scale)
-
-    @torch.no_grad()
-    def predict(
-        self, inputs: Tensor, data_samples: SampleList, preprocessor: BaseDataPreprocessor
-    ) -> list[InstanceData]:
-        """Its detections on a batch that a student is given.
-
-        Args:
-            inputs: Images as the student sees them, shape (N, 3, H, W).
-            data_samples: Their meta information.
-            preprocessor: The student's, which normalised ``inputs``.
-
-        Returns:
-            Of each image ``bboxes`` of shape (M, 4) in pixels of the image file, ``scores`` and ``labels``
-            of shape (M,).
-        """
-        samples = [DetDataSample(metainfo=sample.metainfo) for sample in data_samples]
-        inputs, samples, _ = self._convert(inputs, samples, preprocessor)
-        with self._precision(inputs.device):
-            found = self.detector.predict(inputs, samples, rescale=True)
-        return [sample.pred_instances for sample in found]
-
-    def _convert(
-        self, inputs: Tensor, data_samples: SampleList, preprocessor: BaseDataPreprocessor
-    ) -> tuple[Tensor, SampleList, tuple[float, float]]:
-        """The images of a student as this teacher sees them; last, the factors of width and height."""
         if next(self.detector.parameters()).device != inputs.device or self.sharding.is_pending:
             self.sharding.move(self.detector, inputs.device)
         if self._renormalization is None or self._renormalization.given is not preprocessor:
@@ -178,7 +147,9 @@ class LiveTeacher(Teacher):
             size = _size(inputs)
             inputs, data_samples = pad(inputs, data_samples, self.detector.data_preprocessor)
             self._own_padding = (len(inputs), _size(inputs), size)
-        return inputs, data_samples, scale
+        with self._precision(inputs.device):
+            shared = self.family.run(inputs, data_samples, parts, student, scale)
+        return dict(to_float32(shared), scale=scale)
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Any], device: torch.device | None = None) -> SampleList:
