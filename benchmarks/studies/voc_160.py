@@ -31,6 +31,11 @@ report = {
     'model.losses.loss_kd_cls.loss_weight': 1.0,
     'model.losses.loss_kd_bbox.loss_weight': 1.0,
 }
+# The same losses with weights that are measured.
+measured = {
+    'model.losses.loss_kd_cls.loss_weight': 'auto',
+    'model.losses.loss_kd_bbox.loss_weight': 'auto',
+}
 # The teacher's backbone is the student's, trained further.
 backbone = {'model.init_student': dict(from_teacher=['backbone'])}
 # A published loss on the classes in place of the KL divergence; 0.3 and 1 do equally well on held-out images.
@@ -52,6 +57,7 @@ recipes = dict(
         'baseline': dict(config='benchmarks/configs/voc/student.py', options=narrow('model')),
         # The report's losses.
         'kl-mse': dict(config=distilled, options={**student, **report}, cached=True),
+        'kl-mse-auto': dict(config=distilled, options={**student, **measured}, cached=True),
         'inherit': dict(config=distilled, options={**student, **backbone, **no_losses}),
         'inherit-kl-mse': dict(
             config=distilled, options={**student, **report, **backbone}, cached=True

@@ -30,7 +30,7 @@ from .training_cost import TrainingCost, measure
 # Of a gradient beside that of the task losses; tuned weights of the studies lie at 0.04 to 2.5.
 WEAKEST, STRONGEST = 0.01, 10.0
 # What a weight is set to by advice: GradientRatio's default.
-ADVISED = 0.3
+ADVISED = 1.0
 OPPOSED = -0.3
 # AP50 below which a teacher has nothing to teach.
 NOTHING = 0.05
