@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import sys
@@ -11,6 +12,11 @@ from pathlib import Path
 # Tiny tensors: more threads cost time, most of all when something else runs beside the tests.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import yapf.yapflib.yapf_api  # noqa: E402
+
+# Half of a tiny training run is yapf, which formats its config five times; unformatted it is the same Python.
+# Before mmengine is imported, which may import it by name.
+yapf.yapflib.yapf_api.FormatCode = lambda text, **options: (text, True)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -21,6 +27,8 @@ import mmkd  # noqa: E402, F401  (registers)
 from mmkd.checkpoints import allow_training_checkpoints  # noqa: E402
 
 TOOLS = Path(__file__).parents[1] / 'tools'
+# What is imported stays; data sets let all of it be looked through each time they are built.
+gc.freeze()
 torch.set_num_threads(1)
 allow_training_checkpoints()  # as the tools do
 

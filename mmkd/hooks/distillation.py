@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from mmdet.registry import HOOKS
@@ -62,6 +63,10 @@ class DistillationHook(GuardHook):
     student. mmkd's tools add the hook themselves (:func:`add_distillation_hook`); for others write into
     the config ``default_hooks=dict(distillation=dict(type='DistillationHook'))``.
     """
+
+    def __init__(self, data_checked: bool = False) -> None:
+        super().__init__(data_checked)
+        self._text: tuple[Config, str] | None = None
 
     def before_run(self, runner: Runner) -> None:
         super().before_run(runner)
@@ -161,13 +166,19 @@ class DistillationHook(GuardHook):
         # A run's own config, which mmengine has written there, is not replaced if it has that name.
         own = os.path.basename(runner.cfg.filename or '') == STUDENT_FILE
         if is_main_process() and has_student(runner.cfg) and not own:
-            student_config(runner.cfg).dump(path)
+            Path(path).write_text(self._student_text(runner.cfg), encoding='utf-8')
+
+    def _student_text(self, config: Config) -> str:
+        """The config of the student, which takes a quarter of a second to format."""
+        if self._text is None or self._text[0] is not config:
+            self._text = (config, student_config(config).pretty_text)
+        return self._text[1]
 
     def _embed_student_config(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Let a checkpoint carry the config of the student, which loads without mmkd."""
         if not has_student(runner.cfg):
             return
-        text = student_config(runner.cfg).pretty_text
+        text = self._student_text(runner.cfg)
         checkpoint['meta']['cfg'] = text
         # Where mmengine's inferencers look first.
         info = (checkpoint.get('message_hub') or {}).get('runtime_info') or {}
