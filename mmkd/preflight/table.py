@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ..errors import UserError
+from ..errors import ConfigError, UserError
 from . import boxes, classes, files, images, models, objects, pipelines, registered, teachers
 from .advice import Advice
 from .planned_run import PlannedRun
@@ -116,6 +116,12 @@ def examine(run: PlannedRun, checks: Iterable[Check] = CHECKS) -> Iterator[Verdi
                         verdict.errors.append(found)
             except UserError as error:
                 verdict.errors.append(error)
+            except (
+                ModuleNotFoundError
+            ) as error:  # of a registry, which imports its modules when first asked
+                scope = run.cfg.get('default_scope') or 'mmdet'
+                what = f'default_scope={scope!r} or a type in it needs the package {error.name}, which is not'
+                verdict.errors.append(ConfigError(f'{what} installed; install it'))
         if verdict.errors or missing:
             failed.add(check.name)
         yield verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 
 from mmkd.preflight import PlannedRun, examine
+from mmkd.preflight.table import Check
 
 MASKS_ALONE = f'{mmdet.__path__[0]}/.mim/configs/mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'
 MASKS_FROM_BOXES = f'{mmdet.__path__[0]}/.mim/configs/boxinst/boxinst_r50_fpn_ms-90k_coco.py'
@@ -293,3 +295,13 @@ def test_three_faults_at_once_are_named_by_one_check_and_the_mended_set_trains(
 def test_the_page_is_generated_from_the_table():
     """``PYTHONPATH=tests:. python tests/fault_page.py`` writes it."""
     assert fault_page.page() == fault_page.PAGE.read_text(encoding='utf-8')
+
+
+def test_a_package_that_a_registry_imports_and_lacks_is_one_line(tmp_path):
+    case = sound_case(tmp_path, 'coco')
+    lazy = Check('registered types', lambda run: importlib.import_module('absent_of_a_registry'))
+    (verdict,) = examine(PlannedRun(case.config, ('train',)), [lazy])
+    (error,) = verdict.errors
+    assert 'needs the package absent_of_a_registry, which is not installed; install it' in str(
+        error
+    )
