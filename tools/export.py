@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from _cli import find_config, make_parser, read_config, run_tool
+from _cli import find_config, make_parser, read_config, run_tool, warn
 
 if TYPE_CHECKING:
     from mmkd.deploy.exporting import Exported
@@ -91,26 +91,31 @@ def report(found: Exported) -> None:
         f'{agreement.boxes} boxes agree with PyTorch on {found.checked_on}: to {agreement.pixels:.2g} px, '
         f'scores to {agreement.score:.2g}'
     )
+    if not agreement.boxes:
+        warn(
+            '--images: the student finds nothing on these images, so no box was compared; name others'
+        )
     if found.scores:
         scores = ', '.join(f'{100 * value:.1f} ({name})' for name, value in found.scores.items())
         print(f'mAP on the test data: {scores}')
-    print(f'images: {", ".join(map(size_of, found.sizes.items()))}')
+    sizes = [
+        f'{axis} fixed to {least}' if axis in found.file.fixed else f'{axis} from {least}'
+        for axis, least in found.file.least.items()
+    ]
+    print(f'images: {", ".join(sizes)}')
     runtimes = list(dict.fromkeys(name for row in found.rows for name in row.ms))
     rows = [['', 'weights, MB', 'ONNX, MB', *(f'{name}, ms' for name in runtimes)]]
     for row in found.rows:
         values = [row.mb['PyTorch'], row.mb['ONNX'], *(row.ms.get(name) for name in runtimes)]
         rows.append([row.name, *(DASH if each is None else f'{each:.1f}' for each in values)])
     threads = torch.get_num_threads()
-    print(f'\n{markdown_table(rows)}\n\nmedians of one image; {processor_name()}, {threads} threads')
+    print(
+        f'\n{markdown_table(rows)}\n\nmedians of one image; {processor_name()}, {threads} threads'
+    )
     for row in found.rows:
         if row.note:
             print(row.note)
     print(found.folder)
-
-
-def size_of(side: tuple[str, int | tuple[int]]) -> str:
-    name, value = side
-    return f'{name} fixed to {value}' if isinstance(value, int) else f'{name} from {value[0]}'
 
 
 if __name__ == '__main__':

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import mmcv
@@ -13,6 +15,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from ..analysis.complexity import build_test_data
 from ..analysis.inspection import image_size
 from ..errors import ConfigError, MissingFileError, UserError
 from ..preflight import PlannedRun, require
@@ -106,12 +109,11 @@ def _packed(image: torch.Tensor, factor: tuple[float, float] = (1.0, 1.0)) -> Im
 
 
 def _of_test_data(config: Config) -> list[str]:
-    from ..analysis.complexity import build_test_data
-
     part = 'test' if config.get('test_dataloader') else 'val'
     try:
         require(PlannedRun(config, (part,), path=''), only=('data files',))
-        data = build_test_data(config, f'{part}_dataloader')
+        with redirect_stdout(StringIO()):  # pycocotools tells what it reads
+            data = build_test_data(config, f'{part}_dataloader')
         found = [data.get_data_info(index)['img_path'] for index in range(min(SHOWN, len(data)))]
     except (UserError, OSError, KeyError, TypeError):
         return []  # of data that is elsewhere, or of no data set

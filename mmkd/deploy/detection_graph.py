@@ -64,17 +64,11 @@ class DetectionGraph(nn.Module):
 
     def __init__(self, detector: Detector, dtype: torch.dtype = torch.uint8) -> None:
         super().__init__()
-        check(detector)
+        # Known from here on, since torch.export shows the detector as one of another class while it traces.
+        self.kind = check(detector)
         self.detector, self.dtype = detector.eval(), dtype
-        # Chosen here, since torch.export shows the detector as one of another class while it traces.
-        self.kind = _kind(detector)
-        self.find = (
-            _by_proposals
-            if self.kind == 'FasterRCNN'
-            else _by_queries
-            if self.kind in QUERIES
-            else _by_head
-        )
+        find = {'FasterRCNN': _by_proposals} | dict.fromkeys(QUERIES, _by_queries)
+        self.find = find.get(self.kind, _by_head)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
@@ -109,7 +103,9 @@ class DetectionGraph(nn.Module):
         if divisor == 1:
             return inputs
         height, width = inputs.shape[2:]
-        right, bottom = ((side + divisor - 1) // divisor * divisor - side for side in (width, height))
+        right, bottom = (
+            (side + divisor - 1) // divisor * divisor - side for side in (width, height)
+        )
         return nn.functional.pad(inputs, (0, right, 0, bottom), value=settings.pad_value)
 
     @property
@@ -143,7 +139,9 @@ def _by_head(detector: Detector, inputs: Tensor, samples: list[SimpleNamespace])
 
 def _by_queries(detector: Detector, inputs: Tensor, samples: list[SimpleNamespace]) -> Found:
     """What a transformer predicts."""
-    features, head = tuple(map(name_size, detector.extract_feat(inputs))), detector.bbox_head
+    features, head = detector.extract_feat(inputs), detector.bbox_head
+    if isinstance(inputs.shape[2], torch.SymInt):
+        features = tuple(map(name_size, features))
     with SizeMode():
         outputs = detector.forward_transformer(features, samples)
     # Decoder layers are first in the outputs.
@@ -189,13 +187,16 @@ def overriding(module: nn.Module, functions: dict[str, Callable]) -> ExitStack:
     return stack
 
 
-def check(detector: Detector) -> None:
+def check(detector: Detector) -> str:
     """Refuse what cannot be exported.
+
+    Returns:
+        The name of the detector's class in :data:`SUPPORTED`.
 
     Raises:
         ConfigError: With the name of the part.
     """
-    kind = _kind(detector)
+    kind = next((name for name in SUPPORTED if type(detector) is getattr(detectors, name)), None)
     if kind is None:
         raise ConfigError(
             f'export: {type(detector).__name__} cannot be exported; what can be: {", ".join(SUPPORTED)}'
@@ -211,7 +212,9 @@ def check(detector: Detector) -> None:
         _check_class(roi.bbox_head, BBoxHead, PREDICTING[:3], kind)
         _check_class(roi.bbox_roi_extractor, SingleRoIExtractor, ['forward'], kind)
         if roi.with_mask:
-            raise ConfigError('export: roi_head: masks cannot be exported; train without a mask_head')
+            raise ConfigError(
+                'export: roi_head: masks cannot be exported; train without a mask_head'
+            )
     divisor = detector.data_preprocessor.pad_size_divisor
     if kind in QUERIES and divisor != 1:
         raise ConfigError(
@@ -219,17 +222,12 @@ def check(detector: Detector) -> None:
         )
     _check_nms(detector, kind)
     _check_operators(detector)
-
-
-def _kind(detector: Detector) -> str | None:
-    return next((name for name in SUPPORTED if type(detector) is getattr(detectors, name)), None)
+    return kind
 
 
 def _check_class(part: Any, base: type, methods: list[str], kind: str) -> None:
     changed = [
-        name
-        for name in methods
-        if getattr(type(part), name, None) is not getattr(base, name, None)
+        name for name in methods if getattr(type(part), name, None) is not getattr(base, name, None)
     ]
     if not isinstance(part, base) or changed:
         raise ConfigError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,7 +32,7 @@ from .check_images import Image, input_type, load_images, steps_before
 from .detection_graph import DetectionGraph
 from .new_folder import check_new, new_folder
 from .onnx_detector import OnnxDetector, OpenVinoDetector, instances
-from .onnx_file import AXES, INPUT, OUTPUTS, OnnxFile, require_packages, write_onnx
+from .onnx_file import INPUT, OUTPUTS, OnnxFile, require_packages, write_onnx
 from .publishing import plain_config
 
 MODEL, DESCRIPTION = 'model.onnx', 'model.json'
@@ -61,7 +63,7 @@ class Exported:
 
     Attributes:
         folder: Where it is.
-        sizes: As :attr:`OnnxFile.sizes`.
+        file: Which sizes of images it takes.
         agreement: Of ONNX Runtime with PyTorch.
         checked_on: On which images.
         scores: mAP by runtime, in 0..1, if it was evaluated.
@@ -69,7 +71,7 @@ class Exported:
     """
 
     folder: Path
-    sizes: dict[str, int | tuple[int]]
+    file: OnnxFile
     agreement: Agreement
     checked_on: str
     scores: dict[str, float]
@@ -107,6 +109,7 @@ def export(
     """
     require_packages()
     out = check_new(out)
+    declared = _teacher(config) if teacher else None
     plain = plain_config(config)
     where = f'checkpoint {checkpoint}'
     content = read_checkpoint(str(checkpoint), where, 'name the file of a trained student')
@@ -125,8 +128,8 @@ def export(
         agreement = _compare(graph, session, loaded, file)
         scores = _evaluate(plain, graph.detector, session) if evaluated else {}
         rows = [_time('student', graph, path, loaded[0], rounds)]
-        if teacher:
-            rows.append(_time_teacher(config, loaded[0], size, rounds))
+        if declared:
+            rows.append(_time_teacher(declared, loaded[0], size, rounds))
         plain.dump(str(folder / STUDENT_FILE))
         description = dict(
             model=MODEL,
@@ -151,7 +154,7 @@ def export(
         )
         text = json.dumps(description, indent=2) + '\n'
         (folder / DESCRIPTION).write_text(text, encoding='utf-8')
-    return Exported(out, file.sizes, agreement, source, scores, rows)
+    return Exported(out, file, agreement, source, scores, rows)
 
 
 def _graph(
@@ -185,14 +188,13 @@ def _compare(
     for image in images:
         pairs.append((find(graph.detector, image), session.find(image['inputs'])))
     first = images[0]['inputs']
-    if isinstance(file.sizes['height'], tuple):
+    if not {'height', 'width'} & set(file.fixed):
         step = max(graph.multiple, 32)
         height, width = ((side * 3 // 4) // step * step for side in first.shape[1:])
-        lowest = [max(file.sizes[axis]) for axis in AXES[1:] if isinstance(file.sizes[axis], tuple)]
-        if min(height, width) >= max(lowest):
+        if height >= file.least['height'] and width >= file.least['width']:
             part = _part(images[0], first[:, :height, :width])
             pairs.append((find(graph.detector, part), session.find(part['inputs'])))
-    if isinstance(file.sizes['batch'], tuple):
+    if 'batch' not in file.fixed:
         both = [images[0], _part(images[0], first.flip(2))]
         together = torch.stack([each['inputs'].permute(1, 2, 0) for each in both]).numpy()
         for image, *found in zip(both, *session.run(together), strict=True):
@@ -222,10 +224,12 @@ def _evaluate(config: Config, detector: Detector, session: OnnxDetector) -> dict
     Raises:
         ConfigError: They differ.
     """
-    data = build_test_data(config)
+    with redirect_stdout(StringIO()):  # pycocotools tells what it reads
+        data = build_test_data(config)
     found = {}
     for name, model in {'PyTorch': detector, 'ONNX Runtime': session}.items():
-        scores = evaluate(model, data, config.test_evaluator)
+        with redirect_stdout(StringIO()):
+            scores = evaluate(model, data, config.test_evaluator)
         key = next((key for key in scores if key.endswith('mAP')), None)
         if key is None:
             raise ConfigError(f'--evaluate: the evaluator has no mAP, got {", ".join(scores)}')
@@ -250,24 +254,31 @@ def _time(name: str, graph: DetectionGraph, path: Path, image: Image, rounds: in
             models.pop('OpenVINO', None)
             note = f'OpenVINO does not run the {name}: {first_line(error)[:200]}'
     seconds = time_in_turns(list(models.values()), [batch] * len(models), rounds, warm_up=3)
-    ms = {key: 1000 * value for key, value in zip(models, seconds, strict=True)}
-    weights = sum(each.numel() * each.element_size() for each in graph.detector.state_dict().values())
+    ms: dict[str, float | None] = {
+        key: 1000 * value for key, value in zip(models, seconds, strict=True)
+    }
+    weights = sum(
+        each.numel() * each.element_size() for each in graph.detector.state_dict().values()
+    )
     return Timed(name, {'PyTorch': weights / MB, 'ONNX': path.stat().st_size / MB}, ms, note)
 
 
-def _time_teacher(
-    config: Config, image: Image, size: tuple[int, int] | None, rounds: int
-) -> Timed:
-    """The teacher on the same image; in PyTorch alone if it cannot be exported.
+def _teacher(config: Config) -> dict:
+    """The teacher that a distillation declares.
 
     Raises:
-        ConfigError: The config has no teacher, or not its config and checkpoint.
+        ConfigError: The config has none, or not its config and checkpoint.
     """
     given = (config.get('model') or {}).get('teacher') or {} if has_student(config) else {}
     if not given.get('config') or not given.get('checkpoint'):
         raise ConfigError(
             '--teacher: the config must be that of a distillation whose teacher has config and checkpoint'
         )
+    return given
+
+
+def _time_teacher(given: dict, image: Image, size: tuple[int, int] | None, rounds: int) -> Timed:
+    """The teacher on the same image; in PyTorch alone if it cannot be exported."""
     theirs = load_teacher(given['config'], 'teacher')
     where = f'teacher.checkpoint={given["checkpoint"]!r}'
     content = read_checkpoint(given['checkpoint'], where)
@@ -285,16 +296,16 @@ def _time_teacher(
         (seconds,) = time_in_turns([detector], [batch], rounds, warm_up=3)
         weights = sum(each.numel() * each.element_size() for each in detector.state_dict().values())
         mb = {'PyTorch': weights / MB, 'ONNX': None}
-        return Timed('teacher', mb, {'PyTorch': 1000 * seconds}, f'the teacher: {error}')
+        return Timed('teacher', mb, {'PyTorch': 1000 * seconds}, f'teacher: {error}')
 
 
 def describe_input(config: Config, graph: DetectionGraph, file: OnnxFile) -> dict[str, Any]:
     """What the file takes, what it does with it, and what is left to its user."""
     settings = graph.detector.data_preprocessor
     normalized = settings._enable_normalize
-    sizes: dict[str, Any] = {
-        axis: value if isinstance(value, int) else dict(dynamic=True, least=value[0])
-        for axis, value in file.sizes.items()
+    sizes = {
+        axis: least if axis in file.fixed else dict(dynamic=True, least=least)
+        for axis, least in file.least.items()
     }
     return dict(
         name=INPUT,
@@ -325,7 +336,9 @@ def describe_output(graph: DetectionGraph) -> dict[str, Any]:
             content='x1, y1, x2, y2 in px of the input, score; highest first, then zeros',
         ),
         labels: dict(
-            shape=['batch', limit], dtype='int64', content='index of classes; -1 where there is no box'
+            shape=['batch', limit],
+            dtype='int64',
+            content='index of classes; -1 where there is no box',
         ),
         counts: dict(shape=['batch'], dtype='int64', content='number of boxes'),
     }

@@ -23,8 +23,8 @@ from .onnx_operators import translations
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 INPUT, OUTPUTS = 'images', ('dets', 'labels', 'num_dets')
 AXES = ('batch', 'height', 'width')
-# Of the images that a graph for any size is traced with. Large enough for a pyramid's last map to have several
-# positions, and not square: what is equal here would be taken to be equal always.
+# Of the images that a graph for any size is traced with: large enough for the last map of a pyramid to have
+# several positions, and not square, since what is equal here would be taken to be equal always.
 TRACED = (2, 320, 448, 3)
 UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 
@@ -35,11 +35,13 @@ class OnnxFile:
 
     Attributes:
         opset: Version of ONNX's operators.
-        sizes: Of images, height and width: a number where it is fixed, else the smallest, in a tuple.
+        least: Of images, height and width, the smallest that the tracer found to hold.
+        fixed: Those of them that can only be as in ``least``.
     """
 
     opset: int
-    sizes: dict[str, int | tuple[int]]
+    least: dict[str, int]
+    fixed: tuple[str, ...]
 
 
 def require_packages() -> None:
@@ -74,7 +76,7 @@ def write_onnx(graph: DetectionGraph, path: Path, size: tuple[int, int] | None =
     with torch.no_grad(), _quiet():
         program = _trace(graph, images, fixed=size is not None)
         try:
-            found = torch.onnx.export(
+            found: Any = torch.onnx.export(
                 program,
                 (images,),
                 dynamo=True,
@@ -93,7 +95,7 @@ def write_onnx(graph: DetectionGraph, path: Path, size: tuple[int, int] | None =
     del model.metadata_props[:]
     onnx.checker.check_model(model)
     onnx.save(model, path)
-    return OnnxFile(model.opset_import[0].version, _sizes(program))
+    return OnnxFile(model.opset_import[0].version, *_sizes(program))
 
 
 def _trace(graph: DetectionGraph, images: torch.Tensor, fixed: bool) -> ExportedProgram:
@@ -163,19 +165,19 @@ def _rename_axes(model: Any) -> None:
                 each.dim_param = symbol.sub(lambda found: names[found[1]], each.dim_param)
 
 
-def _sizes(program: ExportedProgram) -> dict[str, int | tuple[int]]:
-    """Of batch, height and width, the fixed size, or the lowest that the tracer found to hold."""
+def _sizes(program: ExportedProgram) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The least of batch, height and width, and which of them are fixed."""
     (name,) = program.graph_signature.user_inputs
     (node,) = (each for each in program.graph.nodes if each.name == name)
-    sizes: dict[str, int | tuple[int]] = {}
-    for axis, side in zip(AXES, node.meta['val'].shape[:3], strict=True):
-        if isinstance(side, int):
-            sizes[axis] = side
-        else:
-            # The tracer never takes a size to be 1; a batch of 1 is checked afterwards.
-            lowest = program.range_constraints[side.node.expr].lower
-            sizes[axis] = (1 if axis == 'batch' else int(lowest),)
-    return sizes
+    sizes = dict(zip(AXES, node.meta['val'].shape[:3], strict=True))
+    fixed = tuple(axis for axis, side in sizes.items() if isinstance(side, int))
+    least = {
+        axis: side if axis in fixed else int(program.range_constraints[side.node.expr].lower)
+        for axis, side in sizes.items()
+    }
+    if 'batch' not in fixed:
+        least['batch'] = 1  # the tracer takes no size to be 1; one image is compared afterwards
+    return least, fixed
 
 
 @contextmanager
@@ -192,5 +194,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for each, level in zip(loggers, before, strict=True):
             each.setLevel(level)
-
-
