@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 from mmdet.registry import HOOKS, TASK_UTILS
 from mmengine.registry import VISBACKENDS
-from tiny_models import batch, pair_of_detectors
+from tiny_exports import CONFIGS
+from tiny_models import CLASSES, batch, pair_of_detectors
+from tiny_training import training_config, write_coco
 from torch import nn
 
 from mmkd.families import FAMILIES, family_of
@@ -86,3 +89,38 @@ def test_the_hook_and_the_backends_of_the_page_are_there_with_these_arguments():
     for backend in visualizer['visualizer']['vis_backends']:
         arguments = {key: value for key, value in backend.items() if key != 'type'}
         inspect.signature(VISBACKENDS.get(backend['type'])).bind(save_dir='work_dirs', **arguments)
+
+
+def test_the_way_from_a_config_to_onnx_is_as_the_page_has_it(tool, tmp_path, capsys):
+    """All commands, and the program that uses the file."""
+    for name in ('onnx', 'onnxscript', 'onnxruntime'):
+        pytest.importorskip(name)
+    data = write_coco(tmp_path / 'data', images=4)
+    config = training_config(CONFIGS['RetinaNet'](), data, tmp_path / 'work', iters=2)
+    config.model.test_cfg.score_thr = 0.0
+    config.dump(str(tmp_path / 'config.py'))
+    named = {'CONFIG': 'config.py', 'CHECKPOINT': 'work/iter_2.pth'}
+    (block,) = re.findall(r'```bash\n(.*?)```', (DOCS / 'deploy.md').read_text(), re.S)
+    lines = [shlex.split(line) for line in block.splitlines()]
+    assert lines.pop(0) == ['pip', 'install', '.[export]']
+    assert [line[:3] for line in lines] == [['python', '-m', 'mmkd']] * 4
+    for _, _, _, name, *arguments in lines:
+        options = ('--rounds', '1') if name == 'export' else ()
+        given = [named.get(word, word) for word in arguments]
+        assert tool(name, *given, '--device', 'cpu', *options) == 0
+    assert (tmp_path / 'public/config.py').is_file()
+    assert {path.name for path in (tmp_path / 'onnx').iterdir()} == {
+        *('model.onnx', 'model.json', 'student.py')
+    }
+    capsys.readouterr()
+    (program,) = examples('deploy.md')
+    exec(program, {'IMAGE': 'data/images/0.png'})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed and all(line.split()[0] in CLASSES for line in printed)
+
+
+def test_the_page_lists_the_detectors_that_are_exported():
+    from mmkd.deploy.detection_graph import SUPPORTED
+
+    text = (DOCS / 'deploy.md').read_text().replace(' ', '').replace('-', '')
+    assert all(name in text for name in SUPPORTED)

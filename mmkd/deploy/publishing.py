@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -18,9 +16,9 @@ from torch import Tensor
 
 from ..building import build_detector
 from ..checkpoints import load_weights, read_checkpoint, sha256_of
-from ..errors import ConfigError
 from ..hooks.student_config import OF_THE_RUN, has_student, student_config
 from .model_card import Facts, card
+from .new_folder import check_new, new_folder
 
 # What of a training checkpoint's meta is about the weights.
 META = ('dataset_meta', 'epoch', 'iter', 'seed', 'mmengine_version', 'time')
@@ -64,30 +62,18 @@ def publish(
         ConfigError: The folder is not empty.
         MissingFileError, CheckpointError: The checkpoint is not there, or does not belong to the config.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f'--out: {out} must be a new or an empty folder; name another')
+    out = check_new(out)
     where = f'checkpoint {checkpoint}'
     content = read_checkpoint(str(checkpoint), where, 'name the file of a trained student')
-    plain = student_config(config) if has_student(config) else _plain(config)
+    plain = plain_config(config)
     detector = build_detector(plain.model, 'model', plain.get('default_scope') or 'mmdet')
     load_weights(detector, content, where)
     state = {key: value.detach().cpu().clone() for key, value in content['state_dict'].items()}
     meta = {key: content['meta'][key] for key in META if key in (content.get('meta') or {})}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside it and moved there as a whole.
-    folder = Path(mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
-    try:
+    with new_folder(out) as folder:
         files = _write(folder, name, plain, state, meta)
         facts = Facts.of(config, str(checkpoint), name, license_, meta, state)
         (folder / 'README.md').write_text(card(facts, files), encoding='utf-8')
-        folder.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     config_file, weights, safetensors = (out / Path(file).name for file in files)
     return Published(out, config_file, weights, safetensors, out / 'README.md')
 
@@ -114,8 +100,14 @@ def _write(
     return {file.name: sha256_of(file) for file in (config, weights, safetensors)}
 
 
-def _plain(config: Config) -> Config:
-    """A plain detector's config without what belongs to one run."""
+def plain_config(config: Config) -> Config:
+    """The student's config, or a plain detector's without what belongs to one run.
+
+    Args:
+        config: Of a distillation or of a plain detector; it is not changed.
+    """
+    if has_student(config):
+        return student_config(config)
     content = copy.deepcopy(config.to_dict())
     for key in OF_THE_RUN:
         content.pop(key, None)
