@@ -418,19 +418,46 @@ def _evaluate(
         scores = evaluate(model, dataset, cfg.test_evaluator, part)
         metrics['images'] = len(dataset)
         metrics['input_size'] = cost.input_size
+        onnx = _onnx_ms(cfg, model, work_dir / name) if name != STUDENT else None
         metrics['models'][name] = {
+            'onnx_ms_per_image': onnx,
             'parameters': cost.parameters,
             'flops': cost.flops,
             'ms_per_image': round(cost.ms_per_image, 2),
             'training_seconds': _read_json(work_dir / name / STATE_FILE).get('seconds'),
             **{key: round(value, 4) for key, value in scores.items()},
         }
+    # The same layers, whatever their weights.
+    known = metrics['models']
+    known[STUDENT]['onnx_ms_per_image'] = known[DISTILLED]['onnx_ms_per_image']
     values = [metrics['models'][name][METRICS['mAP']] for name in (TEACHER, STUDENT, DISTILLED)]
     gap = gap_closed(*values)
     metrics['gap_closed'] = None if gap is None else round(gap, 3)
     _write_json(work_dir / METRICS_FILE, metrics)
     report.finish()
     return metrics
+
+
+def _onnx_ms(cfg: Config, model: Any, folder: Path) -> float | None:
+    """Write ``model.onnx`` beside a checkpoint; the median time of an image, None without the packages."""
+    from mmengine.dataset import pseudo_collate
+
+    from mmkd.analysis.complexity import build_test_data, time_in_turns
+    from mmkd.deploy.check_images import input_type
+    from mmkd.deploy.detection_graph import DetectionGraph
+    from mmkd.deploy.onnx_detector import OnnxDetector
+    from mmkd.deploy.onnx_file import require_packages, write_onnx
+    from mmkd.errors import ConfigError
+
+    try:
+        require_packages()
+    except ConfigError:
+        return None
+    path = folder / 'model.onnx'
+    write_onnx(DetectionGraph(model.cpu(), input_type(cfg)), path)
+    batch = pseudo_collate([build_test_data(cfg)[0]])
+    (seconds,) = time_in_turns([OnnxDetector(path)], [batch])
+    return round(1000 * seconds, 2)
 
 
 def _draw_comparison(
@@ -458,12 +485,13 @@ def format_table(metrics: dict[str, Any]) -> str:
     Args:
         metrics: As ``metrics.json`` holds them.
     """
-    from mmkd.analysis.tables import markdown_table
+    from mmkd.analysis.tables import DASH, markdown_table
     from mmkd.analysis.work_dir import METRICS
 
-    rows = [['', 'parameters', 'GFLOPs', *METRICS, 'ms per image', 'gap closed']]
+    rows = [['', 'parameters', 'GFLOPs', *METRICS, 'ms', 'ms in ONNX Runtime', 'gap closed']]
     for name, values in metrics['models'].items():
         gap = metrics['gap_closed'] if name == DISTILLED else None
+        onnx = values.get('onnx_ms_per_image')
         rows.append(
             [
                 TITLE_OF[name],
@@ -471,6 +499,7 @@ def format_table(metrics: dict[str, Any]) -> str:
                 f'{values["flops"] / 1e9:.3f}',
                 *(f'{100 * values[key]:.1f}' for key in METRICS.values()),
                 f'{values["ms_per_image"]:.1f}',
+                DASH if onnx is None else f'{onnx:.1f}',
                 '' if gap is None else f'{100 * gap:.0f} %',
             ]
         )
@@ -505,7 +534,7 @@ def describe(metrics: dict[str, Any]) -> str:
             f'seed {metrics["seed"]}:',
             'another seed or number of threads moves each of them by several points. GFLOPs are '
             'billions of',
-            f'multiply-adds for a {width}x{height} image; ms per image is the median at batch size 1 on',
+            f'multiply-adds for a {width}x{height} image; ms is the median time of one image on',
             f'{metrics["machine"]}.',
         ]
     )
