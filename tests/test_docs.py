@@ -112,7 +112,7 @@ def test_the_way_from_a_config_to_onnx_is_as_the_page_has_it(tool, tmp_path, cap
     assert {path.name for path in (tmp_path / 'onnx').iterdir()} == {
         *('model.onnx', 'model.json', 'student.py')
     }
-    capsys.readouterr()
+    assert 'images: batch from 1, height from ' in capsys.readouterr().out
     (program,) = examples('deploy.md')
     exec(program, {'IMAGE': 'data/images/0.png'})
     printed = capsys.readouterr().out.splitlines()

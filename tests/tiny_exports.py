@@ -26,7 +26,7 @@ CONFIGS = {
     'YOLOX': lambda: single_stage('YOLOX'),
     'DETR': lambda: transformer('DETR'),
     'DeformableDETR': lambda: transformer('DeformableDETR'),
-    'DINO': lambda: transformer('DINO'),
+    'DINO': lambda: transformer('DINO', layers=(1, 1)),
 }
 # Their outputs would grow from layer to layer with other weights than their own.
 OWN_SCALE = ('RTMDet', 'YOLOX')

@@ -129,22 +129,27 @@ def _refusal(error: BaseException, program: ExportedProgram) -> ConfigError:
     while cause is not None:
         found = UNKNOWN.search(str(cause))
         if found:
-            name = found[1].replace('.', '::', 1)
+            name, path = _call(program, found[1])
             return ConfigError(
-                f'export: {name} of module {_caller(program, found[1])} has no ONNX operator; train a '
-                f'student without it'
+                f'export: {name} of module {path} has no ONNX operator; train a student without it'
             )
         cause = cause.__cause__ or cause.__context__
     return ConfigError(f'export: torch.onnx.export failed: {first_line(error)[:300]}')
 
 
-def _caller(program: ExportedProgram, operator: str) -> str:
-    """The innermost module that calls an operator."""
+def _call(program: ExportedProgram, operator: str) -> tuple[str, str]:
+    """An operator as the detector calls it, and the innermost module that does.
+
+    Args:
+        program: What was traced.
+        operator: The operator or what the exporter took it apart to, which has part of its name.
+    """
+    part = operator.rpartition('.')[2]
     for node in program.graph.nodes:
-        if str(node.target).startswith(operator) and node.meta.get('nn_module_stack'):
+        if part in str(node.target) and node.meta.get('nn_module_stack'):
             path = list(node.meta['nn_module_stack'].values())[-1][0]
-            return path.removeprefix("L['self'].").removeprefix('detector.')
-    return 'unknown'
+            return str(node.target), path.removeprefix('detector.')
+    return operator, 'unknown'
 
 
 def _rename_axes(model: Any) -> None:
