@@ -43,6 +43,7 @@ dist = {
     'model.losses.loss_kd_cls': dict(
         _delete_=True,
         type='DIST',  # Huang et al. 2022
+        tau=2.0,  # of the KL divergence that it replaces
         student='roi_head.bbox_head.fc_cls',
         teacher='roi_head.bbox_head.fc_cls',
         align=dict(type='RoIClassAlignment'),
