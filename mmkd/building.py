@@ -71,17 +71,9 @@ def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> De
 
 
 def build_random(config: dict[str, Any], key: str, scope: str = 'mmdet') -> Detector:
-    """A detector with weights as drawn for a training, without reading or downloading pretrained ones.
+    """:func:`build_detector`, with the weights initialised; pretrained ones are not read.
 
-    What a constructor leaves undefined (the level embedding of Deformable DETR) is defined then.
-
-    Args:
-        config: Its ``model`` config, which is not changed.
-        key: The config key, for messages.
-        scope: The registry that its modules are looked up in first.
-
-    Raises:
-        ConfigError: A type that is not registered, or arguments that it does not take.
+    Constructors leave some weights undefined, such as the level embedding of Deformable DETR.
     """
     detector = build_detector(without_pretrained(config), key, scope)
     with preserve_rng_state(), DefaultScope.overwrite_default_scope(scope):

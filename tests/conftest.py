@@ -75,22 +75,3 @@ def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
         return 0
 
     return run
-
-
-@pytest.fixture(scope='session')
-def photographs():
-    """Real photographs and weights, which are not part of the project: where they are, or a skip."""
-    shared = Path(__file__).resolve().parents[2] / 'shared'
-    paths = {
-        'MMKD_VOC': os.environ.get('MMKD_VOC', f'{shared}/data/VOCdevkit/'),
-        'MMKD_WEIGHTS': os.environ.get('MMKD_WEIGHTS', f'{shared}/weights'),
-    }
-    absent = [f'{name}={path}' for name, path in paths.items() if not os.path.isdir(path)]
-    if absent:
-        pytest.skip(
-            f'needs photographs and weights (benchmarks/README.md): no folder {", ".join(absent)}'
-        )
-    with pytest.MonkeyPatch.context() as patch:
-        for name, path in paths.items():
-            patch.setenv(name, path)
-        yield paths

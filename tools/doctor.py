@@ -1,10 +1,10 @@
-"""Look for what is wrong with a distillation before it is trained: a few real batches, then words.
+"""Diagnose a distillation before training, from a few real batches.
 
-The teacher is tested on validation images as training will show them to it, as it is and with red and blue
-exchanged; so is the student if it has weights (load_from, or --checkpoint). For each loss the size and the
-direction of its gradient beside that of the task losses is measured, and what a step costs. What is wrong is
-said in one line each, with what to change. Exit code 0 if nothing is wrong, else 2. Nothing is trained or
-written, and all losses act, whatever their schedules.
+Teachers are tested on validation images, as they are and with red and blue exchanged; so is a student with
+weights (load_from, or --checkpoint). For each loss, doctor measures the norm of its gradient relative to the
+task losses and the cosine between the two. It measures time and memory of one training step. Each finding is
+one line that names the config key and what to change. The exit code is 0 without findings, else 2. Nothing is
+trained or written. All losses are active, whatever their schedules.
 """
 
 from __future__ import annotations

@@ -134,8 +134,8 @@ class Sample:
         sums = torch.zeros(classes, len(self.classes))
         for labels, detections, lies in self._overlaps(found):
             which, on = lies.nonzero(as_tuple=True)
-            places = (detections.labels[which], labels[on])
-            sums.index_put_(places, detections.scores[which].float(), accumulate=True)
+            cells = (detections.labels[which], labels[on])
+            sums.index_put_(cells, detections.scores[which].float(), accumulate=True)
         return sums
 
     def _overlaps(

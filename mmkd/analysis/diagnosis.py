@@ -222,8 +222,8 @@ def _of_channels(
     if other.ap50 > NOTHING and _is_better(sample, swapped, given):
         yield Finding(
             key if key == 'student' else f'{key}.config',
-            f'it is surer of the objects with red and blue exchanged, AP50 {_percent(other.ap50)} and not '
-            f'{_percent(score.ap50)} on {len(sample)} validation images',
+            f'it scores objects higher with red and blue exchanged (AP50 {_percent(other.ap50)} instead of '
+            f'{_percent(score.ap50)} on {len(sample)} validation images)',
             f'its data_preprocessor has {found.preprocessing[key]["channels"]}: change that, or let mean and '
             f'std be those that its weights were trained with',
         )
@@ -264,7 +264,7 @@ def _of_classes(
 def _is_better(
     sample: Sample, other: Sequence[InstanceData], given: Sequence[InstanceData]
 ) -> bool:
-    """Whether detections are surer of the objects than others of the same images, beyond chance."""
+    """Whether detections score the objects significantly higher than others of the same images."""
     first, second = sample.confidence(other), sample.confidence(given)
     if len(first) < 2 or torch.equal(first, second):
         return False

@@ -170,7 +170,7 @@ def _unevaluable(
         if name not in sample:
             yield ConfigError(
                 f'{key}.pipeline: must give {name}, which {reader} reads, got '
-                f'{", ".join(sample.metainfo_keys())}; add it to meta_keys of PackDetInputs'
+                f'{", ".join(sorted(sample.metainfo_keys()))}; add it to meta_keys of PackDetInputs'
                 f'{", and Resize before it" if name == "scale_factor" else ""}'
             )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import random
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
+from real_files import real
 from tiny_caches import distiller, teacher_of
 from tiny_dense import single_stage
 from tiny_models import ROI_LOSSES, RPN_LOSSES, faster_rcnn, feature_loss
@@ -31,7 +31,6 @@ from mmkd.errors import ConfigError
 from mmkd.recorder import Source
 from mmkd.teachers import CachedTeacher
 
-SHARED = Path(__file__).parents[3] / 'shared'
 OPTIONS = dict(proposals='teacher', num_proposals=64)
 HEAD = dict(student='bbox_head', teacher='bbox_head')
 DENSE = dict(
@@ -97,24 +96,13 @@ def measure(
 
 
 @pytest.fixture(scope='module')
-def weights() -> Path:
-    for root in (os.environ.get('MMKD_WEIGHTS', ''), SHARED / 'weights'):
-        if root and Path(root).is_dir():
-            return Path(root)
-    pytest.skip('no trained weights here: set MMKD_WEIGHTS to the folder that holds them')
-
-
-@pytest.fixture(scope='module')
 def photographs() -> list[Path]:
     """Eight of Pascal VOC 2012's validation images."""
-    for root in (os.environ.get('MMKD_VOC', ''), SHARED / 'data/VOCdevkit'):
-        listed = Path(root) / 'VOC2012/ImageSets/Main/val.txt'
-        if root and listed.is_file():
-            names = listed.read_text().split()
-            folder = Path(root) / 'VOC2012/JPEGImages'
-            there = [folder / f'{name}.jpg' for name in names if (folder / f'{name}.jpg').is_file()]
-            return there[:: len(there) // 8][:8]
-    pytest.skip('no Pascal VOC 2012 here: set MMKD_VOC to the folder that holds VOC2012/')
+    root = real('MMKD_VOC') / 'VOC2012'
+    names = (root / 'ImageSets/Main/val.txt').read_text().split()
+    images = [root / f'JPEGImages/{name}.jpg' for name in names]
+    there = [image for image in images if image.is_file()]
+    return there[:: len(there) // 8][:8]
 
 
 def bounds(measured: dict[str, dict], kind: str, found: float, iou: float, apart: float) -> None:
@@ -132,11 +120,9 @@ def bounds(measured: dict[str, dict], kind: str, found: float, iou: float, apart
             assert row.difference <= apart, (view, row)
 
 
-def test_a_trained_two_stage_teacher(weights, photographs, tmp_path):
-    path = weights / 'faster-rcnn_mobilenetv2-fpn128_voc2012-animals.py'
-    checkpoint = path.with_suffix('.pth')
-    if not checkpoint.is_file():
-        pytest.skip(f'{checkpoint} is not there')
+def test_a_trained_two_stage_teacher(photographs, tmp_path):
+    checkpoint = real('MMKD_WEIGHTS', 'faster-rcnn_mobilenetv2-fpn128_voc2012-animals.pth')
+    path = checkpoint.with_suffix('.py')
     student = Config.fromfile(path).model
     student.backbone.init_cfg = None
     names = ('cat', 'cow', 'dog', 'horse', 'person', 'sheep')
@@ -152,10 +138,8 @@ def test_a_trained_two_stage_teacher(weights, photographs, tmp_path):
     assert all(value > 0.7 for value in cosines.values()), cosines
 
 
-def test_a_trained_dense_teacher(weights, photographs, tmp_path):
-    checkpoint = weights / 'yolox_nano_coco_mmdet.pth'
-    if not checkpoint.is_file():
-        pytest.skip(f'{checkpoint} is not there')
+def test_a_trained_dense_teacher(photographs, tmp_path):
+    checkpoint = real('MMKD_WEIGHTS', 'yolox_nano_coco_mmdet.pth')
     config = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
     student, names = get_config(config).model, CocoDataset.METAINFO['classes']
     student.data_preprocessor.batch_augments = None

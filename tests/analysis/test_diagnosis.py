@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
+from real_files import real
 from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, feature_loss, save_teacher
 
 from mmkd.analysis.complexity import build_test_data
@@ -19,14 +21,18 @@ from mmkd.analysis.diagnosis import Diagnosis, of_gradients, score_models
 from mmkd.analysis.gradients import TASK, LossGradient, measure_gradients
 from mmkd.analysis.run_start import start_of, with_all_active
 
+ROOT = Path(__file__).parents[2]
 IMAGES = 80
 FEW = 40
 
 
 @pytest.fixture(scope='module')
-def on_photographs(photographs):
+def on_photographs():
     """A Faster R-CNN that was trained on photographs of animals teaches one like it; validation images."""
-    cfg = Config.fromfile('benchmarks/configs/voc/distilled.py')
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ('MMKD_VOC', 'MMKD_WEIGHTS'):
+            patch.setenv(variable, f'{real(variable)}/')
+        cfg = Config.fromfile(str(ROOT / 'benchmarks/configs/voc/distilled.py'))
     init_default_scope('mmdet')
     set_random_seed(0)
     distiller, _, batches = start_of(with_all_active(cfg, 'distilled.py'), batches=1, batch_size=2)

@@ -13,6 +13,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
+from real_files import real
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
@@ -22,7 +23,6 @@ STUDENTS = (
     'detr_r18_10e_coco-person-dog',
     'detr_r18_3enc-3dec_10e_coco-person-dog',
 )
-COCO = ROOT.parent / 'shared' / 'data' / 'coco'
 
 
 def test_the_table_of_parameters_is_what_is_counted():
@@ -86,9 +86,9 @@ def weights(tmp_path):
     return folder
 
 
-@pytest.mark.skipif(not COCO.is_dir(), reason=f'{COCO} is not there')
 def test_trains_resumes_and_tests_on_real_images(weights, tmp_path):
     """The person-dog config as it is, but for size and length; the checkpoint is the plain student's."""
+    data = real('MMKD_COCO')
     small = [{'type': 'LoadImageFromFile'}, {'type': 'LoadAnnotations', 'with_bbox': True}]
     small += [{'type': 'Resize', 'scale': (160, 160), 'keep_ratio': True}]
     meta = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
@@ -107,7 +107,7 @@ def test_trains_resumes_and_tests_on_real_images(weights, tmp_path):
         '--work-dir',
         str(tmp_path / 'work'),
         '--cfg-options',
-        f'data_root={COCO}/',
+        f'data_root={data}/',
         f'model.teacher.checkpoint={weights / "detr_r50.pth"}',
         f'model.student.backbone.init_cfg.checkpoint={weights / "r18.pth"}',
     ]

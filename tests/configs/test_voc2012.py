@@ -11,6 +11,7 @@ from mmdet.utils import register_all_modules
 from mmengine import fileio
 from mmengine.config import Config
 from mmengine.runner import Runner
+from real_files import real
 from tiny_voc import load, shrink
 
 ROOT = Path(__file__).parents[2]
@@ -120,11 +121,9 @@ def test_backbone_weights_are_a_one_line_override(tmp_path):
         assert torch.equal(value, student.backbone.state_dict()[name]), name
 
 
-def test_published_backbone_weights_fit(photographs):
+def test_published_backbone_weights_fit():
     """The key layout of a MobileNetV2 trained on ImageNet is the backbone's, to the last key."""
-    weights = photographs.parent.parent / 'weights/mobilenet_v2_imagenet_mmdet.pth'
-    if not weights.exists():
-        pytest.skip(f'no ImageNet weights of MobileNetV2 at {weights}')
+    weights = real('MMKD_WEIGHTS', 'mobilenet_v2_imagenet_mmdet.pth')
     state = torch.load(weights, map_location='cpu', weights_only=True)
     backbone = MODELS.build(Config.fromfile(STUDENT).model.backbone)
     backbone.load_state_dict(state.get('state_dict', state), strict=True)

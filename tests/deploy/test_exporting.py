@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 import mmcv
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from real_files import real
 from tiny_exports import spread_detector
 from tiny_models import CLASSES, mask_rcnn, save_teacher
 from tiny_training import training_config, write_coco
@@ -20,7 +20,6 @@ from mmkd.checkpoints import sha256_of
 
 CPU = ('--device', 'cpu', '--rounds', 1)
 SIZE = ('--size', 96, 128)
-WEIGHTS = 'MMKD_WEIGHTS'
 
 
 def packages():
@@ -177,11 +176,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
 def test_a_real_detector_keeps_its_map(tool, tmp_path, capsys):
     """YOLOX-nano on photographs of COCO."""
     packages()
-    shared = Path(__file__).parents[3] / 'shared'
-    weights = Path(os.environ.get(WEIGHTS, shared / 'weights')) / 'yolox_nano_coco_mmdet.pth'
-    data = Path(os.environ.get('MMKD_COCO', shared / 'data/coco'))
-    if not weights.is_file() or not data.is_dir():
-        pytest.skip(f'needs {weights.name} in {WEIGHTS} and COCO images in MMKD_COCO')
+    weights, data = real('MMKD_WEIGHTS', 'yolox_nano_coco_mmdet.pth'), real('MMKD_COCO')
     few = ('test_dataloader.dataset.indices=16', f'data_root={data}/')
     config = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
     options = ('--evaluate', '--cfg-options', *few)
