@@ -155,7 +155,7 @@ def read_work_dir(path: str | os.PathLike[str], best: bool = False) -> WorkDir:
     else:
         inside = sorted(p.name for p in path.iterdir() if p.is_dir() and any(p.glob('*.py')))
         hint = f'; the folders in it do: {", ".join(inside)}' if inside else ''
-        what = 'several configs and no log' if len(configs) > 1 else 'no training'
+        what = 'several configs and no log' if len(configs) > 1 else 'no training run'
         raise ConfigError(f'{path} holds {what}{hint}')
     if 'model' not in found.config or not found.config.get('train_cfg'):
         raise ConfigError(

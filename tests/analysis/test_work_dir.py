@@ -164,7 +164,7 @@ def test_what_is_no_work_directory_is_named(runs, tmp_path):
     with pytest.raises(ConfigError, match='file is a file'):
         read_work_dir(file)
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(ConfigError, match='empty holds no training$'):
+    with pytest.raises(ConfigError, match='empty holds no training run$'):
         read_work_dir(tmp_path / 'empty')
     with pytest.raises(ConfigError, match='the folders in it do: .*student_seed0, student_seed1'):
         read_work_dir(runs)
@@ -175,7 +175,7 @@ def test_what_is_no_work_directory_is_named(runs, tmp_path):
         read_work_dir(tmp_path / 'two')
     (tmp_path / 'two/a.py').write_text('raise RuntimeError("a script, not a config")\n')
     (tmp_path / 'two/b.py').unlink()
-    with pytest.raises(ConfigError, match='two holds no training$'):
+    with pytest.raises(ConfigError, match='two holds no training run$'):
         read_work_dir(tmp_path / 'two')
     (tmp_path / 'two/a.py').write_text('model = dict()\n')
     (tmp_path / 'two/epoch_1.pth').touch()

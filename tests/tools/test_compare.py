@@ -39,7 +39,7 @@ def test_draws_named_images_with_the_teacher(tool, runs, tmp_path):
 
 REFUSED = {
     'no folder': (('{runs}/short', 'absent'), 'absent: there is no such folder'),
-    'no work dir': (('{runs}/short', 'empty'), 'empty holds no training'),
+    'no work dir': (('{runs}/short', 'empty'), 'empty holds no training run'),
     'one': (('{runs}/short',), '--most-different: must have two detectors, got one'),
     'number': (
         ('{runs}/short', '{runs}/teacher', '--most-different', '0'),

@@ -30,7 +30,7 @@ def test_another_metric(tool, runs, tmp_path):
 
 REFUSED = {
     'no folder': (('absent',), 'absent: there is no such folder'),
-    'no work dir': (('empty',), 'empty holds no training'),
+    'no work dir': (('empty',), 'empty holds no training run'),
     'metric': (
         ('{runs}/short', '--metric', 'mAP'),
         "--metric: must be one that a run logged, got 'mAP'",

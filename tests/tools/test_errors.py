@@ -47,7 +47,7 @@ def test_runs_and_their_result_files_have_the_same_errors(tool, runs, tmp_path, 
 
 
 REFUSED = {
-    'no work dir': (('empty',), 'empty holds no training'),
+    'no work dir': (('empty',), 'empty holds no training run'),
     'no file': (
         ('none.json', '--ann-file', '{runs}/data/annotations.json'),
         'none.json: no such file',

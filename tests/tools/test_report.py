@@ -75,7 +75,7 @@ def test_unfinished_beside_finished(tool, runs, tmp_path, capsys):
 REFUSED = {
     'absent': (('absent',), 'absent: there is no such folder'),
     'file': (('file',), 'file is a file'),
-    'empty': (('empty',), 'empty holds no training'),
+    'empty': (('empty',), 'empty holds no training run'),
     'out': (('{runs}/teacher', '--out', 'file'), '--out file is a file'),
     'size': (('{runs}/teacher', '--image-size', '8', '64'), 'at least 32 pixels'),
     'threads': (('{runs}/teacher', '--threads', '0'), '--threads 0 is below 1'),
