@@ -6,6 +6,7 @@ import json
 import pickle
 
 import pytest
+from mmengine.config import Config
 from tiny_models import faster_rcnn, save_teacher
 
 
@@ -29,8 +30,10 @@ def test_f1_is_added_and_leaves_the_other_numbers_as_they_are(tool, config, chec
 
 
 def test_f1_needs_a_coco_metric(tool, config, checkpoint, capsys):
-    options = ('--cfg-options', 'test_evaluator.type=VOCMetric')
-    assert tool('test', config, checkpoint, '--f1', *options) == 2
+    cfg = Config.fromfile(str(config))
+    cfg.test_evaluator = dict(type='VOCMetric', metric='mAP')
+    cfg.dump(str(config))
+    assert tool('test', config, checkpoint, '--f1') == 2
     assert "['VOCMetric']" in capsys.readouterr().err
 
 
