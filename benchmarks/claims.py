@@ -38,7 +38,7 @@ def pages(root: Path) -> Iterator[Path]:
         root: Of the repository.
     """
     yield root / 'README.md'
-    yield from sorted((root / 'docs').glob('*.md'))
+    yield from sorted((root / 'docs').rglob('*.md'))
 
 
 def fill(text: str, load: Callable[[str], tuple[Study, Results]]) -> str:

@@ -1,7 +1,7 @@
 """What a distillation step costs beside the student's, with the teacher live and from a cache.
 
 Runs tools/benchmark.py for one pair of each kind, several times over, on random images and weights, and
-puts the table into docs/benchmarks.md. Each measurement is a line of benchmarks/costs.jsonl.
+puts the table into docs/recipes/costs.md. Each measurement is a line of benchmarks/costs.jsonl.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PAIRS: list[tuple[str, Path, str, Path]] = [
     ),
 ]
 LINES = HERE / 'costs.jsonl'
-PAGE = HERE.parent / 'docs' / 'benchmarks.md'
+PAGE = HERE.parent / 'docs' / 'recipes' / 'costs.md'
 
 
 def parse_args() -> argparse.Namespace:

@@ -35,7 +35,7 @@ from verifying import verify  # noqa: E402
 
 from _cli import run_tool  # noqa: E402
 
-PAGE = HERE.parent / 'docs' / 'results.md'
+PAGE = HERE.parent / 'docs' / 'recipes' / 'results.md'
 
 
 def parse_args() -> argparse.Namespace:

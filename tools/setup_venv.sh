@@ -105,7 +105,7 @@ if ! mmcv_works 2>/dev/null; then
     fi
 fi
 say "mmdet, mim and mmkd itself"
-install --no-build-isolation -e '.[onedl,export,dev]'
+install --no-build-isolation -e '.[onedl,export,dev,docs]'
 say "Checking"
 "${pip[@]}" check
 mmcv_works || die "mmcv's ops no longer work after the last step; remove $venv and run \`make setup\` again"

@@ -1,5 +1,5 @@
 # RoI losses and RPN objectness without a teacher in memory: what it says is read from disk, where
-# `python -m mmkd cache_teacher` with this config writes it first (docs/cache.md).
+# `python -m mmkd cache_teacher` with this config writes it first (docs/how_to/cache.md).
 _base_ = './faster-rcnn_r50_to_mobilenetv2_voc2012_rpn.py'
 
 model = dict(

@@ -13,7 +13,7 @@ model = dict(
         loss_kd_cls=dict(
             type='KLDivergence',
             # Hinton et al. 2015 (arXiv 1503.02531), sec. 3 find 2.5 to 4 best for small students on ten
-            # classes; a little less here, with six and background. docs/results.md compares it with
+            # classes; a little less here, with six and background. docs/recipes/results.md compares it with
             # others.
             tau=2.0,
             loss_weight=1.0,  # not searched: as the classification loss it stands beside

@@ -2,7 +2,7 @@
 # config it is the baseline that distillation is compared with.
 #
 # As the teacher, detr_r50_8xb2-150e_coco.py, but for the backbone: six encoder and six decoder layers of
-# eight heads, 100 queries, its schedule of 150 epochs. 28.9 M parameters; docs/benchmarks.md tells which
+# eight heads, 100 queries, its schedule of 150 epochs. 28.9 M parameters; docs/recipes/costs.md tells which
 # part has how many. MMDetection's own detr_r18 config is the same model, trained for 500 epochs.
 _base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
 

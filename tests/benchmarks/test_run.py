@@ -422,7 +422,7 @@ def test_the_page_shows_what_the_results_give(monkeypatch, tmp_path):
     """Every shipped study's table, made anew from the results that are committed with it."""
     monkeypatch.chdir(SCRIPT.parents[1])
     module = module_of(monkeypatch)
-    page = (SCRIPT.parents[1] / 'docs/results.md').read_text()
+    page = (SCRIPT.parents[1] / 'docs/recipes/results.md').read_text()
     for path in (SCRIPT.parent / 'studies').glob('*.py'):
         study = module['Study'](path, Path('work_dirs/benchmarks'))
         results = module['Results'](SCRIPT.parent / 'results.jsonl', path.stem)
