@@ -4,6 +4,7 @@
 #                      openmmlab: mmdet 3.3.0 and mmcv 2.1.0, in .venv-openmmlab
 #   PYTHON=…           the CPython to use (3.10, 3.11 or 3.12); default: the first that fits, 3.11 preferred
 #   PIP_FIND_LINKS=…   folders with wheels to take first, as pip understands it
+#   WHEELS=…           a folder that keeps the wheel of mmcv that is built, and is searched first next time
 # Can be interrupted and run again: finished steps are quick, and .ready is written last.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -56,6 +57,10 @@ pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 links=()
 # Options add to what PIP_FIND_LINKS or pip's own configuration say.
 if [ -d ../shared/wheels ]; then links=(--find-links ../shared/wheels); fi
+if [ -n "${WHEELS:-}" ]; then
+    mkdir -p "$WHEELS"
+    links+=(--find-links "$WHEELS")
+fi
 install() { "${pip[@]}" install -c "$constraints" ${links[@]+"${links[@]}"} "$@"; }
 
 # A wheel is of use only if it was built for this torch: load the ops and run two.
@@ -96,6 +101,7 @@ sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists()
         { tail -n 30 "$venv/src/build.log" >&2; die "building $mmcv failed; all of it: $venv/src/build.log"; }
     "${pip[@]}" install -q --no-deps --force-reinstall "$venv"/src/wheel/*mmcv-*.whl
     mmcv_works || die "$mmcv was built but its ops do not work; see $venv/src/build.log"
+    if [ -n "${WHEELS:-}" ]; then cp "$venv"/src/wheel/*mmcv-*.whl "$WHEELS"; fi
     rm -rf "$venv/src"
 }
 
