@@ -51,7 +51,7 @@ def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> De
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         name = unregistered(error)
         if name is not None:
-            raise ConfigError(f'{key}: {_absent(name, scope)}') from error
+            raise ConfigError(f'{key}: {_unregistered_message(name, scope)}') from error
         words = ' '.join(str(error).split())
         if isinstance(error, KeyError):
             if 'must contain the key "type"' in words:
@@ -102,7 +102,7 @@ def unregistered(error: BaseException) -> str | None:
     return found[1].strip('\'"`') if found else None
 
 
-def _absent(name: str, scope: str) -> str:
+def _unregistered_message(name: str, scope: str) -> str:
     package = name.partition('.')[0] if '.' in name else scope
     known = package in ROOT.children or package == ROOT.scope
     if not known and find_spec(package) is None:

@@ -20,7 +20,7 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from .errors import CheckpointError, ConfigError, MissingFileError
-from .file_kind import mistaken_file
+from .file_kind import wrong_file_hint
 
 SHOWN_KEYS = 6
 # The first digits of the file's SHA-256, as torch hub and mmdet's publishing tool write them; no date.
@@ -121,7 +121,7 @@ def read_checkpoint(checkpoint: str, where: str, hint: str = '') -> dict:
 
 
 def _unreadable(checkpoint: str, where: str, error: Exception) -> CheckpointError:
-    mistaken = mistaken_file(checkpoint)
+    mistaken = wrong_file_hint(checkpoint)
     if mistaken:
         return CheckpointError(f'{where} cannot be read{mistaken}')
     if isinstance(error, UnpicklingError):
@@ -171,7 +171,7 @@ def _from_url(url: str) -> Any:
     return load() if content is None else content
 
 
-def differs_from_name(path: str) -> str | None:
+def hash_mismatch(path: str) -> str | None:
     """Whether a file does not match the hash in its name, as a damaged download does not.
 
     Args:
@@ -223,7 +223,7 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str =
             for key in own
             if key in state and state[key].shape != own[key].shape
         ]
-        problems.append(listing('of another shape', other))
+        problems.append(summarize_keys('of another shape', other))
         missing = [key for key in own if key not in state]
         unexpected = [key for key in state if key not in own]
     else:
@@ -234,10 +234,10 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str =
         for key in missing
         if not key.endswith('num_batches_tracked') and not re.fullmatch(optional, key)
     ]
-    problems += [listing('missing', missing), listing('left over', unexpected)]
+    problems += [summarize_keys('missing', missing), summarize_keys('left over', unexpected)]
     problems = [problem for problem in problems if problem]
     if problems:
-        prefix = prefix_of(state, own)
+        prefix = key_prefix(state, own)
         if prefix:
             raise CheckpointError(
                 f"{where}: its keys start with '{prefix}'; save them without it: `torch.save(dict(state_dict="
@@ -249,7 +249,7 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str =
         )
 
 
-def prefix_of(found: dict, own: dict) -> str:
+def key_prefix(found: dict, own: dict) -> str:
     """What all fitting keys of a checkpoint have in front, such as ``teacher.``; empty if nothing does."""
     key = next(iter(own), '')
     for name in found:
@@ -266,7 +266,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def listing(what: str, keys: Sequence[str]) -> str:
+def summarize_keys(what: str, keys: Sequence[str]) -> str:
     """``3 missing: a, b, c``: the first few of them; nothing if there are none."""
     if not keys:
         return ''

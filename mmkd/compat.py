@@ -42,7 +42,7 @@ def check_stack() -> None:
         raise StackError(f'mmkd needs torch, which is not installed; {INSTALL}')
     for name, (lowest, limit) in SUPPORTED.items():
         version = _version_of(name)
-        if not _key(lowest) <= _key(version) < _key(limit):
+        if not _version_key(lowest) <= _version_key(version) < _version_key(limit):
             raise StackError(
                 f'mmkd supports {name} >= {lowest}, < {limit}, and {version} is installed; '
                 f'{INSTALL}'
@@ -76,6 +76,6 @@ def _check_ops() -> None:
         ) from error
 
 
-def _key(version: str) -> tuple[int, ...]:
+def _version_key(version: str) -> tuple[int, ...]:
     numbers = [int(number) for number in re.findall(r'\d+', version)[:3]]
     return tuple(numbers + [0] * (3 - len(numbers)))

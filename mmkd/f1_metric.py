@@ -229,10 +229,10 @@ class ScoreCurve:
         matched = np.concatenate([match['dtMatches'][0] for match in matches]) != 0
         counted = np.concatenate([match['dtIgnore'][0] for match in matches]) == 0
         num_gt = sum(int(np.sum(np.equal(match['gtIgnore'], 0))) for match in matches)
-        return cls.of_scores(scores[counted], matched[counted], num_gt)
+        return cls.from_scores(scores[counted], matched[counted], num_gt)
 
     @classmethod
-    def of_scores(cls, scores: np.ndarray, right: np.ndarray, num_gt: int) -> ScoreCurve:
+    def from_scores(cls, scores: np.ndarray, right: np.ndarray, num_gt: int) -> ScoreCurve:
         """From the detections that count, ``(n,)`` scores and whether each is correct."""
         # Every distinct score is a threshold; searchsorted finds the last detection it keeps.
         order = np.argsort(-scores, kind='stable')

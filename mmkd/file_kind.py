@@ -7,7 +7,7 @@ import os
 LFS = b'version https://git-lfs'
 
 
-def mistaken_file(path: str | os.PathLike[str]) -> str:
+def wrong_file_hint(path: str | os.PathLike[str]) -> str:
     """What a file is that nobody meant to have, as a clause to append to a message.
 
     Args:

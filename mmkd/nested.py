@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-HALF = (torch.bfloat16, torch.float16)
+HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -26,7 +26,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 def to_float32(value: Any) -> Any:
     """The same structure with tensors of half precision as float32; others are not copied."""
-    return map_tensors(lambda each: each.float() if each.dtype in HALF else each, value)
+    return map_tensors(lambda each: each.float() if each.dtype in HALF_DTYPES else each, value)
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -109,14 +109,14 @@ class Recorder:
         self._convert = convert
         self._converted: set[Source] = set()
         self.sources = list(dict.fromkeys(sources))
-        self._modules = {source: self._find(model, source) for source in self.sources}
+        self._modules = {source: self._find_modules(model, source) for source in self.sources}
         # Of each source what each of its modules gave, call by call.
         self._calls: dict[Source, list[list[Any]]] = {}
         # The same with a number that shows whether it was changed since.
         self._versions: dict[Source, list[tuple[Any, Any]]] = {}
         self._handles: list[Any] = []
 
-    def _find(self, model: nn.Module, source: Source) -> list[nn.Module]:
+    def _find_modules(self, model: nn.Module, source: Source) -> list[nn.Module]:
         # By the names they have where nothing wraps them; what is wrapped comes after its wrapper.
         # A module that has several names is found by each.
         named = model.named_modules(remove_duplicate=False)
@@ -152,16 +152,16 @@ class Recorder:
                 for index, module in enumerate(modules) if source.method is not None else ():
                     self._wrap_method(source, index, module)
         except BaseException:
-            self._release()
+            self._remove_hooks()
             raise
         return self
 
     def __exit__(self, exc_type: type | None, *_: Any) -> None:
-        self._release()
+        self._remove_hooks()
         if exc_type is not None:
             self.clear()
 
-    def _release(self) -> None:
+    def _remove_hooks(self) -> None:
         while self._handles:
             self._handles.pop().remove()
 
@@ -171,7 +171,7 @@ class Recorder:
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             result = inner(*args, **kwargs)
-            self._keep(source, index, args, kwargs, result)
+            self._store(source, index, args, kwargs, result)
             return result
 
         self._handles.append(MethodOverride(module, method, recorded))
@@ -179,9 +179,9 @@ class Recorder:
     def _on_call(
         self, source: Source, index: int, module: nn.Module, args: tuple, kwargs: dict, output: Any
     ) -> None:
-        self._keep(source, index, args, kwargs, output)
+        self._store(source, index, args, kwargs, output)
 
-    def _keep(self, source: Source, index: int, args: tuple, kwargs: dict, output: Any) -> None:
+    def _store(self, source: Source, index: int, args: tuple, kwargs: dict, output: Any) -> None:
         value = output
         if source.capture == 'input':
             value = kwargs if isinstance(source.path[0], str) else args

@@ -22,13 +22,15 @@ from .class_scores import class_probabilities, uses_softmax
 # Values that are one per position and prior: what mmdet multiplies class scores with.
 CENTERNESS, IOU, OBJECTNESS = 'centerness', 'iou', 'objectness'
 # Where no gradient comes from: the logarithm of a probability.
-TINY = 1e-6
+MIN_PROBABILITY = 1e-6
 # The labels are the second argument of the classification loss, level by level.
 LOSS_CLS = Source('bbox_head.loss_cls', capture='input', index=1)
 # The methods that an entry describes. A subclass of a head that replaces one of them is another head.
-DESCRIBED = 'forward forward_single predict_by_feat _predict_by_feat_single _bbox_decode'.split()
+OUTPUT_METHODS = (
+    'forward forward_single predict_by_feat _predict_by_feat_single _bbox_decode'.split()
+)
 # The methods that decide where its labels stand.
-ASSIGNING = 'loss loss_by_feat loss_by_feat_single get_targets'.split()
+LABEL_METHODS = 'loss loss_by_feat loss_by_feat_single get_targets'.split()
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ def dense_head(head: Detector) -> DenseHead:
     Raises:
         ConfigError: There is none.
     """
-    base = _listed(type(head))
-    if base is None or not _inherits(head, base, DESCRIBED):
+    base = _class_in_table(type(head))
+    if base is None or not _inherits(head, base, OUTPUT_METHODS):
         raise ConfigError(
             f'the outputs of a {type(head).__name__} are not known to mmkd; it reads '
             f'{", ".join(DENSE_HEADS)}, and subclasses that keep their forward and predict methods; compare '
@@ -119,11 +121,11 @@ def dense_head(head: Detector) -> DenseHead:
 
 def label_sources(head: Detector) -> tuple[Source, ...]:
     """What to record for a head's labels (:attr:`DenseHead.labels`); none where it assigns them otherwise."""
-    entry, base = dense_head(head), _listed(type(head))
-    return entry.labels if base is not None and _inherits(head, base, ASSIGNING) else ()
+    entry, base = dense_head(head), _class_in_table(type(head))
+    return entry.labels if base is not None and _inherits(head, base, LABEL_METHODS) else ()
 
 
-def _listed(kind: type) -> type | None:
+def _class_in_table(kind: type) -> type | None:
     """The class itself, or its nearest parent, that is in the table."""
     for base in kind.__mro__:
         if base.__name__ in DENSE_HEADS and base is getattr(mmdet_heads, base.__name__):
@@ -140,7 +142,7 @@ def class_logits(head: Detector, values: Tensor) -> Tensor:
     """Class scores before the activation, of a head's class output; any shape."""
     if not dense_head(head).probabilities:
         return values
-    return values.clamp(TINY, 1 - TINY).logit()
+    return values.clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).logit()
 
 
 def class_output(head: Detector, logits: Tensor) -> Tensor:
@@ -166,7 +168,7 @@ def prediction_scores(head: Detector, logits: Tensor, quality: Tensor | None) ->
     return scores.sqrt() if dense_head(head).score == 'root' else scores
 
 
-def boxes_of(head: Detector, level: int, values: Tensor) -> Tensor:
+def predicted_boxes(head: Detector, level: int, values: Tensor) -> Tensor:
     """Boxes that a dense head predicts at every prior of a level.
 
     Args:

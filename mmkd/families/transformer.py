@@ -144,10 +144,10 @@ class Transformer(Family):
             del own['query']
         if not self.random_queries:
             return own
-        drawn = self._draw(own)
+        drawn = self._draw_random_queries(own)
         return {name: torch.cat([value, drawn[name]], 1) for name, value in own.items()}
 
-    def _draw(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _draw_random_queries(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
         """Random queries the teacher can make sense of: like its own in kind and scale, elsewhere.
 
         A query that is a box gets a uniform centre and the size of one of the teacher's boxes. A query

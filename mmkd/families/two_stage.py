@@ -127,7 +127,9 @@ class TwoStage(Family):
     def student_sources(self, parts: set[str], student: Detector) -> list[Source]:
         if self.proposals == 'teacher':
             return []
-        return [_rois((stage or 0) if is_cascade(student) else None) for stage in _stages(parts)]
+        return [
+            _rois_source((stage or 0) if is_cascade(student) else None) for stage in _stages(parts)
+        ]
 
     def joint_sources(self, parts: set[str]) -> list[Source]:
         return [FEATURES] if self.joint_parts(parts) else []
@@ -160,20 +162,20 @@ class TwoStage(Family):
             found = self.detector.rpn_head.predict(features, data_samples, rescale=False)
             rois = bbox2roi([instances.bboxes[: self.num_proposals] for instances in found])
             rois = _scaled(rois, (1 / scale[0], 1 / scale[1]))
-            return dict(rois={_path(stage): rois for stage in stages})
+            return dict(rois={_stage_path(stage): rois for stage in stages})
         if 'rpn' in parts:
             self.detector.rpn_head(features)
         shared = {}
         for stage in stages:
-            source = ROIS if ROIS in student else _rois(stage or 0)
+            source = ROIS if ROIS in student else _rois_source(stage or 0)
             if stage and source not in student:  # a cascade ends at a stage without proposals
                 rois = features[0].new_zeros(0, 5, dtype=torch.float)
             else:
                 rois = student[source]
             # Double heads, and mask branches without an extractor of their own, call it once more.
             rois = rois[0] if isinstance(rois, list) else rois
-            _evaluate(self.detector, features, _scaled(rois, scale), stage)
-            shared[_path(stage)] = rois
+            _run_box_head(self.detector, features, _scaled(rois, scale), stage)
+            shared[_stage_path(stage)] = rois
         return dict(rois=shared) if shared else {}
 
     def run_joint_parts(
@@ -183,7 +185,7 @@ class TwoStage(Family):
         if model is self.detector:
             rois = _scaled(rois, shared['scale'])
         for stage in _stages(parts):
-            _evaluate(model, recorded[FEATURES], rois, stage)
+            _run_box_head(model, recorded[FEATURES], rois, stage)
 
 
 def has_box_head(model: Detector) -> bool:
@@ -223,14 +225,14 @@ def box_head_path(model: Detector, source: Source) -> str:
     Raises:
         ConfigError: As :func:`stage_of`.
     """
-    return _path(stage_of(model, source))
+    return _stage_path(stage_of(model, source))
 
 
-def _path(stage: int | None) -> str:
+def _stage_path(stage: int | None) -> str:
     return BOX_HEAD if stage is None else f'{BOX_HEAD}.{stage}'
 
 
-def _rois(stage: int | None) -> Source:
+def _rois_source(stage: int | None) -> Source:
     """Where the proposals of a stage, or of a single box head, are recorded."""
     return ROIS if stage is None else replace(ROIS, module=f'{ROIS.module}.{stage}')
 
@@ -252,7 +254,7 @@ def _shared_rois(shared: dict[str, Any]) -> Tensor:
     return next(iter(shared['rois'].values()))  # the same for every head, see run()
 
 
-def _evaluate(model: Detector, features: Any, rois: Tensor, stage: int | None) -> None:
+def _run_box_head(model: Detector, features: Any, rois: Tensor, stage: int | None) -> None:
     model.roi_head._bbox_forward(*(() if stage is None else (stage,)), features, rois)
 
 

@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from .checks import require_positive
-from .reduction import Mask, fill_outside, mean_inside, require_maps, weighted_mean
+from .reduction import Mask, fill_invalid, masked_mean, require_maps, weighted_mean
 
 
 @MODELS.register_module()
@@ -36,8 +36,8 @@ class AttentionTransfer(nn.Module):
     ) -> Tensor:
         """Maps, shape (N, C, H, W) each; weight (N,); mask of positions (N, H, W); returns a scalar."""
         require_maps(self, student)
-        own, target = map(self._attention, fill_outside(mask, student, teacher))
-        return weighted_mean(mean_inside((own - target).square(), mask), weight)
+        own, target = map(self._attention, fill_invalid(mask, student, teacher))
+        return weighted_mean(masked_mean((own - target).square(), mask), weight)
 
     def _attention(self, maps: Tensor) -> Tensor:
         # The power of 0 has no gradient where p < 1.

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from .checks import require_not_negative
+from .checks import require_non_negative
 from .reduction import weighted_mean
 
 
@@ -30,7 +30,7 @@ class BoundedRegression(nn.Module):
 
     def __init__(self, margin: float = 0.0) -> None:
         super().__init__()
-        require_not_negative(margin=margin)
+        require_non_negative(margin=margin)
         self.margin = margin
 
     def forward(

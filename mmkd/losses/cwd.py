@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from .checks import require_positive
-from .reduction import Mask, fill_outside, require_maps, weighted_mean
+from .reduction import Mask, fill_invalid, require_maps, weighted_mean
 
 
 @MODELS.register_module()
@@ -37,7 +37,7 @@ class CWD(nn.Module):
         # Probability 0 outside the mask. Finite, as the difference of two infinities would be NaN.
         sides = [side.float() / self.tau for side in (student, teacher)]
         log_q, log_p = (
-            side.flatten(2).log_softmax(-1) for side in fill_outside(mask, *sides, value=-1e30)
+            side.flatten(2).log_softmax(-1) for side in fill_invalid(mask, *sides, value=-1e30)
         )
         divergence = F.kl_div(log_q, log_p, reduction='none', log_target=True).sum(-1)
         return weighted_mean(divergence, weight) * self.tau**2

@@ -11,9 +11,9 @@ from .checks import require_positive
 from .reduction import weighted_mean
 
 # Probabilities below this are taken for it: the smallest that float32 holds.
-_LEAST = -100.0
+_MIN_LOG_PROBABILITY = -100.0
 # Relative spread, per unit of a logarithm, that float32's rounding of the logarithm explains.
-_ROUNDING = 1e-6
+_RELATIVE_ROUNDING = 1e-6
 
 
 @MODELS.register_module()
@@ -53,7 +53,7 @@ class DIST(nn.Module):
         if not len(student):
             return student.sum()
         log_q, log_p = (
-            (side.float() / self.tau).log_softmax(-1).clamp(min=_LEAST)
+            (side.float() / self.tau).log_softmax(-1).clamp(min=_MIN_LOG_PROBABILITY)
             for side in (student, teacher)
         )
         rows, classes = (torch.ones(size, device=log_q.device) for size in log_q.shape)
@@ -90,5 +90,5 @@ def _standardised(log_p: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     values = (log_p - mean).masked_fill(~counts, 0.0).expm1()
     values = values - (share * values).sum(0)
     variance = (share * values.square()).sum(0)
-    varies = variance > (_ROUNDING * (1 + mean.abs())).square()
+    varies = variance > (_RELATIVE_ROUNDING * (1 + mean.abs())).square()
     return values / variance.where(varies, 1.0).sqrt() * varies, varies

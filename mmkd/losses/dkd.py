@@ -61,6 +61,6 @@ class DKD(nn.Module):
         )
 
 
-def _divergence(log_q: Tensor, log_p: Tensor, but: Tensor | None = None) -> Tensor:
+def _divergence(log_q: Tensor, log_p: Tensor, exclude: Tensor | None = None) -> Tensor:
     values = F.kl_div(log_q, log_p, reduction='none', log_target=True)
-    return (values if but is None else values.masked_fill(but, 0.0)).sum(-1)
+    return (values if exclude is None else values.masked_fill(exclude, 0.0)).sum(-1)

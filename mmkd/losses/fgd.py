@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from .checks import require_positive
-from .reduction import Mask, fill_outside, require_maps, weighted_mean
+from .reduction import Mask, fill_invalid, require_maps, weighted_mean
 
 
 @MODELS.register_module()
@@ -67,7 +67,7 @@ class FGD(nn.Module):
             A scalar.
         """
         require_maps(self, student)
-        student, teacher = fill_outside(mask, student, teacher)
+        student, teacher = fill_invalid(mask, student, teacher)
         positions, channels = self._attention(teacher, mask)
         distance = (student - teacher).square()
         distance = torch.einsum('nchw,nc->nhw', distance, channels) * positions

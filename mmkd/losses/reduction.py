@@ -39,7 +39,7 @@ def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def shares_of_ranks(totals: Tensor) -> Tensor:
+def rank_weights(totals: Tensor) -> Tensor:
     """What this rank's means are multiplied by, so that the mean over ranks is the mean over all entries.
 
     DDP averages gradients over ranks. A mean over entries that are few on one rank and many on another
@@ -57,7 +57,7 @@ def shares_of_ranks(totals: Tensor) -> Tensor:
     return totals / mean.where(mean > 0, 1.0)
 
 
-def fill_outside(mask: Mask, *maps: Tensor, value: float = 0.0) -> list[Tensor]:
+def fill_invalid(mask: Mask, *maps: Tensor, value: float = 0.0) -> list[Tensor]:
     """Each map in float32, with a value at the positions outside the mask, whatever they held.
 
     Maps have the shape (N, C, H, W); without a mask, any.
@@ -66,7 +66,7 @@ def fill_outside(mask: Mask, *maps: Tensor, value: float = 0.0) -> list[Tensor]:
     return [side if mask is None else side.masked_fill(~mask[:, None], value) for side in maps]
 
 
-def mean_inside(values: Tensor, mask: Mask) -> Tensor:
+def masked_mean(values: Tensor, mask: Mask) -> Tensor:
     """Mean over the valid positions, of values (N, C, H, W) that are 0 at all others, shape (N, C).
 
     Without a mask, all values count alike, and they are returned as they are.

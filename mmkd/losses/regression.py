@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .reduction import Mask, fill_outside, mean_inside, weighted_mean
+from .reduction import Mask, fill_invalid, masked_mean, weighted_mean
 
 REDUCTIONS = ('mean', 'sum')
 
@@ -35,11 +35,11 @@ class MSE(nn.Module):
         self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
     ) -> Tensor:
         """Same shapes (N, …); weight (N,); of maps a mask of positions (N, H, W); returns a scalar."""
-        ours, theirs = fill_outside(mask, student, teacher)
+        ours, theirs = fill_invalid(mask, student, teacher)
         values = F.mse_loss(ours, theirs, reduction='none')
         if self.reduction == 'sum':
             return weighted_mean(values.flatten(1).sum(1), weight)
-        return weighted_mean(mean_inside(values, mask), weight)
+        return weighted_mean(masked_mean(values, mask), weight)
 
 
 @MODELS.register_module()
@@ -50,9 +50,9 @@ class L1(nn.Module):
         self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
     ) -> Tensor:
         """Same shapes (N, …); weight (N,); of maps a mask of positions (N, H, W); returns a scalar."""
-        ours, theirs = fill_outside(mask, student, teacher)
+        ours, theirs = fill_invalid(mask, student, teacher)
         values = F.l1_loss(ours, theirs, reduction='none')
-        return weighted_mean(mean_inside(values, mask), weight)
+        return weighted_mean(masked_mean(values, mask), weight)
 
 
 @MODELS.register_module()
@@ -75,6 +75,6 @@ class SmoothL1(nn.Module):
         self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
     ) -> Tensor:
         """Same shapes (N, …); weight (N,); of maps a mask of positions (N, H, W); returns a scalar."""
-        ours, theirs = fill_outside(mask, student, teacher)
+        ours, theirs = fill_invalid(mask, student, teacher)
         values = F.smooth_l1_loss(ours, theirs, reduction='none', beta=self.beta)
-        return weighted_mean(mean_inside(values, mask), weight)
+        return weighted_mean(masked_mean(values, mask), weight)

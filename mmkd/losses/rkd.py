@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .reduction import Mask, fill_outside
+from .reduction import Mask, fill_invalid
 
 # Two rows have one distance, which is its own mean; an angle takes three.
 MIN_ROWS = 3
@@ -46,7 +46,7 @@ class RelationalLoss(nn.Module):
                 f'{name} needs at least {MIN_ROWS} rows per device, got {count}; of feature maps, rows are '
                 f'images: set a larger train_dataloader.batch_size, or compare rows of proposals'
             )
-        rows = [side.flatten(1) for side in fill_outside(mask, student, teacher)]
+        rows = [side.flatten(1) for side in fill_invalid(mask, student, teacher)]
         if mask is not None:
             weight = mask.flatten(1).any(1) * (1 if weight is None else weight)
         if weight is not None:

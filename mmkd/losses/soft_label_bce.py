@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from .checks import require_not_negative
+from .checks import require_non_negative
 from .reduction import weighted_mean
 
 
@@ -30,7 +30,7 @@ class SoftLabelBCE(nn.Module):
 
     def __init__(self, beta: float = 2.0) -> None:
         super().__init__()
-        require_not_negative(beta=beta)
+        require_non_negative(beta=beta)
         self.beta = beta
 
     def forward(self, student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from .checks import require_not_negative, require_positive
+from .checks import require_non_negative, require_positive
 from .reduction import weighted_mean
 
 
@@ -31,7 +31,7 @@ class WeightedCrossEntropy(nn.Module):
     def __init__(self, background_weight: float = 1.5, tau: float = 1.0) -> None:
         super().__init__()
         require_positive(tau=tau)
-        require_not_negative(background_weight=background_weight)
+        require_non_negative(background_weight=background_weight)
         self.background_weight = background_weight
         self.tau = tau
 

@@ -14,9 +14,9 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 
 from ..errors import ConfigError
-from .units import units_of
+from .units import sharding_units
 
-WHOLE = dict(
+FULL_CHECKPOINT = dict(
     state_dict_type='FULL_STATE_DICT',
     state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
     optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True),
@@ -45,7 +45,7 @@ class StudentFSDPStrategy(FSDPStrategy):
     """
 
     def __init__(self, *, model_wrapper: dict[str, Any] | None = None, **options: Any) -> None:
-        whole: dict[str, Any] = copy.deepcopy(WHOLE)
+        whole: dict[str, Any] = copy.deepcopy(FULL_CHECKPOINT)
         if torch.cuda.is_available():
             # On the CPU torch would free them before they are saved.
             for key in ('state_dict_config', 'optim_state_dict_config'):
@@ -62,7 +62,7 @@ class StudentFSDPStrategy(FSDPStrategy):
         own: dict[str, Any] = dict(type='MMFullyShardedDataParallel')
         if not torch.cuda.is_available():
             own['device_id'] = 'cpu'
-        chosen = set(units_of(model))
+        chosen = set(sharding_units(model))
         own['auto_wrap_policy'] = partial(lambda_auto_wrap_policy, lambda_fn=chosen.__contains__)
         given = self.model_wrapper  # type: ignore[has-type]  # of mmengine's FSDPStrategy
         self.model_wrapper = own | dict(given or {})

@@ -10,15 +10,15 @@ from mmengine.dist import get_world_size
 from torch import nn
 
 from ..errors import ConfigError
-from .units import units_of
+from .units import sharding_units
 
 
 class TeacherSharding:
     """Shares a frozen teacher's weights among all processes, by torch's ``fully_shard`` (FSDP2).
 
     Each keeps one part of the weights of backbone, neck, encoder and decoder, and gathers those of a
-    unit (:func:`mmkd.sharding.units.units_of`) just for as long as it runs. Buffers and heads are with every
-    process. The teacher's outputs stay the same, bit for bit.
+    unit (:func:`mmkd.sharding.units.sharding_units`) just for as long as it runs. Buffers and heads are
+    with every process. The teacher's outputs stay the same, bit for bit.
 
     Args:
         name: How messages call the teacher's config, e.g. ``teacher``.
@@ -36,19 +36,21 @@ class TeacherSharding:
         #: Whether weights are still to be shared out, once there are several processes.
         self.is_pending = shard
         if shard:
-            fully_shard_of_torch(name)
+            find_fully_shard(name)
 
-    def move(self, detector: nn.Module, device: torch.device) -> None:
+    def move_to_device(self, detector: nn.Module, device: torch.device) -> None:
         """Move a teacher to its device before a pass, its weights shared out if they shall be."""
         if self.is_pending and get_world_size() > 1:
             # One unit after the other goes to the device, so that never all weights are there.
-            share_out(detector, device, fully_shard_of_torch(self.name))
+            shard_detector(detector, device, find_fully_shard(self.name))
         self.is_pending = False
         if next(detector.parameters()).device != device:
             detector.to(device)
 
 
-def share_out(detector: nn.Module, device: torch.device, fully_shard: Callable[..., Any]) -> None:
+def shard_detector(
+    detector: nn.Module, device: torch.device, fully_shard: Callable[..., Any]
+) -> None:
     """Shard a detector over all processes.
 
     Args:
@@ -59,12 +61,12 @@ def share_out(detector: nn.Module, device: torch.device, fully_shard: Callable[.
     from torch.distributed.device_mesh import init_device_mesh
 
     mesh = init_device_mesh(device.type, (get_world_size(),))
-    for unit in units_of(detector):
+    for unit in sharding_units(detector):
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     detector.to(device)
 
 
-def fully_shard_of_torch(name: str) -> Callable[..., Any]:
+def find_fully_shard(name: str) -> Callable[..., Any]:
     """torch's ``fully_shard``, which has moved since torch 2.4.
 
     Raises:

@@ -31,7 +31,7 @@ class Teacher:
     #: Its class names in the order of its outputs, or None if unknown.
     classes: tuple[str, ...] | None
     #: Why they are unknown, if there is more to say.
-    unnamed: str | None = None
+    classes_error: str | None = None
     #: Width and height of its images over those of the student's.
     scale: float = 1.0
 

@@ -18,7 +18,7 @@ from ..cache.files import CacheReader
 from ..cache.identity import check_checkpoint, decode, encode
 from ..cache.pipeline import image_names, record_views, refuse_batch_augments
 from ..cache.selection import contents_for, restored_contents
-from ..cache.views import View, ViewTransform, view_key
+from ..cache.views import View, ViewTransform, image_key
 from ..errors import ConfigError, PathError
 from ..families import family_of
 from ..recorder import Recorder, Source
@@ -63,7 +63,7 @@ class CachedTeacher(Teacher):
     ) -> None:
         if not 0 <= min_visible <= 1:
             raise ConfigError(f'{name}.min_visible: must be in [0, 1], got {min_visible}')
-        self.cache, self.key = cache, name
+        self.cache, self.name = cache, name
         self.min_visible, self.photometric = min_visible, photometric
         self.reader = CacheReader(cache)
         stored = self.reader.identity['teacher']
@@ -94,7 +94,7 @@ class CachedTeacher(Teacher):
         model = ConfigDict(decode(stored['model']))
         detector = build_detector(model, f'{name}.cache={cache}', stored.get('scope', 'mmdet'))
         self.detector = _without_weights(detector.eval().requires_grad_(False))
-        self.family = family_of(self.detector, **_of_family(stored['options']))
+        self.family = family_of(self.detector, **_family_options(stored['options']))
         self._contents: list[Content] = restored_contents(
             self.reader.identity['contents'], self.detector, self.family
         )
@@ -120,12 +120,12 @@ class CachedTeacher(Teacher):
             ConfigError: Pipeline or preprocessor change images in ways that boxes cannot follow, or an
                 image is not in the cache.
         """
-        refuse_batch_augments(preprocessor, self.key)
-        record_views(dataset, self.key, self.photometric)
+        refuse_batch_augments(preprocessor, self.name)
+        record_views(dataset, self.name, self.photometric)
         absent = [name for name in image_names(dataset) if name not in self.reader]
         if absent:
             raise ConfigError(
-                f'{self.key}.cache={self.cache} has nothing of {len(absent)} images of '
+                f'{self.name}.cache={self.cache} has nothing of {len(absent)} images of '
                 f'train_dataloader, among them '
                 f'{absent[0]}; write it for these data'
             )
@@ -137,7 +137,7 @@ class CachedTeacher(Teacher):
             lacks = content.kind if content.kind not in have else have[content.kind].lacks(content)
             if lacks:
                 raise ConfigError(
-                    f'{self.key}.cache={self.cache} does not hold {lacks}, which the losses read; '
+                    f'{self.name}.cache={self.cache} does not hold {lacks}, which the losses read; '
                     f'write it again '
                     f'with this config'
                 )
@@ -184,17 +184,17 @@ class CachedTeacher(Teacher):
         return (width, height)
 
     def _batch(self, samples: SampleList, padded: tuple[int, int], device: torch.device) -> Batch:
-        fields = [self.reader[view_key(sample)] for sample in samples]
-        old = [View.from_numbers(each['view'].tolist()) for each in fields]
+        fields = [self.reader[image_key(sample)] for sample in samples]
+        old = [View.from_values(each['view'].tolist()) for each in fields]
         for sample, each in zip(samples, fields, strict=True):
             size = list(sample.metainfo.get('ori_shape', ())[:2])
             if size and size != each['file'].tolist():
                 raise ConfigError(
-                    f'image {view_key(sample)} has {size[0]} x {size[1]} pixels, but where the '
+                    f'image {image_key(sample)} has {size[0]} x {size[1]} pixels, but where the '
                     f'cache {self.cache} was '
                     f'written {each["file"][0]} x {each["file"][1]}: it is of another data set'
                 )
-        transform = ViewTransform.between(old, [View.of(sample) for sample in samples])
+        transform = ViewTransform.between(old, [View.from_sample(sample) for sample in samples])
         return Batch(fields, transform, samples, padded, old, device, self.min_visible, self.scale)
 
 
@@ -241,7 +241,7 @@ def _move_buffers(detector: Detector, device: torch.device) -> None:
                 module._buffers[name] = buffer.to(device)
 
 
-def _of_family(options: dict[str, Any]) -> dict[str, Any]:
+def _family_options(options: dict[str, Any]) -> dict[str, Any]:
     """Those of a teacher's options that are for its family."""
     return {key: decode(value) for key, value in options.items() if key not in TEACHER_OPTIONS}
 

@@ -50,7 +50,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
         if teacher:
             self.configs = {TEACHER: teacher, **self.configs}
         for name, config in self.configs.items():
-            self.configs[name] = _without_removed(config, self.key_of(name))
+            self.configs[name] = _without_removed(config, self.config_key(name))
         for name, key in readers.items():
             if not self.configs:
                 what = 'losses are' if key.startswith('losses.') else f'{key} is'
@@ -61,7 +61,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
                     f'{", ".join(self.configs)}'
                 )
         #: Names of those that are read, in the order of the config.
-        self.read = [name for name in self.configs if name in readers]
+        self.used = [name for name in self.configs if name in readers]
         self._loaded: dict[str, Teacher] = {}
         self._averages: dict[str, dict[str, Tensor]] = {}
 
@@ -77,7 +77,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
     def __deepcopy__(self, memo: dict) -> DeclaredTeachers:
         return self
 
-    def key_of(self, name: str) -> str:
+    def config_key(self, name: str) -> str:
         """The config key of a teacher, below ``model``."""
         return name if name == TEACHER else f'teachers.{name}'
 
@@ -111,7 +111,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
             self._restore(name)
         return self._loaded[name]
 
-    def with_weights(self, name: str) -> Teacher:
+    def load_with_weights(self, name: str) -> Teacher:
         """A loaded teacher; where it is cached, the one that wrote the cache, which is not kept.
 
         Raises:
@@ -123,7 +123,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
         absent = [key for key in ('config', 'checkpoint') if key not in config]
         if absent:
             raise ConfigError(
-                f'init_student takes weights, which a cache does not hold; set {self.key_of(name)}.'
+                f'init_student takes weights, which a cache does not hold; set {self.config_key(name)}.'
                 f'{" and .".join(absent)} beside cache'
             )
         return self._build(name, LiveTeacher, **config)
@@ -137,13 +137,13 @@ class DeclaredTeachers(Mapping[str, Teacher]):
 
     def _build(self, name: str, kind: Callable[..., Teacher], **config: Any) -> Teacher:
         try:
-            return kind(name=self.key_of(name), **config)
+            return kind(name=self.config_key(name), **config)
         except TypeError as error:
             if '__init__() ' not in str(error):
                 raise
-            raise ConfigError(f'{self.key_of(name)}: {error}') from None
+            raise ConfigError(f'{self.config_key(name)}: {error}') from None
 
-    def keep(self, names: Sequence[str]) -> None:
+    def keep_only(self, names: Sequence[str]) -> None:
         """Let go of all loaded teachers but these."""
         self._loaded = {name: each for name, each in self._loaded.items() if name in names}
 
@@ -167,7 +167,7 @@ class DeclaredTeachers(Mapping[str, Teacher]):
         Raises:
             ConfigError: It does not hold the averages that the config declares.
         """
-        wanted = [name for name in self.read if self.is_average(name)]
+        wanted = [name for name in self.used if self.is_average(name)]
         if sorted(wanted) != sorted(state):
             raise ConfigError(
                 f'the checkpoint holds the averages {sorted(state)}, but the teachers declare '

@@ -105,7 +105,7 @@ class LiveTeacher(Teacher):
         )
         if given:
             raise ConfigError(problem)
-        self.unnamed = problem  # no fault as long as no loss reads classes
+        self.classes_error = problem  # no fault as long as no loss reads classes
         return None
 
     @property
@@ -133,8 +133,8 @@ class LiveTeacher(Teacher):
     ) -> dict[str, Any]:
         """See :meth:`Teacher.run`."""
         if next(self.detector.parameters()).device != inputs.device or self.sharding.is_pending:
-            self.sharding.move(self.detector, inputs.device)
-        if self._renormalization is None or self._renormalization.given is not preprocessor:
+            self.sharding.move_to_device(self.detector, inputs.device)
+        if self._renormalization is None or self._renormalization.source is not preprocessor:
             own = self.detector.data_preprocessor
             self._renormalization = Renormalization(preprocessor, own)
         if self._renormalization.is_needed:
@@ -184,14 +184,14 @@ class LiveTeacher(Teacher):
         """
         if self.classes is None:
             raise ConfigError(
-                self.unnamed
+                self.classes_error
                 or f"{self.name}.classes: must be the names of the teacher's classes, got none from its "
                 f'checkpoint and config; set them in order'
             )
         return shared_labels(classes, self.classes, (class_map or {}).get('synonyms'))
 
     def _precision(self, device: torch.device) -> AbstractContextManager[None]:
-        return nullcontext() if self.precision.amp is None else self.precision.running(device)
+        return nullcontext() if self.precision.amp is None else self.precision.autocast(device)
 
     @torch.no_grad()
     def run_joint_parts(self, recorded: Recorder, shared: dict[str, Any], parts: set[str]) -> None:

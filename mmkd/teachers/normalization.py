@@ -14,21 +14,21 @@ class Renormalization:
     What has to be done is decided once, here: a comparison on the device would make the host wait per step.
 
     Args:
-        given: The preprocessor that the batches went through.
-        wanted: The preprocessor whose output is needed.
+        source: The preprocessor that the batches went through.
+        target: The preprocessor whose output is needed.
     """
 
-    def __init__(self, given: BaseDataPreprocessor, wanted: BaseDataPreprocessor) -> None:
-        self.given, self.wanted = given, wanted
-        self.flips_channels = _swaps_channels(given) != _swaps_channels(wanted)
+    def __init__(self, source: BaseDataPreprocessor, target: BaseDataPreprocessor) -> None:
+        self.source, self.target = source, target
+        self.flips_channels = _swaps_channels(source) != _swaps_channels(target)
         #: Whether batches are converted at all.
         self.is_needed = (
             self.flips_channels
-            or pad_value(given) != pad_value(wanted)
+            or pad_value(source) != pad_value(target)
             or any(
                 # Of another shape: one of the two works on grayscale images.
                 ours.shape != theirs.shape or not bool((ours.cpu() == theirs.cpu()).all())
-                for ours, theirs in zip(_statistics(given), _statistics(wanted), strict=True)
+                for ours, theirs in zip(_statistics(source), _statistics(target), strict=True)
             )
         )
 
@@ -36,7 +36,7 @@ class Renormalization:
         """Convert a batch.
 
         Args:
-            inputs: As ``given`` made it, shape (N, 3, H, W).
+            inputs: As ``source`` made it, shape (N, 3, H, W).
             data_samples: Their ``img_shape`` separates the image from its padding.
 
         Returns:
@@ -44,14 +44,14 @@ class Renormalization:
         """
         if not self.is_needed:
             return inputs
-        mean, std = (each.to(inputs) for each in _statistics(self.given))
+        mean, std = (each.to(inputs) for each in _statistics(self.source))
         pixels = inputs * std + mean
         if self.flips_channels:
             pixels = pixels.flip(1)
-        mean, std = (each.to(inputs) for each in _statistics(self.wanted))
+        mean, std = (each.to(inputs) for each in _statistics(self.target))
         outputs = (pixels - mean) / std
         # Padding is a constant after normalisation, not a pixel value to be normalised.
-        pad = pad_value(self.wanted)
+        pad = pad_value(self.target)
         for output, sample in zip(outputs, data_samples or (), strict=False):
             height, width = sample.metainfo.get('img_shape', output.shape[-2:])[:2]
             output[:, height:] = pad

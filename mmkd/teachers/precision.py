@@ -59,7 +59,7 @@ class TeacherPrecision:
                 MethodOverride(module, 'predict_by_feat', _in_float32(module.predict_by_feat))
 
     @contextmanager
-    def running(self, device: torch.device) -> Iterator[None]:
+    def autocast(self, device: torch.device) -> Iterator[None]:
         """A context in which the teacher runs.
 
         Raises:

@@ -18,9 +18,9 @@ from mmkd.errors import ConfigError
 from mmkd.families.class_scores import uses_softmax
 from mmkd.families.dense_heads import (
     DENSE_HEADS,
-    boxes_of,
     dense_head,
     label_sources,
+    predicted_boxes,
     prediction_scores,
 )
 
@@ -248,7 +248,7 @@ def test_fcos_gives_strides_while_training_and_pixels_afterwards():
     boxes = {}
     for mode in (True, False):
         head.train(mode)
-        boxes[mode] = [boxes_of(head, i, level) for i, level in enumerate(head(features)[1])]
+        boxes[mode] = [predicted_boxes(head, i, level) for i, level in enumerate(head(features)[1])]
     for training, testing in zip(boxes[True], boxes[False], strict=True):
         assert torch.allclose(training, testing, atol=1e-4)
         assert (training[..., 2:] - training[..., :2]).any()

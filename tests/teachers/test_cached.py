@@ -22,7 +22,7 @@ from tiny_transformers import transformer
 from torch import Tensor, nn
 
 from mmkd.cache.files import MANIFEST
-from mmkd.cache.pipeline import dataset_as_tested, pipeline_of_view, replace_pipeline
+from mmkd.cache.pipeline import dataset_with_test_pipeline, pipeline_for_view, replace_pipeline
 from mmkd.cache.writing import write_cache
 from mmkd.distillers.teacher_outputs import TeacherOutputs
 from mmkd.errors import CheckpointError, ConfigError, MissingFileError
@@ -52,7 +52,9 @@ def write_for(cfg: Config, folder: Path, **options):
     model['teacher'].pop('cache', None)
     keeper = TeacherOutputs(MODELS.build(dict(model, classes=CLASSES)), 'teacher', num_priors=16)
     cfg.test_dataloader.dataset.pipeline.pop(-2)  # no flip
-    dataset = replace_pipeline(dataset_as_tested(cfg), lambda old: pipeline_of_view(old, []))
+    dataset = replace_pipeline(
+        dataset_with_test_pipeline(cfg), lambda old: pipeline_for_view(old, [])
+    )
     dataset = DATASETS.build(dataset)
     return write_cache(keeper, model['teacher'], dataset, folder, **options)
 
@@ -433,11 +435,11 @@ def test_two_caches_together(tmp_path):
         keeper = TeacherOutputs(live, name, num_priors=100_000)
         kept = {}
         for one in single(RAW):
-            kept.update(keeper.of_batch(one))
+            kept.update(keeper.extract_batch(one))
         from mmkd.cache.files import CacheWriter
-        from mmkd.cache.writing import identity_of
+        from mmkd.cache.writing import cache_identity
 
-        writer = CacheWriter(tmp_path / name, identity_of(keeper, teacher, list(kept)))
+        writer = CacheWriter(tmp_path / name, cache_identity(keeper, teacher, list(kept)))
         for image, fields in kept.items():
             writer.add(image, fields)
         writer.finish()

@@ -147,7 +147,7 @@ def test_names_that_do_not_fit_matter_only_to_losses_on_classes(tmp_path):
     path = save_teacher(tmp_path / 'teacher.pth', faster_rcnn(), tuple(map(str, range(80))))
     found = LiveTeacher(dict(model=faster_rcnn()), path)
     assert found.classes is None
-    assert 'built for 3 classes, but its checkpoint or config names 80' in found.unnamed
+    assert 'built for 3 classes, but its checkpoint or config names 80' in found.classes_error
 
 
 OWN_MODELS = Registry('model', parent=ROOT_MODELS, scope='own_scope')

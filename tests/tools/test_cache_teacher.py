@@ -114,7 +114,7 @@ def test_maps_are_asked_for(tool, make, capsys, monkeypatch):
 
 def test_an_interrupt_loses_nothing(tool, make, capsys, monkeypatch):
     config = make(RPN_LOSSES, cache='cache')
-    keep, calls = TeacherOutputs.of_batch, []
+    keep, calls = TeacherOutputs.extract_batch, []
 
     def interrupted(self, raw):
         calls.append(raw)
@@ -122,7 +122,7 @@ def test_an_interrupt_loses_nothing(tool, make, capsys, monkeypatch):
             raise KeyboardInterrupt
         return keep(self, raw)
 
-    monkeypatch.setattr(TeacherOutputs, 'of_batch', interrupted)
+    monkeypatch.setattr(TeacherOutputs, 'extract_batch', interrupted)
     arguments = (config, '--device', 'cpu', '--num-workers', 0)
     assert tool('cache_teacher', *arguments) == 130
     assert 'mmkd: interrupted' in capsys.readouterr().err
