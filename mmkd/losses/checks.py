@@ -1,4 +1,4 @@
-"""What several losses require of their options."""
+"""Checks of numeric options that several losses share."""
 
 from __future__ import annotations
 
