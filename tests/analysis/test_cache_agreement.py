@@ -222,5 +222,5 @@ def test_a_cache_of_other_losses_is_refused(tmp_path, pictures):
     keeper = TeacherOutputs(distiller(faster_rcnn(), teacher, RPN_LOSSES), 'teacher')
     measure(tmp_path / 'cache', keeper, teacher, pictures, (128, 96))
     other = TeacherOutputs(distiller(faster_rcnn(), teacher, ROI_LOSSES), 'teacher')
-    with pytest.raises(ConfigError, match='does not hold proposals, which the losses read'):
+    with pytest.raises(ConfigError, match='does not contain proposals, which the losses read'):
         compare(other, CachedTeacher(str(tmp_path / 'cache')), Images(pictures, (128, 96), []))

@@ -300,7 +300,7 @@ def batch_of_two():
         (dict(init_student=dict(from_teacher='encoder')), 'must be a list'),
         (
             dict(init_student=dict(from_teacher=['encoder']), teacher=None),
-            'init_student is declared, but no teacher',
+            'teacher: not given, but init_student needs one',
         ),
     ],
 )

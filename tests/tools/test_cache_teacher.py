@@ -182,7 +182,7 @@ def test_agreement_is_printed_view_by_view(tool, make, capsys):
         dict(losses, loss_kd=dict(type='MSE', student='backbone', teacher='backbone')),
         cache='cache',
     )
-    assert 'does not hold backbone, which the losses read' in refused(
+    assert 'does not contain backbone, which the losses read' in refused(
         tool, capsys, config, '--check', 2
     )
 
