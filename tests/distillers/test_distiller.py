@@ -187,7 +187,7 @@ def test_neither_teacher_nor_checkpoint_is_needed_to_predict(make):
 def test_a_teacher_that_does_not_fit_is_refused_when_training_starts(make, tmp_path):
     other = save_teacher(tmp_path / 'other.pth', faster_rcnn(channels=16))
     distiller = make(teacher=dict(checkpoint=str(other)))
-    with pytest.raises(CheckpointError, match=r'of another shape: neck\.lateral_convs\.0'):
+    with pytest.raises(CheckpointError, match=r'with another shape: neck\.lateral_convs\.0'):
         distiller.init_weights()
 
 

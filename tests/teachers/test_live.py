@@ -36,7 +36,7 @@ def test_is_frozen_and_in_evaluation_mode(tmp_path):
 
 def test_a_checkpoint_of_another_architecture_is_refused_by_its_keys(tmp_path):
     with pytest.raises(
-        CheckpointError, match=r'96 left over: backbone\.layer1\.2\.conv1\.weight, .*90 more'
+        CheckpointError, match=r'96 unexpected: backbone\.layer1\.2\.conv1\.weight, .*90 more'
     ) as raised:
         teacher(tmp_path, faster_rcnn(), faster_rcnn(depth=34))
     assert 'missing' not in str(raised.value)
@@ -46,7 +46,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_its_keys(tmp_path):
 
 
 def test_a_checkpoint_of_other_classes_is_refused_by_its_shapes(tmp_path):
-    expected = r'4 of another shape: roi_head.bbox_head.fc_cls.weight is \(6, 32\).*\(4, 32\)'
+    expected = r'4 with another shape: roi_head.bbox_head.fc_cls.weight is \(6, 32\).*\(4, 32\)'
     with pytest.raises(CheckpointError, match=expected):
         teacher(tmp_path, faster_rcnn(classes=3), faster_rcnn(classes=5))
 
