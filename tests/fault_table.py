@@ -1064,7 +1064,7 @@ FAULTS = (
         FILES,
         'a pointer of Git LFS in place of the annotation file',
         raw(lambda _: LFS_POINTER),
-        ('annotations.json is no JSON file; it is a pointer of Git LFS',),
+        ('annotations.json is no JSON file; it is a Git LFS pointer',),
     ),
     Fault(
         FILES,
@@ -1416,7 +1416,7 @@ FAULTS = (
         TEACHERS,
         "a pointer of Git LFS in place of the student's weights",
         weights_file(LFS_POINTER),
-        ('load_from=', "weights.pth' cannot be read; it is a pointer of Git LFS"),
+        ('load_from=', "weights.pth' cannot be read; it is a Git LFS pointer"),
     ),
     Fault(
         TEACHERS,

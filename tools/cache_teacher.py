@@ -60,7 +60,7 @@ def cache_teacher(args: argparse.Namespace) -> None:
     from mmengine.registry import init_default_scope
 
     from mmkd.cache.files import verify
-    from mmkd.cache.pipeline import dataset_as_tested, pipeline_of_view, replace_pipeline
+    from mmkd.cache.pipeline import dataset_with_test_pipeline, pipeline_for_view, replace_pipeline
     from mmkd.cache.writing import write_cache
     from mmkd.datasets.loading import name_failing_images
     from mmkd.errors import ConfigError
@@ -79,10 +79,10 @@ def cache_teacher(args: argparse.Namespace) -> None:
         return
     check_data_and_weights(cfg, args, name)
     outputs = build(cfg, args, name)
-    dataset = dataset_as_tested(cfg)
+    dataset = dataset_with_test_pipeline(cfg)
 
     def views(view: list[dict]) -> Any:
-        config = replace_pipeline(dataset, lambda pipeline: pipeline_of_view(pipeline, view))
+        config = replace_pipeline(dataset, lambda pipeline: pipeline_for_view(pipeline, view))
         with redirect_stdout(StringIO()):  # pycocotools tells of each step, amid what is told here
             built = DATASETS.build(config)
         for leaf in leaves_of(built):

@@ -218,7 +218,7 @@ class Alignment:
         raise NotImplementedError
 
 
-def one_of(option: str, value: Any, choices: Sequence[Any]) -> None:
+def require_choice(option: str, value: Any, choices: Sequence[Any]) -> None:
     """Raise a ConfigError unless an option of an alignment is one of its choices."""
     if value not in choices:
         raise ConfigError(f'align.{option}: must be one of {tuple(choices)}, got {value!r}')
@@ -259,7 +259,7 @@ def strides_and_scale(student: Any, teacher: Any, scale: float) -> str:
     return text
 
 
-def weights_of_stored(weight: Tensor | None, stored: Tensor) -> tuple[Tensor, Tensor]:
+def stored_weights(weight: Tensor | None, stored: Tensor) -> tuple[Tensor, Tensor]:
     """Weights and divisor where a cache does not hold all rows.
 
     Args:

@@ -29,7 +29,7 @@ SYNONYMS: tuple[frozenset[str], ...] = tuple(
 UNMAPPED = ('background', 'drop')
 
 
-def _plain(name: str) -> str:
+def _normalized_name(name: str) -> str:
     return ''.join(letter for letter in name.lower() if letter.isalnum())
 
 
@@ -37,9 +37,9 @@ def _counterpart(
     name: str, teacher: Sequence[str], synonyms: Mapping[str, str] | None = None
 ) -> int | None:
     """The index of the teacher's class for one of the student's."""
-    plain = _plain(name)
-    given = {_plain(a): _plain(b) for a, b in (synonyms or {}).items()}
-    index = {_plain(theirs): i for i, theirs in reversed(list(enumerate(teacher)))}
+    plain = _normalized_name(name)
+    given = {_normalized_name(a): _normalized_name(b) for a, b in (synonyms or {}).items()}
+    index = {_normalized_name(theirs): i for i, theirs in reversed(list(enumerate(teacher)))}
     wanted = given.get(plain, plain)
     if wanted in index:
         return index[wanted]
@@ -121,7 +121,7 @@ class ClassMap:
             taken[index] = name
         self.student_index = [i for i, name in enumerate(student) if name in found]
         self.teacher_index = [found[student[i]] for i in self.student_index]
-        self.left_over = [i for i in range(len(teacher)) if i not in taken]
+        self.unmapped_teacher_index = [i for i in range(len(teacher)) if i not in taken]
         self.is_identity = self.student_index == self.teacher_index == list(range(len(teacher)))
         self._positions = [-1] * len(student) + [len(found)]
         for position, index in enumerate(self.student_index):
@@ -164,12 +164,12 @@ class ClassMap:
             return shared
         others = [len(self.teacher)]
         if self.unmapped == 'background':
-            others = self.left_over + others
+            others = self.unmapped_teacher_index + others
         rest = scores.index_select(axis, self._tensor(others, scores.device))
         # The log of summed exponentials is the score that gives the summed probability.
         return torch.cat([shared, rest.logsumexp(axis, keepdim=True)], axis)
 
-    def position(self, labels: Tensor) -> Tensor:
+    def shared_index(self, labels: Tensor) -> Tensor:
         """Indices of student labels among the shared classes.
 
         Args:

@@ -19,10 +19,10 @@ from ..types import Detector
 from .base import Step, strides_of
 from .features import levels_of
 
-OWNER = 'bbox_head.'
+HEAD_PREFIX = 'bbox_head.'
 
 
-class CrossedHead:
+class CrossHead:
     """Runs the rest of the teacher's head on the student's maps, from one of its layers on.
 
     Wang et al.: CrossKD, CVPR 2024 (arXiv 2306.11369), sec. 3.2. As in the code published with it, the
@@ -36,13 +36,13 @@ class CrossedHead:
     """
 
     def __init__(self, layer: str) -> None:
-        if not layer.startswith(OWNER):
+        if not layer.startswith(HEAD_PREFIX):
             raise ConfigError(
                 f"align.crossed: must be a layer of the teacher's bbox_head, got '{layer}'"
             )
         #: What is recorded of the teacher, and of the student where its entry names nothing else.
         self.source = Source(layer, copy=True)
-        self.layer = layer.removeprefix(OWNER)
+        self.layer = layer.removeprefix(HEAD_PREFIX)
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         """Refuse a pair of models whose maps cannot be exchanged.
@@ -61,7 +61,7 @@ class CrossedHead:
                 f'align.crossed: the layers of a {type(head).__name__} read more than the maps of one tower; '
                 f'compare the outputs without crossed'
             )
-        layers_at(head, self.layer)
+        find_layers(head, self.layer)
         scale = options.get('scale', 1.0)
         if scale != 1:
             raise ConfigError(
@@ -86,13 +86,15 @@ class CrossedHead:
             )
         key = ('crossed', self.source, *map(id, ours))
         if key not in step.memo:
-            scaled = [_like(level, other) for level, other in zip(ours, wanted, strict=True)]
+            scaled = [
+                _match_statistics(level, other) for level, other in zip(ours, wanted, strict=True)
+            ]
             # With the maps, so that the id of one is not used again while it stands in a key.
-            step.memo[key] = (ours, run_from(step.teacher.bbox_head, self.layer, scaled))
+            step.memo[key] = (ours, run_head_from(step.teacher.bbox_head, self.layer, scaled))
         return step.memo[key][1]
 
 
-def run_from(head: Detector, layer: str, levels: list[Tensor]) -> Any:
+def run_head_from(head: Detector, layer: str, levels: list[Tensor]) -> Any:
     """The output of a dense head with other maps as the output of one of its layers.
 
     Neither the layers before it nor the other towers of convolutions are computed. Predictions of the latter
@@ -111,16 +113,16 @@ def run_from(head: Detector, layer: str, levels: list[Tensor]) -> Any:
         PathError: The head has no such layer.
     """
     given = iter(levels)
-    layers = layers_at(head, layer)
+    layers = find_layers(head, layer)
     replaced: dict[nn.Module, Callable] = {
         module: lambda *_, **__: next(given) for module in layers
     }
-    skipped = [before for path in layers.values() for before in _before(head, path, layer)]
+    skipped = [before for path in layers.values() for before in _layers_before(head, path, layer)]
     own = layer.split('.')[0]
     for name, tower in head.named_children():
         if name.endswith('_convs') and name != own:
             skipped += _layers(tower)
-    replaced.update((module, _pass_on) for module in skipped)
+    replaced.update((module, _identity) for module in skipped)
     if all(level.requires_grad for level in levels) and torch.is_grad_enabled():
         predictors = [each for each in head.children() if type(each) is nn.Conv2d]
         replaced.update((each, partial(_predict, each)) for each in predictors)
@@ -131,7 +133,7 @@ def run_from(head: Detector, layer: str, levels: list[Tensor]) -> Any:
         return head([level.detach() for level in levels])
 
 
-def layers_at(head: Detector, layer: str) -> dict[nn.Module, str]:
+def find_layers(head: Detector, layer: str) -> dict[nn.Module, str]:
     """The modules that a path with or without a star names, with their paths.
 
     Raises:
@@ -147,7 +149,7 @@ def layers_at(head: Detector, layer: str) -> dict[nn.Module, str]:
     return found
 
 
-def _before(head: Detector, path: str, layer: str) -> Iterator[nn.Module]:
+def _layers_before(head: Detector, path: str, layer: str) -> Iterator[nn.Module]:
     """The layers of a tower before the module at ``path``."""
     parent = head
     for depth, (name, wanted) in enumerate(zip(path.split('.'), layer.split('.'), strict=True)):
@@ -180,11 +182,11 @@ def _predict(layer: nn.Conv2d, value: Tensor) -> Tensor:
     return value.new_zeros(len(value), layer.out_channels, *size)
 
 
-def _pass_on(value: Any, *_: Any, **__: Any) -> Any:
+def _identity(value: Any, *_: Any, **__: Any) -> Any:
     return value
 
 
-def _like(ours: Tensor, theirs: Tensor) -> Tensor:
+def _match_statistics(ours: Tensor, theirs: Tensor) -> Tensor:
     """Maps with the mean and deviation of others in each channel, over all images and positions."""
     axes, single = (0, 2, 3), ours.numel() == ours.shape[1]
     (std, mean), (wanted_std, wanted_mean) = (

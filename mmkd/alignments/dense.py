@@ -20,15 +20,15 @@ from .base import (
     Step,
     common_strides,
     require_same_shape,
+    stored_weights,
     strides_and_scale,
     strides_of,
-    weights_of_stored,
 )
-from .cross_head import CrossedHead
+from .cross_head import CrossHead
 from .dense_output import HEAD, DenseOutput
 from .prior_selection import PriorSelection
 
-TINY = 1e-6  # the least probability that a logarithm is taken of
+MIN_PROBABILITY = 1e-6  # the least probability that a logarithm is taken of
 
 
 class DenseAlignment(Alignment):
@@ -48,7 +48,7 @@ class DenseAlignment(Alignment):
         num_priors: Compare only this many priors per batch, those of the highest confidence. None for all.
         crossed: The teacher's layer, e.g. ``bbox_head.cls_convs.2.gn``, that is replaced by the student's
             recorded maps. The teacher's prediction is then compared with what the rest of its head
-            computes from them (:class:`mmkd.alignments.cross_head.CrossedHead`), and the student's own
+            computes from them (:class:`mmkd.alignments.cross_head.CrossHead`), and the student's own
             prediction is left to the labels.
         normalizer: What the sum over priors is divided by, in place of their number or the sum of
             their weights: a number; or what the student records, e.g. the number of objects its own
@@ -61,7 +61,7 @@ class DenseAlignment(Alignment):
     default_module = 'bbox_head'
     needs_class_map = True
     #: Whether a cached teacher has an estimate of it at priors that are not stored, too.
-    stored_everywhere = False
+    estimated_everywhere = False
     #: Whether priors must be the same, not only equally many per position.
     same_anchors = True
 
@@ -75,7 +75,7 @@ class DenseAlignment(Alignment):
         count_padding: bool = False,
     ) -> None:
         self.selection = PriorSelection(select, confidence, num_priors, normalizer, count_padding)
-        self.crossed = None if crossed is None else CrossedHead(crossed)
+        self.crossed = None if crossed is None else CrossHead(crossed)
         #: Indices of the student's and of the teacher's level, per common level.
         self.levels: list[tuple[int, int]] = []
         self.scale = 1.0
@@ -175,16 +175,16 @@ class DenseAlignment(Alignment):
         student: Tensor,
         teacher: Tensor,
         step: Step,
-        of_each: int = 1,
+        rows_per_prior: int = 1,
     ) -> Pair:
         """The priors that are compared.
 
         Args:
             outputs: As :meth:`outputs` returned them.
-            student: Rows of the student, shape (priors * of_each, width).
+            student: Rows of the student, shape (priors * rows_per_prior, width).
             teacher: Rows of the teacher.
             step: The data of the step.
-            of_each: Number of rows per prior.
+            rows_per_prior: Number of rows per prior.
         """
         require_same_shape(student, teacher, 'priors')
         ours = self._output(outputs[0].value, 'student', step)
@@ -194,21 +194,23 @@ class DenseAlignment(Alignment):
         stored = self._stored(step)
         if chosen is not None:
             student, teacher = (
-                side.reshape(-1, of_each, side.shape[-1])[chosen].flatten(0, 1)
+                side.reshape(-1, rows_per_prior, side.shape[-1])[chosen].flatten(0, 1)
                 for side in (student, teacher)
             )
             weight, stored = (None if each is None else each[chosen] for each in (weight, stored))
         if stored is not None:
-            weight, total = weights_of_stored(weight, stored)
+            weight, total = stored_weights(weight, stored)
         divisor = self.selection.divisor(theirs, step)
         total = total if divisor is None else divisor
-        if weight is not None and of_each > 1:
-            weight = weight.repeat_interleave(of_each)
-        return Pair(student, teacher, weight, total=None if total is None else total * of_each)
+        if weight is not None and rows_per_prior > 1:
+            weight = weight.repeat_interleave(rows_per_prior)
+        return Pair(
+            student, teacher, weight, total=None if total is None else total * rows_per_prior
+        )
 
     def _stored(self, step: Step) -> Tensor | None:
         """1 for priors that a cached teacher has stored, else 0; None for all."""
-        masks = None if self.stored_everywhere else step.stored_masks(HEAD)
+        masks = None if self.estimated_everywhere else step.stored_masks(HEAD)
         if masks is None:
             return None
         masks = [masks[other] for _, other in self.levels]
@@ -227,7 +229,7 @@ class DenseClassAlignment(DenseAlignment):
         others: As :class:`DenseAlignment`.
     """
 
-    stored_everywhere = True
+    estimated_everywhere = True
 
     def __init__(self, activation: str | None = None, **others: Any) -> None:
         super().__init__(**others)
@@ -269,9 +271,9 @@ class DenseQualityAlignment(DenseAlignment):
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
         outputs = self.outputs(student, teacher, step)
         ours, theirs = (output.quality() for output in outputs)
-        return [self.pair(outputs, ours, self.shared(theirs, outputs[1], step), step)]
+        return [self.pair(outputs, ours, self.for_shared_classes(theirs, outputs[1], step), step)]
 
-    def shared(self, quality: Tensor, teacher: DenseOutput, step: Step) -> Tensor:
+    def for_shared_classes(self, quality: Tensor, teacher: DenseOutput, step: Step) -> Tensor:
         """The teacher's score as the student, which may have fewer classes, should have it."""
         return quality
 
@@ -301,23 +303,25 @@ class DenseObjectnessAlignment(DenseQualityAlignment):
     """
 
     qualities = (OBJECTNESS,)
-    stored_everywhere = True
+    estimated_everywhere = True
 
     def __init__(self, confidence: bool = False, **others: Any) -> None:
         super().__init__(confidence=confidence, **others)
 
-    def shared(self, quality: Tensor, teacher: DenseOutput, step: Step) -> Tensor:
+    def for_shared_classes(self, quality: Tensor, teacher: DenseOutput, step: Step) -> Tensor:
         if step.class_map.excludes:
             raise ConfigError(
                 f'{type(self).__name__}: the teacher cannot tell where objects of class_map.exclude are; '
                 f'leave objectness to the labels'
             )
-        if not step.class_map.left_over:
+        if not step.class_map.unmapped_teacher_index:
             return quality
         scores = self._output(step.teacher_record[HEAD], 'teacher', step).class_logits()
         known = step.class_map.teacher_logits(scores, softmax=False)
         share = known.sigmoid().amax(-1) / scores.sigmoid().amax(-1)
-        return (quality.sigmoid() * share[:, None]).clamp(TINY, 1 - TINY).logit()
+        return (
+            (quality.sigmoid() * share[:, None]).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).logit()
+        )
 
 
 @TASK_UTILS.register_module()
@@ -377,4 +381,4 @@ class DenseDistributionAlignment(DenseAlignment):
             torch.cat([each.permute(0, 2, 3, 1).reshape(-1, bins) for each in output.box_maps()])
             for output in outputs
         )
-        return [self.pair(outputs, ours.float(), theirs.float(), step, of_each=4)]
+        return [self.pair(outputs, ours.float(), theirs.float(), step, rows_per_prior=4)]

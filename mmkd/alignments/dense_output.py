@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..families.dense_heads import boxes_of, class_logits, dense_head
+from ..families.dense_heads import class_logits, dense_head, predicted_boxes
 from ..recorder import Source
 from ..types import Detector
 from .base import strides_of
@@ -88,6 +88,6 @@ class DenseOutput:
     def boxes(self) -> list[Tensor]:
         """Decoded boxes, per compared level: x1, y1, x2, y2 in pixels, shape (N, priors, 4)."""
         return [
-            boxes_of(self.head, level, values)
+            predicted_boxes(self.head, level, values)
             for level, values in zip(self.levels, self.box_maps(), strict=True)
         ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .base import Alignment, Pair, Step, require_same_shape
-from .padding import both_masks, map_geometry, valid_positions
+from .padding import intersect_masks, map_geometry, valid_positions
 
 
 @TASK_UTILS.register_module()
@@ -69,7 +69,7 @@ class FeatureAlignment(Alignment):
                 pair.mask = mask[:, 0] > 0.5
         if not self.count_padding:
             for pair in pairs:
-                pair.mask = both_masks(pair.mask, self._valid(pair.student, step))
+                pair.mask = intersect_masks(pair.mask, self._valid(pair.student, step))
         if self.levels is None:
             return pairs
         if not self.levels or not all(0 <= index < len(pairs) for index in self.levels):

@@ -40,7 +40,7 @@ def valid_positions(
     return inside[0][:, :, None] & inside[1][:, None, :]
 
 
-def both_masks(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+def intersect_masks(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     """Where both of two masks are True; None, all positions, where both are."""
     if one is None or other is None:
         return other if one is None else one

@@ -14,7 +14,7 @@ from ..families.class_scores import uses_softmax
 from ..families.dense_heads import dense_head, label_sources, prediction_scores
 from ..recorder import Source
 from ..types import Detector
-from .base import Step, one_of
+from .base import Step, require_choice
 from .dense_output import CLASSES, DenseOutput
 from .features import labelled_boxes
 from .padding import valid_positions
@@ -43,7 +43,7 @@ class PriorSelection:
         normalizer: Any,
         count_padding: bool,
     ) -> None:
-        one_of('select', select, SELECTIONS)
+        require_choice('select', select, SELECTIONS)
         if num_priors is not None and num_priors < 1:
             raise ConfigError(f'align.num_priors: must be at least 1, got {num_priors}')
         if isinstance(normalizer, (int, float)) and normalizer <= 0:

@@ -15,7 +15,7 @@ from ..families.class_scores import class_probabilities, scores_for_sigmoid, use
 from ..families.transformer import is_transformer, num_queries, queries_from_image, query_form
 from ..recorder import Source
 from ..types import Detector
-from .base import Alignment, Pair, Step, one_of, require_same_shape
+from .base import Alignment, Pair, Step, require_choice, require_same_shape
 from .decoder_layers import layer_map
 from .query_matching import Candidates, CostWeights, match
 
@@ -23,7 +23,7 @@ from .query_matching import Candidates, CostWeights, match
 HEAD = Source('bbox_head')
 # The embeddings that the head reads, of all decoder layers.
 QUERIES = Source('bbox_head', capture='input', index=0)
-OF = ('class', 'box', 'embedding')
+COMPARED = ('class', 'box', 'embedding')
 BOX_FORMATS = ('cxcywh', 'xyxy')
 # Carion et al.: End-to-End Object Detection with Transformers, ECCV 2020 (arXiv 2005.12872), sec. 3.1:
 # no-object terms are down-weighted by a factor of 10.
@@ -68,8 +68,8 @@ class QueryAlignment(Alignment):
         no_object_weight: float | None = None,
         box_format: str = 'cxcywh',
     ) -> None:
-        one_of('of', of, OF)
-        one_of('box_format', box_format, BOX_FORMATS)
+        require_choice('of', of, COMPARED)
+        require_choice('box_format', box_format, BOX_FORMATS)
         if no_object_weight is None:
             no_object_weight = NO_OBJECT_WEIGHT if of == 'class' else 0.0
         if not 0 <= no_object_weight <= 1:
@@ -120,7 +120,7 @@ class QueryAlignment(Alignment):
         weight = self.weight(step)
         pairing = self.pairing(step)
         if pairing is not None:
-            ours, theirs = _at(ours, pairing[0]), _at(theirs, pairing[1])
+            ours, theirs = _take_queries(ours, pairing[0]), _take_queries(theirs, pairing[1])
             weight = None if weight is None else weight.gather(2, pairing[1])
         if self.of == 'class':
             ours, theirs = comparable_scores(ours.float(), theirs.float(), step)
@@ -152,7 +152,7 @@ class QueryAlignment(Alignment):
         """
         tensors = isinstance(value, (tuple, list)) and all(isinstance(v, Tensor) for v in value)
         if tensors and len(value) == 2 and self.of != 'embedding' and value[0].dim() == 4:
-            value = value[OF.index(self.of)]  # the head's output: classes and boxes
+            value = value[COMPARED.index(self.of)]  # the head's output: classes and boxes
         elif tensors and len({v.shape for v in value}) == 1 and value[0].dim() == 3:
             value = torch.stack(list(value))  # a branch that the layers share
         depth, count = model.decoder.num_layers, num_queries(model)
@@ -271,7 +271,10 @@ class HungarianQueryAlignment(QueryAlignment):
         most = min(self.num_queries or confidence.shape[2], confidence.shape[2], scores.shape[2])
         if most < confidence.shape[2]:
             theirs = confidence.topk(most, 2).indices
-            their_scores, their_boxes = _at(their_scores, theirs), _at(their_boxes, theirs)
+            their_scores, their_boxes = (
+                _take_queries(their_scores, theirs),
+                _take_queries(their_boxes, theirs),
+            )
             confidence = confidence.gather(2, theirs)
         else:
             theirs = torch.arange(most, device=scores.device).expand_as(confidence)
@@ -374,6 +377,6 @@ def _both_use_softmax(step: Step) -> bool:
     return uses_softmax(step.student.bbox_head) and uses_softmax(step.teacher.bbox_head)
 
 
-def _at(values: Tensor, index: Tensor) -> Tensor:
+def _take_queries(values: Tensor, index: Tensor) -> Tensor:
     """Rows (layers, N, pairs, width) of values (layers, N, queries, width)."""
     return values.gather(2, index[..., None].expand(-1, -1, -1, values.shape[-1]))

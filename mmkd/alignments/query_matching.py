@@ -25,15 +25,15 @@ class Candidates(NamedTuple):
     """Queries to match, the teacher's and the student's, of all chosen layers.
 
     Args:
-        p, q: Class probabilities of teacher and student, shape (layers, N, queries, width).
-        their_boxes, boxes: cx, cy, w, h in fractions of the image, shape (layers, N, queries, 4).
+        teacher_probs, student_probs: Class probabilities, shape (layers, N, queries, width).
+        teacher_boxes, student_boxes: cx, cy, w, h in fractions of the image, shape (layers, N, queries, 4).
         weights: Weight of each of the teacher's queries, shape (layers, N, queries).
     """
 
-    p: Tensor
-    q: Tensor
-    their_boxes: Tensor
-    boxes: Tensor
+    teacher_probs: Tensor
+    student_probs: Tensor
+    teacher_boxes: Tensor
+    student_boxes: Tensor
     weights: Tensor
 
 
@@ -58,20 +58,20 @@ def costs(candidates: Candidates, weights: CostWeights) -> Tensor:
 
 
 def layer_costs(
-    p: Tensor,
-    q: Tensor,
-    their_boxes: Tensor,
-    boxes: Tensor,
+    teacher_probs: Tensor,
+    student_probs: Tensor,
+    teacher_boxes: Tensor,
+    student_boxes: Tensor,
     query_weights: Tensor,
     cost_weights: CostWeights,
 ) -> Tensor:
     """The same of one layer, or of one image of it; arguments as of :class:`Candidates`."""
-    corners = (bbox_cxcywh_to_xyxy(each) for each in (their_boxes, boxes))
+    corners = (bbox_cxcywh_to_xyxy(each) for each in (teacher_boxes, student_boxes))
     overlaps = bbox_overlaps(*corners, mode='giou')
     cost = (
         cost_weights.giou * (1 - overlaps)
-        + cost_weights.l1 * torch.cdist(their_boxes, boxes, p=1)
-        - cost_weights.classes * (p @ q.transpose(-1, -2))
+        + cost_weights.l1 * torch.cdist(teacher_boxes, student_boxes, p=1)
+        - cost_weights.classes * (teacher_probs @ student_probs.transpose(-1, -2))
     )
     return cost * query_weights[..., None]
 
@@ -97,7 +97,10 @@ def assign(cost: np.ndarray) -> np.ndarray:
 
 def _not_finite(candidates: Candidates) -> ConfigError:
     """The model whose predictions are not finite, and what to do about it."""
-    if torch.isfinite(candidates.their_boxes).all() and torch.isfinite(candidates.p).all():
+    if (
+        torch.isfinite(candidates.teacher_boxes).all()
+        and torch.isfinite(candidates.teacher_probs).all()
+    ):
         return ConfigError(
             "the student's predictions are not finite numbers: the run has diverged; lower the "
             'learning rate or loss_weight, or clip gradients with optim_wrapper.clip_grad'

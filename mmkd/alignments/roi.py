@@ -15,7 +15,7 @@ from ..families.class_scores import uses_softmax
 from ..families.two_stage import BOX_HEAD, box_head_path, has_box_head, is_cascade
 from ..recorder import Source
 from ..types import Detector
-from .base import Alignment, Pair, Step, one_of, require_same_shape
+from .base import Alignment, Pair, Step, require_choice, require_same_shape
 
 SELECTIONS = ('all', 'labels', 'teacher')
 COORDINATES = ('delta', 'box')
@@ -40,10 +40,10 @@ class RoIAlignment(Alignment):
     reduces_over_ranks = True
 
     def __init__(self, select: str = 'all', confidence: bool = False) -> None:
-        one_of('select', select, SELECTIONS)
+        require_choice('select', select, SELECTIONS)
         self.select = select
         self.confidence = confidence
-        self.labelled = True
+        self.uses_student_proposals = True
         #: Paths of the two box heads, the student's and the teacher's.
         self.heads = ('', '')
 
@@ -55,7 +55,7 @@ class RoIAlignment(Alignment):
 
     @property
     def can_average_teachers(self) -> bool:
-        return self.labelled
+        return self.uses_student_proposals
 
     def default_source(self, owner: str, model: Detector) -> Source:
         path = str(self.default_module)
@@ -65,7 +65,7 @@ class RoIAlignment(Alignment):
 
     @property
     def student_sources(self) -> list[Source]:
-        return [self.labels] if self.labelled else []
+        return [self.labels] if self.uses_student_proposals else []
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
         sides = (('student', student, self.student), ('teacher', teacher, self.teacher))
@@ -84,13 +84,13 @@ class RoIAlignment(Alignment):
                 'common meaning'
             )
         self.softmax = softmax[0]
-        self.labelled = options.get('proposals', 'student') == 'student'
-        if self.labelled and options.get('cached'):
+        self.uses_student_proposals = options.get('proposals', 'student') == 'student'
+        if self.uses_student_proposals and options.get('cached'):
             raise ConfigError(
                 "a cache cannot hold the teacher's outputs for the student's proposals, which differ from "
                 "step to step; set teacher.proposals='teacher'"
             )
-        if self.select == 'labels' and not self.labelled:
+        if self.select == 'labels' and not self.uses_student_proposals:
             raise ConfigError(
                 "align.select: 'labels' needs the student's proposals, only they have labels; with "
                 "teacher.proposals='teacher' set align.select='teacher'"
@@ -105,19 +105,19 @@ class RoIAlignment(Alignment):
         if later_stage and self.student not in step.student_record:
             weight = next(step.student.get_submodule(self.student.module).parameters())
             return weight.flatten()[:0].reshape(
-                0, self.width(step)
+                0, self.row_width(step)
             )  # in the graph, as DDP needs it
         return super().student_output(step)
 
-    def width(self, step: Step) -> int:
+    def row_width(self, step: Step) -> int:
         """Values per proposal, as far as :meth:`__call__` needs them."""
         return 4
 
     def shared_labels(self, step: Step, rows: Tensor) -> Tensor:
-        """Labels of the proposals as :meth:`ClassMap.position` has them, shape (n,)."""
+        """Labels of the proposals as :meth:`ClassMap.shared_index` has them, shape (n,)."""
         if not len(rows):  # mmdet does not call its classification loss then
             return rows.new_zeros(0, dtype=torch.long)
-        return step.class_map.position(step.student_record[self.labels])
+        return step.class_map.shared_index(step.student_record[self.labels])
 
     def classes_and_weights(
         self, step: Step, scores: Tensor, foreground: bool
@@ -148,7 +148,7 @@ class RoIAlignment(Alignment):
         counts = position >= 0
         if self.select != 'all' or foreground:
             counts = counts & (position < count)
-        if self.labelled and step.class_map.excludes:
+        if self.uses_student_proposals and step.class_map.excludes:
             # The teacher takes objects of an excluded class for background; the student must not learn that.
             counts = counts & (self.shared_labels(step, scores) >= 0)
         weight = counts.float() if weight is None else weight * counts
@@ -167,7 +167,7 @@ class RoIClassAlignment(RoIAlignment):
     default_module = f'{BOX_HEAD}.fc_cls'
     target = 'class'
 
-    def width(self, step: Step) -> int:
+    def row_width(self, step: Step) -> int:
         return len(step.class_map.student) + self.softmax
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
@@ -182,7 +182,7 @@ class RoIClassAlignment(RoIAlignment):
         if self.select != 'all' or self.confidence or step.class_map.excludes:
             weight = self.classes_and_weights(step, teacher, foreground=False)[1]
         target = None
-        if self.labelled:  # an excluded class has no index, and no weight either
+        if self.uses_student_proposals:  # an excluded class has no index, and no weight either
             target = self.shared_labels(step, student).clamp(min=0)
         return [Pair(ours, theirs, weight, target)]
 
@@ -213,7 +213,7 @@ class RoIBoxAlignment(RoIAlignment):
         self, select: str | None = None, confidence: bool = False, coordinates: str = 'delta'
     ) -> None:
         super().__init__(select or 'all', confidence)
-        one_of('coordinates', coordinates, COORDINATES)
+        require_choice('coordinates', coordinates, COORDINATES)
         self.coordinates = coordinates
         self._default_select = select is None
 
@@ -235,7 +235,7 @@ class RoIBoxAlignment(RoIAlignment):
 
     @property
     def student_sources(self) -> list[Source]:
-        wanted = self.needs_target and self.labelled
+        wanted = self.needs_target and self.uses_student_proposals
         return super().student_sources + ([self.targets] if wanted else [])
 
     @property
@@ -247,7 +247,7 @@ class RoIBoxAlignment(RoIAlignment):
             own = options.get('proposals', 'student') == 'student'
             self.select = 'labels' if own else 'teacher'
         super().check(student, teacher, options)
-        if self.needs_target and self.labelled and self.select != 'labels':
+        if self.needs_target and self.uses_student_proposals and self.select != 'labels':
             raise ConfigError(
                 f"align.select: must be 'labels' for this loss, which needs the labelled box of each "
                 f"proposal, got '{self.select}'"
@@ -279,7 +279,7 @@ class RoIBoxAlignment(RoIAlignment):
 
     def _target(self, step: Step, head: Detector, rows: Tensor) -> Tensor | None:
         """The labelled boxes of the student's rows, in deltas or pixels; of background, any values."""
-        if not (self.needs_target and self.labelled):
+        if not (self.needs_target and self.uses_student_proposals):
             return None
         if not len(rows):
             return rows.new_zeros(0, 4)

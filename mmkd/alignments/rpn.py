@@ -19,8 +19,8 @@ from .base import (
     Step,
     common_strides,
     require_same_shape,
+    stored_weights,
     strides_and_scale,
-    weights_of_stored,
 )
 from .padding import valid_positions
 from .roi import convert_deltas, require_delta_coder
@@ -180,7 +180,7 @@ class RPNBoxAlignment(RPNAlignment):
         masks = step.stored_masks(self.teacher)
         if masks is not None:
             stored = _rows(self.flatten(masks, 1, False))[:, 0]
-            pair.weight, pair.total = weights_of_stored(pair.weight, stored)
+            pair.weight, pair.total = stored_weights(pair.weight, stored)
         return [pair]
 
     def _objectness(self, step: Step) -> Tensor:

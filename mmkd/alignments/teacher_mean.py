@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .base import Pair, require_same_shape
 from .class_map import ClassMap
-from .padding import both_masks
+from .padding import intersect_masks
 
 
 def mean_over_teachers(
@@ -54,7 +54,7 @@ def _mean(pairs: list[Pair], shares: Sequence[float], activation: str | None) ->
     total = None
     if any(pair.total is not None for pair in pairs):
         total = sum(share * pair.divisor for share, pair in zip(shares, pairs, strict=True))
-    mask = reduce(both_masks, (pair.mask for pair in pairs))
+    mask = reduce(intersect_masks, (pair.mask for pair in pairs))
     return Pair(first.student, teacher, weight, first.target, mask, total)
 
 

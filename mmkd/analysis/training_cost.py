@@ -327,7 +327,7 @@ def buffers_kept(model: Detector) -> Iterator[None]:
 
 def _recorded_bytes(run: TeacherPass) -> int:
     """What losses read of a teacher, bytes; parts of one tensor count once, as a whole."""
-    found = [each for source in run.sources for each in tensors_of(run.record_of(source)[source])]
+    found = [each for source in run.sources for each in tensors_of(run.recorder_of(source)[source])]
     storages = {
         each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found
     }

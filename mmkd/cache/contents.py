@@ -17,7 +17,7 @@ from ..types import Detector
 from .views import View, ViewTransform
 
 #: Gives what was recorded of a source in a pass.
-Read = Callable[[Source], Any]
+ReadOutput = Callable[[Source], Any]
 # Of an object less of which is in view, a detector's output is unreliable: see docs/cache.md.
 MIN_VISIBLE = 0.3
 
@@ -47,16 +47,16 @@ class Batch:
     scale: float = 1.0
 
     @property
-    def enlarged_transform(self) -> ViewTransform:
+    def scaled_transform(self) -> ViewTransform:
         """The transform in pixels of the images that the teacher sees."""
         if self.scale == 1:
             return self.transform
         factors = (self.scale, self.scale)
-        new = [View.of(sample).enlarged(factors) for sample in self.samples]
-        return ViewTransform.between([view.enlarged(factors) for view in self.old], new)
+        new = [View.from_sample(sample).scaled(factors) for sample in self.samples]
+        return ViewTransform.between([view.scaled(factors) for view in self.old], new)
 
     @property
-    def enlarged_padded(self) -> tuple[int, int]:
+    def scaled_padded(self) -> tuple[int, int]:
         """Height and width with padding of the images that the teacher sees."""
         height, width = (max(1, round(length * self.scale)) for length in self.padded)
         return (height, width)
@@ -111,7 +111,7 @@ class Content:
         self.settings = settings
 
     @classmethod
-    def claims(cls, source: Source, family: Family) -> bool:
+    def can_store(cls, source: Source, family: Family) -> bool:
         """Whether this kind can keep a source."""
         raise NotImplementedError
 
@@ -125,7 +125,7 @@ class Content:
         return ', '.join(absent) or None
 
     def extract(
-        self, read: Read, shared: dict[str, Any], image: int, view: View
+        self, read: ReadOutput, shared: dict[str, Any], image: int, view: View
     ) -> dict[str, Tensor]:
         """What is written of an image.
 
@@ -142,7 +142,7 @@ class Content:
         raise NotImplementedError
 
 
-def half(value: Tensor, what: Any) -> Tensor:
+def to_half(value: Tensor, what: Any) -> Tensor:
     """In half precision, without infinities.
 
     Raises:

@@ -159,26 +159,26 @@ class CacheReader:
         self.identity: dict[str, Any] = manifest['identity']
         self._files = []
         #: Of each image the number of its shard and its checksum.
-        self._places: dict[str, tuple[int, int]] = {}
+        self._locations: dict[str, tuple[int, int]] = {}
         self._fields: dict[str, list[str]] = {}
         self._verified: set[str] = set()
         for number, shard in enumerate(manifest['shards']):
             file = _open(self.folder, shard)
             self._files.append(file)
             for image, checksum in json.loads(file.metadata()[_IMAGES]).items():
-                self._places[image] = (number, checksum)
+                self._locations[image] = (number, checksum)
             for name in file.keys():  # noqa: SIM118  (no mapping)
                 image, _, field = name.rpartition('/')
                 self._fields.setdefault(image, []).append(field)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._locations)
 
     def __contains__(self, image: str) -> bool:
-        return image in self._places
+        return image in self._locations
 
     def __getitem__(self, image: str) -> dict[str, Tensor]:
         """What there is of an image; checked when it is read for the first time.
@@ -187,11 +187,11 @@ class CacheReader:
             ConfigError: The cache does not have it.
             CheckpointError: It was damaged.
         """
-        if image not in self._places:
+        if image not in self._locations:
             raise ConfigError(
                 f'the cache {self.folder} has nothing of image {image}: it was written for another data set'
             )
-        number, checksum = self._places[image]
+        number, checksum = self._locations[image]
         file = self._files[number]
         fields = {name: file.get_tensor(f'{image}/{name}') for name in self._fields[image]}
         if image not in self._verified:

@@ -14,7 +14,7 @@ from ..alignments.features import levels_of
 from ..errors import ConfigError
 from ..families import Family
 from ..recorder import Source
-from .contents import Batch, Content, Read, Restored, half
+from .contents import Batch, Content, ReadOutput, Restored, to_half
 from .views import View
 
 
@@ -31,7 +31,7 @@ class MapContent(Content):
     is_large = True
 
     @classmethod
-    def claims(cls, source: Source, family: Family) -> bool:
+    def can_store(cls, source: Source, family: Family) -> bool:
         if source.capture != 'output':
             return False
         try:
@@ -40,7 +40,7 @@ class MapContent(Content):
             return False
 
     def extract(
-        self, read: Read, shared: dict[str, Any], image: int, view: View
+        self, read: ReadOutput, shared: dict[str, Any], image: int, view: View
     ) -> dict[str, Tensor]:
         height, width = shared['padded']
         kept, single = {}, []
@@ -59,7 +59,9 @@ class MapContent(Content):
                 stride = max(strides)
                 # The map of this image alone, without padding.
                 own = [_cells(*of) for of in zip(view.size[::-1], strides, strict=True)]
-                kept[f'maps.{number}.{index}'] = half(level[image, :, : own[0], : own[1]], source)
+                kept[f'maps.{number}.{index}'] = to_half(
+                    level[image, :, : own[0], : own[1]], source
+                )
                 kept[f'strides.{number}.{index}'] = torch.tensor(strides)
         self.settings['single'] = single
         return kept

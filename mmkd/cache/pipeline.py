@@ -14,12 +14,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose as PipelineCompose
 
 from ..errors import ConfigError
-from .views import HOMOGRAPHY, view_key
+from .views import HOMOGRAPHY, image_key
 
 # What a sample must record of itself.
 META_KEYS = ('img_id', 'img_path', 'ori_shape', HOMOGRAPHY)
 # By what they do to an image. Those that move it write down how, as resizes, flips and crops of mmdet do.
-KEEPS = (
+KEEP_GEOMETRY = (
     *('LoadImageFromFile', 'LoadAnnotations', 'LoadEmptyAnnotations', 'LoadProposals'),
     *(
         'FilterAnnotations',
@@ -31,16 +31,16 @@ KEEPS = (
     ),
     *('LoadImageFromNDArray', 'LoadMultiChannelImageFromFiles'),
 )
-MOVES = (
+RECORD_GEOMETRY = (
     *('Resize', 'FixScaleResize', 'FixShapeResize', 'RandomResize', 'RandomChoiceResize'),
     *('RandomFlip', 'RandomCrop', 'TranslateX', 'TranslateY', 'ResizeShortestEdge'),
 )
-RECOLOURS = (
+PHOTOMETRIC = (
     *('PhotoMetricDistortion', 'YOLOXHSVRandomAug', 'Color', 'Brightness', 'Contrast', 'Sharpness'),
     *('Solarize', 'SolarizeAdd', 'Posterize', 'Equalize', 'AutoContrast', 'Invert', 'Corrupt'),
     *('CutOut', 'RandomErasing', 'Grayscale', 'RandomGrayscale', 'ColorTransform'),
 )
-CANNOT = {
+UNSUPPORTED = {
     **dict.fromkeys(
         ('Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp', 'CopyPaste'), 'mixes several images'
     ),
@@ -54,7 +54,7 @@ CANNOT = {
     ),
 }
 # Of whole batches, after the pipeline: those that leave images where they are.
-BATCH_KEEPS = ('BatchFixedSizePad',)
+BATCH_KEEP_GEOMETRY = ('BatchFixedSizePad',)
 _WRAPPERS = (
     *(RandomChoice, RandomApply, KeyMapper, TransformBroadcaster, ProposalBroadcaster),
     *(Compose, PipelineCompose),
@@ -74,25 +74,25 @@ def record_views(dataset: Any, key: str, photometric: bool) -> None:
     """
     for transform in transforms_of(dataset):
         name = type(transform).__name__
-        if name in CANNOT:
+        if name in UNSUPPORTED:
             raise ConfigError(
-                f'{key}.cache: the training pipeline has {name}, which {CANNOT[name]}: stored outputs '
+                f'{key}.cache: the training pipeline has {name}, which {UNSUPPORTED[name]}: stored outputs '
                 f'cannot follow; leave the transform out, or train with the teacher itself'
             )
-        if name in RECOLOURS and not photometric:
+        if name in PHOTOMETRIC and not photometric:
             raise ConfigError(
                 f'{key}.cache: the training pipeline has {name}, which changes what images look '
                 f'like after the '
                 f'teacher has seen them; if it may answer for the unchanged image, set {key}.photometric=True'
             )
-        if name not in KEEPS + MOVES + RECOLOURS:
+        if name not in KEEP_GEOMETRY + RECORD_GEOMETRY + PHOTOMETRIC:
             raise ConfigError(
                 f'{key}.cache: whether boxes can follow {name} of the training pipeline is not '
                 f'known; leave it out, '
                 f'or train with the teacher itself'
             )
         moving = getattr(transform, 'resize', transform)
-        if name in MOVES and type(moving).__module__.startswith('mmcv.'):
+        if name in RECORD_GEOMETRY and type(moving).__module__.startswith('mmcv.'):
             raise ConfigError(
                 f"{key}.cache: the training pipeline has mmcv's {type(moving).__name__}, which does not "
                 f"write down how it moves images; name mmdet's, 'mmdet.{type(moving).__name__}'"
@@ -109,7 +109,7 @@ def refuse_batch_augments(preprocessor: Any, key: str) -> None:
         key: The config key of the cached teacher.
     """
     for augment in getattr(preprocessor, 'batch_augments', None) or ():
-        if type(augment).__name__ not in BATCH_KEEPS:
+        if type(augment).__name__ not in BATCH_KEEP_GEOMETRY:
             raise ConfigError(
                 f"{key}.cache: the student's data_preprocessor has {type(augment).__name__} in "
                 f'batch_augments, which changes images without writing down how; leave it out and resize '
@@ -141,7 +141,7 @@ def _opened(transforms: Any) -> Iterator[Any]:
             yield transform
 
 
-def dataset_as_tested(cfg: Config) -> dict[str, Any]:
+def dataset_with_test_pipeline(cfg: Config) -> dict[str, Any]:
     """The config of a training data set, its images shown as the test pipeline shows them.
 
     Args:
@@ -192,7 +192,7 @@ def image_names(dataset: Any) -> list[str]:
 
 
 def _name(info: dict[str, Any]) -> str:
-    return view_key(
+    return image_key(
         DetDataSample(metainfo={k: info[k] for k in ('img_id', 'img_path') if k in info})
     )
 
@@ -215,7 +215,7 @@ CHECKED_VIEWS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def pipeline_of_view(pipeline: list[dict], view: list[dict]) -> list[dict]:
+def pipeline_for_view(pipeline: list[dict], view: list[dict]) -> list[dict]:
     """A test pipeline whose images are shown in another view, and record it.
 
     Args:

@@ -22,15 +22,15 @@ from ..families.dense_heads import (
     prediction_scores,
 )
 from ..recorder import Source
-from .contents import Batch, Content, Read, Restored, half
+from .contents import Batch, Content, ReadOutput, Restored, to_half
 from .views import View, ViewTransform
 
 # Class scores first, boxes second, as in the output of a dense head.
 RPN = (Source('rpn_head.rpn_cls'), Source('rpn_head.rpn_reg'))
 # The smallest box that is encoded, in pixels.
-_LEAST = 1.0
+_MIN_SIZE = 1.0
 # Below this the logarithm of a probability is taken for that of nothing.
-_TINY = 1e-6
+_MIN_PROBABILITY = 1e-6
 
 
 class PriorContent(Content):
@@ -47,7 +47,7 @@ class PriorContent(Content):
     """
 
     @classmethod
-    def claims(cls, source: Source, family: Family) -> bool:
+    def can_store(cls, source: Source, family: Family) -> bool:
         raise NotImplementedError
 
     @property
@@ -55,7 +55,7 @@ class PriorContent(Content):
         """The dense head."""
         raise NotImplementedError
 
-    def parts(self, read: Read) -> list[list[Tensor]]:
+    def parts(self, read: ReadOutput) -> list[list[Tensor]]:
         """Class scores and, as far as they are kept, what else: level by level, (N, priors * width, H, W)."""
         raise NotImplementedError
 
@@ -71,7 +71,7 @@ class PriorContent(Content):
     # ------------------------------------------------------------------ writing
 
     def extract(
-        self, read: Read, shared: dict[str, Any], image: int, view: View
+        self, read: ReadOutput, shared: dict[str, Any], image: int, view: View
     ) -> dict[str, Tensor]:
         parts = self.parts(read)
         kinds = self.head.prior_generator.num_base_priors
@@ -102,7 +102,9 @@ class PriorContent(Content):
                 kept[f'{self.kind}.rest{number}'] = _mean_scores(each, sigmoid)
         kept[f'{self.kind}.places'] = positions.to(chosen.device)[chosen].to(torch.int16)
         for number, part in enumerate(rows):
-            kept[f'{self.kind}.part{number}'] = half(part[chosen], f'{self.kind} output {number}')
+            kept[f'{self.kind}.part{number}'] = to_half(
+                part[chosen], f'{self.kind} output {number}'
+            )
         return kept
 
     # ------------------------------------------------------------------ reading
@@ -113,9 +115,9 @@ class PriorContent(Content):
         positions = batch.concatenate(f'{self.kind}.places').long()
         names = sorted(name for name in batch.fields[0] if name.startswith(f'{self.kind}.part'))
         rows = [batch.concatenate(name) for name in names]
-        grid = _Grid(self.head.prior_generator, batch)
+        grid = _PriorGrid(self.head.prior_generator, batch)
         if not batch.transform.is_identity:
-            transform = batch.enlarged_transform.to(batch.device).rows(image)
+            transform = batch.scaled_transform.to(batch.device).rows(image)
             positions, rows[1:], valid = self._in_new_view(
                 positions, rows[1:], transform, grid, batch
             )
@@ -141,7 +143,7 @@ class PriorContent(Content):
         positions: Tensor,
         rows: list[Tensor],
         transform: ViewTransform,
-        grid: _Grid,
+        grid: _PriorGrid,
         batch: Batch,
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Places and box outputs in the new view, and which of them are in it."""
@@ -169,7 +171,7 @@ class PriorContent(Content):
         else:
             boxes = decode_boxes(self.head, before, stride[:, :1], rows[0])
             found, visible = transform.boxes(boxes)
-            middle, size = _center(found), (found[:, 2:] - found[:, :2]).clamp(min=_LEAST)
+            middle, size = _center(found), (found[:, 2:] - found[:, :2]).clamp(min=_MIN_SIZE)
             found = torch.cat([middle - size / 2, middle + size / 2], -1)
             moved = encode_boxes(self.head, after, new_stride[:, :1], found)
         return new, [moved, *rows[1:]], valid & (visible >= batch.min_visible)
@@ -201,7 +203,7 @@ class PriorContent(Content):
         new = torch.zeros_like(edges)
         new.scatter_add_(-1, lower.long(), edges * (1 - upper_share))
         new.scatter_add_(-1, lower.long() + 1, edges * upper_share)
-        return new.clamp(min=_TINY).log().reshape(rows.shape)
+        return new.clamp(min=_MIN_PROBABILITY).log().reshape(rows.shape)
 
 
 class DenseContent(PriorContent):
@@ -210,7 +212,7 @@ class DenseContent(PriorContent):
     kind = 'dense'
 
     @classmethod
-    def claims(cls, source: Source, family: Family) -> bool:
+    def can_store(cls, source: Source, family: Family) -> bool:
         within = source.module.split('.')[0] == 'bbox_head'
         return isinstance(family, SingleStage) and within and source.capture == 'output'
 
@@ -218,7 +220,7 @@ class DenseContent(PriorContent):
     def head(self) -> Any:
         return self.detector.bbox_head
 
-    def parts(self, read: Read) -> list[list[Tensor]]:
+    def parts(self, read: ReadOutput) -> list[list[Tensor]]:
         parts = [list(part) for part in read(HEAD)]
         aliases = {}
         for source in self.sources:
@@ -255,14 +257,14 @@ class RPNContent(PriorContent):
     kind = 'rpn'
 
     @classmethod
-    def claims(cls, source: Source, family: Family) -> bool:
+    def can_store(cls, source: Source, family: Family) -> bool:
         return isinstance(family, TwoStage) and source in RPN
 
     @property
     def head(self) -> Any:
         return self.detector.rpn_head
 
-    def parts(self, read: Read) -> list[list[Tensor]]:
+    def parts(self, read: ReadOutput) -> list[list[Tensor]]:
         values = [read(source) for source in RPN if source == RPN[0] or source in self.sources]
         return [value if isinstance(value, list) else [value] for value in values]
 
@@ -270,7 +272,7 @@ class RPNContent(PriorContent):
         return dict(zip(RPN, parts, strict=False))
 
 
-class _Grid:
+class _PriorGrid:
     """The priors of a head over a batch.
 
     Args:
@@ -282,7 +284,7 @@ class _Grid:
         self.images, device = len(batch.samples), batch.device
         self.kinds: Sequence[int] = generator.num_base_priors
         strides = strides_of(generator)
-        height, width = batch.enlarged_padded
+        height, width = batch.scaled_padded
         #: Of each level.
         self.sizes = [
             (-(-height // int(down)), -(-width // int(across))) for across, down in strides
@@ -357,5 +359,5 @@ def _center(priors: Tensor) -> Tensor:
 def _mean_scores(scores: Tensor, sigmoid: bool) -> Tensor:
     """Scores (width,) that give the mean of the probabilities of rows of them, shape (n, width)."""
     probability = (scores.sigmoid() if sigmoid else scores.softmax(-1)).mean(0)
-    probability = probability.clamp(_TINY, 1 - _TINY)
+    probability = probability.clamp(_MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     return torch.logit(probability) if sigmoid else probability.log()

@@ -11,11 +11,11 @@ from torch import Tensor
 from ..families import Family
 from ..families.two_stage import BOX_HEAD, TwoStage, box_head_path
 from ..recorder import Source
-from .contents import Batch, Content, Read, Restored, half
+from .contents import Batch, Content, ReadOutput, Restored, to_half
 from .views import View, ViewTransform
 
 # The smallest box that is encoded: a class's box may shrink to nothing at the edge of the view.
-_LEAST = 1.0  # px
+_MIN_SIZE = 1.0  # px
 
 
 class ProposalContent(Content):
@@ -30,7 +30,7 @@ class ProposalContent(Content):
     kind = 'proposals'
 
     @classmethod
-    def claims(cls, source: Source, family: Family) -> bool:
+    def can_store(cls, source: Source, family: Family) -> bool:
         return (
             isinstance(family, TwoStage)
             and source.module.startswith(f'{BOX_HEAD}.')
@@ -44,13 +44,13 @@ class ProposalContent(Content):
         return list(dict.fromkeys(box_head_path(self.detector, each) for each in self.sources))
 
     def extract(
-        self, read: Read, shared: dict[str, Any], image: int, view: View
+        self, read: ReadOutput, shared: dict[str, Any], image: int, view: View
     ) -> dict[str, Tensor]:
         rois = shared['rois'][self.paths[0]]  # the same for every head
         own = rois[:, 0] == image
         kept = {'proposals.boxes': rois[own, 1:].float()}
         for source in self.sources:
-            kept[f'proposals.{source}'] = half(read(source)[own], source)
+            kept[f'proposals.{source}'] = to_half(read(source)[own], source)
         return kept
 
     def restore(self, batch: Batch) -> Restored:
@@ -87,8 +87,8 @@ class ProposalContent(Content):
         found = get_box_tensor(coder.decode(old[each], deltas.reshape(-1, width)))
         found = transform.rows(each).boxes(found)[0]
         center, size = (found[:, :2] + found[:, 2:]) / 2, found[:, 2:] - found[:, :2]
-        size = size.clamp(min=_LEAST)
+        size = size.clamp(min=_MIN_SIZE)
         found = torch.cat([center - size / 2, center + size / 2], -1)
         start = new[each]
-        start = torch.cat([start[:, :2], torch.maximum(start[:, 2:], start[:, :2] + _LEAST)], -1)
+        start = torch.cat([start[:, :2], torch.maximum(start[:, 2:], start[:, :2] + _MIN_SIZE)], -1)
         return coder.encode(start, found).reshape(deltas.shape)

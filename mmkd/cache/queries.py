@@ -13,7 +13,7 @@ from ..families import Family
 from ..families.class_scores import uses_softmax
 from ..families.transformer import Transformer, num_queries
 from ..recorder import Source
-from .contents import Batch, Content, Read, Restored, half
+from .contents import Batch, Content, ReadOutput, Restored, to_half
 from .views import View
 
 # About how much the score of no-object exceeds those of the classes in a trained decoder.
@@ -30,7 +30,7 @@ class QueryContent(Content):
     kind = 'queries'
 
     @classmethod
-    def claims(cls, source: Source, family: Family) -> bool:
+    def can_store(cls, source: Source, family: Family) -> bool:
         return isinstance(family, Transformer) and source in (HEAD, QUERIES)
 
     @property
@@ -42,14 +42,14 @@ class QueryContent(Content):
         return super().lacks(needed) or (f'decoder layer {", ".join(absent)}' if absent else None)
 
     def extract(
-        self, read: Read, shared: dict[str, Any], image: int, view: View
+        self, read: ReadOutput, shared: dict[str, Any], image: int, view: View
     ) -> dict[str, Tensor]:
         count = num_queries(self.detector)
         scores, boxes = (value[self.layers, image, -count:] for value in read(HEAD))
-        kept = {'queries.scores': half(scores, HEAD), 'queries.boxes': boxes.float()}
+        kept = {'queries.scores': to_half(scores, HEAD), 'queries.boxes': boxes.float()}
         if QUERIES in self.sources:
             embeddings = torch.stack([read(QUERIES)[layer] for layer in self.layers])
-            kept['queries.embeddings'] = half(embeddings[:, image, -count:], QUERIES)
+            kept['queries.embeddings'] = to_half(embeddings[:, image, -count:], QUERIES)
         return kept
 
     def restore(self, batch: Batch) -> Restored:

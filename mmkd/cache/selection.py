@@ -57,7 +57,7 @@ def contents_for(
         align = entry.aligns[name]
         with entry.prefix_errors():
             for source in entry.teacher_sources(name):
-                of_source = _kind_of(source, family)
+                of_source = _content_class(source, family)
                 if of_source is MapContent and not math.log2(scale).is_integer():
                     raise ConfigError(
                         f'maps of images {scale:g} times as large cannot be kept in a cache, only '
@@ -99,9 +99,9 @@ def restored_contents(
     return contents
 
 
-def _kind_of(source: Source, family: Family) -> type[Content]:
+def _content_class(source: Source, family: Family) -> type[Content]:
     for kind in KINDS.values():
-        if kind.claims(source, family):
+        if kind.can_store(source, family):
             return kind
     raise ConfigError(
         f"'{source}' of a {type(family.detector).__name__} cannot be kept in a cache, which holds for other "

@@ -16,9 +16,9 @@ from ..errors import ConfigError
 
 HOMOGRAPHY = 'homography_matrix'
 # Of the two mixed terms of a matrix, in pixels a pixel: less than a pixel across the largest images.
-_STRAIGHT = 1e-4
+_MAX_SHEAR = 1e-4
 # How far the edge of an image may lie from that of the view and still be the same, in pixels.
-_SAME_EDGE = 1.0
+_EDGE_TOLERANCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class View:
     size: tuple[float, float]
 
     @classmethod
-    def of(cls, sample: DetDataSample) -> View:
+    def from_sample(cls, sample: DetDataSample) -> View:
         """The view that a sample's meta information records.
 
         Raises:
@@ -56,7 +56,7 @@ class View:
             matrix = np.eye(3)
         matrix = np.asarray(matrix, dtype=np.float64)
         mixed = max(abs(matrix[0, 1]), abs(matrix[1, 0]), abs(matrix[2, 0]), abs(matrix[2, 1]))
-        if mixed > _STRAIGHT or not matrix[0, 0] or not matrix[1, 1]:
+        if mixed > _MAX_SHEAR or not matrix[0, 0] or not matrix[1, 1]:
             raise ConfigError(
                 f"image {meta.get('img_id')} was rotated, sheared or warped: a cached teacher's boxes "
                 f'can be resized, flipped and cropped alone; leave that transform out of the '
@@ -69,24 +69,24 @@ class View:
         )
 
     @classmethod
-    def from_numbers(cls, numbers: Sequence[float]) -> View:
-        """The inverse of :meth:`numbers`."""
+    def from_values(cls, numbers: Sequence[float]) -> View:
+        """The inverse of :meth:`values`."""
         values = [float(number) for number in numbers]
         first, second, x, y, width, height = values
         return cls((first, second), (x, y), (width, height))
 
-    def numbers(self) -> Tensor:
+    def values(self) -> Tensor:
         """Scale, offset and size, shape (6,)."""
         return torch.tensor([*self.scale, *self.offset, *self.size], dtype=torch.float64)
 
-    def enlarged(self, factors: tuple[float, float]) -> View:
+    def scaled(self, factors: tuple[float, float]) -> View:
         """The same view in pixels of an image ``factors`` times as wide and as high."""
         values = [
             value * factor
             for pair in (self.scale, self.offset, self.size)
             for value, factor in zip(pair, factors, strict=True)
         ]
-        return View.from_numbers(values)
+        return View.from_values(values)
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class ViewTransform:
         start, end = offset, offset + scale * whole
         start, end = torch.minimum(start, end), torch.maximum(start, end)
         far = 1e6
-        low = torch.where(start < -_SAME_EDGE, 0.0, -far)
-        high = torch.where(end > size + _SAME_EDGE, size, far)
+        low = torch.where(start < -_EDGE_TOLERANCE, 0.0, -far)
+        high = torch.where(end > size + _EDGE_TOLERANCE, size, far)
         still = (scale - 1).abs().amax() < 1e-6 and offset.abs().amax() < 1e-3
         still = bool(still) and bool((low < 0).all() and (high >= far).all())
         return cls(scale, offset, size, low, high, still)._each(Tensor.float)
@@ -171,7 +171,7 @@ def _like(value: Tensor, points: Tensor) -> Tensor:
     return value.reshape(len(value), *[1] * (points.dim() - 2), 2)
 
 
-def view_key(sample: DetDataSample) -> str:
+def image_key(sample: DetDataSample) -> str:
     """The name of a sample's image in a cache: its id and, if it has one, the name of its file.
 
     Raises:

@@ -21,18 +21,18 @@ NOT_OPTIONS = ('config', 'checkpoint', 'classes', 'cache', 'min_visible', 'photo
 
 
 @dataclass(frozen=True)
-class Written:
+class CacheSummary:
     """What a cache came to.
 
     Attributes:
         images: How many images it has.
         new: How many of them were added now.
-        bytes_an_image: On disk, as estimated from the first one.
+        bytes_per_image: On disk, as estimated from the first one.
     """
 
     images: int
     new: int
-    bytes_an_image: int
+    bytes_per_image: int
 
 
 def write_cache(
@@ -45,7 +45,7 @@ def write_cache(
     shard_images: int = SHARD_IMAGES,
     confirm: Callable[[int, int, bool], bool] | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
-) -> Written | None:
+) -> CacheSummary | None:
     """Write the cache of a data set, or go on where it was interrupted.
 
     Args:
@@ -76,9 +76,9 @@ def write_cache(
             f'the training data set has two images called {twice}; a cache identifies images by id and '
             f'file name'
         )
-    first = outputs.of_batch(pseudo_collate([dataset[0]]))
+    first = outputs.extract_batch(pseudo_collate([dataset[0]]))
     size = sum(value.nbytes for fields in first.values() for value in fields.values())
-    writer = CacheWriter(folder, identity_of(outputs, config, names), shard_images)
+    writer = CacheWriter(folder, cache_identity(outputs, config, names), shard_images)
     missing = [index for name, index in numbers.items() if name not in writer.done]
     large = any(content.is_large for content in outputs.contents)
     if confirm is not None and missing and not confirm(len(missing), size, large):
@@ -88,16 +88,16 @@ def write_cache(
     )
     try:
         for raw in progress(loader):
-            for name, fields in outputs.of_batch(raw).items():
+            for name, fields in outputs.extract_batch(raw).items():
                 writer.add(name, fields)
     except (KeyboardInterrupt, UserError, RuntimeError):  # an image that fails, or no memory left
         writer.flush()  # so that nothing is computed twice
         raise
     writer.finish()
-    return Written(len(writer.done), len(missing), size)
+    return CacheSummary(len(writer.done), len(missing), size)
 
 
-def identity_of(outputs: Any, config: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def cache_identity(outputs: Any, config: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """What identifies a cache."""
     teacher = outputs.teacher
     options = {key: encode(value) for key, value in config.items() if key not in NOT_OPTIONS}

@@ -12,7 +12,7 @@ from mmengine.config import ConfigDict
 _missing = ConfigDict.__missing__
 
 
-def _of_student(config: ConfigDict, key: Any) -> Any:
+def _student_value(config: ConfigDict, key: Any) -> Any:
     """What a config has not itself; only asked of a key that is not there, and never by ``in`` or ``get``."""
     kind, student = config.get('type'), config.get('student')
     if str(kind).rpartition('.')[2] == 'Distiller' and isinstance(student, dict) and key in student:
@@ -20,6 +20,6 @@ def _of_student(config: ConfigDict, key: Any) -> Any:
     return _missing(config, key)
 
 
-def answer_for_student() -> None:
+def delegate_config_to_student() -> None:
     """Let configs of distillers give the keys of their students."""
-    ConfigDict.__missing__ = _of_student
+    ConfigDict.__missing__ = _student_value

@@ -23,7 +23,7 @@ from ..types import Detector
 from .gradient_ratio import measure_weights, task_losses
 from .inheritance import depends_on_classes, inherit, require_modules
 from .loss_entry import LossEntry
-from .step import PerModel, StepRecorders
+from .step import StepRecorders, UncopiedDict
 
 CONNECTORS = 'connectors'
 FSDP_PREFIX = '_fsdp_wrapped_module.'
@@ -120,7 +120,7 @@ class Distiller(BaseModel):
         self.has_hook = False
         #: Arguments of :class:`ClassMap` beside the names.
         self.class_map_config = class_map or {}
-        self._recorders: dict[tuple[str, ...], StepRecorders] = PerModel()
+        self._recorders: dict[tuple[str, ...], StepRecorders] = UncopiedDict()
 
     @property
     def teacher(self) -> Teacher | None:
@@ -170,9 +170,11 @@ class Distiller(BaseModel):
                 losses[name] = self.entries[name](steps, factors[name])
         finally:
             record.clear()
-        return self._measured(losses, factors) | self._idle_connectors(active)
+        return self._apply_measured_weights(losses, factors) | self._idle_connectors(active)
 
-    def _measured(self, losses: dict[str, Tensor], factors: dict[str, float]) -> dict[str, Tensor]:
+    def _apply_measured_weights(
+        self, losses: dict[str, Tensor], factors: dict[str, float]
+    ) -> dict[str, Tensor]:
         """The losses of a step with the weights that are measured, and these for the log."""
         ratios = {
             name: entry.ratio
@@ -211,18 +213,18 @@ class Distiller(BaseModel):
         mmengine calls this when training starts, before a checkpoint is loaded, and never for testing.
         """
         self.student.init_weights()
-        for name in self.teachers.read:
+        for name in self.teachers.used:
             if not self.teachers.is_average(name):  # there is nothing to average yet
                 self._load_teacher(name)
         if self.inherited_modules:
             modules = self.inherited_modules
-            teacher = self.teachers.with_weights(self._inherits_from)
+            teacher = self.teachers.load_with_weights(self._inherits_from)
             # Encoder and decoder can be inherited for classes the teacher has never heard of.
             named = depends_on_classes(self.student, modules)
             classes = self._pair_classes(self._inherits_from) if named else None
             report = inherit(self.student, teacher.detector, modules, classes)
             MMLogger.get_current_instance().info(f'init_student: {report}')
-        self.teachers.keep(self._compared)
+        self.teachers.keep_only(self._compared)
 
     def prepare(self) -> None:
         """Load the teachers, pair the classes and check every loss entry; at most once.
@@ -243,7 +245,7 @@ class Distiller(BaseModel):
             require_modules('student', self.student, self.inherited_modules)
         except UserError as error:
             yield error
-        for name in (name for name in self.teachers.read if name in self._compared):
+        for name in (name for name in self.teachers.used if name in self._compared):
             try:
                 teacher = self._load_teacher(name)
             except UserError as error:
@@ -304,9 +306,9 @@ class Distiller(BaseModel):
             raise ConfigError("the student's class names are not known; set model.classes to them")
         if not teacher.classes:
             raise ConfigError(
-                teacher.unnamed
+                teacher.classes_error
                 or 'the class names of the teacher are neither in its checkpoint nor in its config; set '
-                f'model.{self.teachers.key_of(name)}.classes to them'
+                f'model.{self.teachers.config_key(name)}.classes to them'
             )
         count = family_of(self.student).num_classes()
         if count is not None and count != len(classes):

@@ -82,13 +82,13 @@ class GradientRatio:
         """The weight by what was measured so far; 1 before."""
         return self.ratio * math.exp(-self._mean) if self.measured else 1.0
 
-    def is_due(self) -> bool:
+    def should_measure(self) -> bool:
         """Whether this step is to be measured."""
         if self.measured < self.steps:
             return True
         return self.every is not None and self.seen % self.every == 0
 
-    def add(self, own: float, task: float) -> None:
+    def update(self, own: float, task: float) -> None:
         """Take in the norms of a step; without a gradient of both there is nothing to learn from it."""
         if not (0 < own < math.inf and 0 < task < math.inf):
             return
@@ -125,7 +125,7 @@ class GradientRatio:
                     f"loss_weight.modules: '{path}' has no trained weights; name another module"
                 )
 
-    def choose(self, names: set[str]) -> list[str]:
+    def select_weights(self, names: set[str]) -> list[str]:
         """Of the names of weights, those to take the norms at, in order."""
         if self.modules is None:
             return sorted(names)
@@ -167,19 +167,19 @@ def measure_weights(
     Raises:
         ConfigError: A loss reaches none of the weights that the task losses reach.
     """
-    due = [name for name, ratio in ratios.items() if ratio.is_due()]
+    due = [name for name, ratio in ratios.items() if ratio.should_measure()]
     for ratio in ratios.values():
         ratio.seen += 1
     if not due:
         return
     weights = {name: it for name, it in student.named_parameters() if it.requires_grad}
     task = torch.stack([*tasks.values()]).sum()
-    reached_by_tasks = reached(task, weights)
+    reached_by_tasks = reachable_weights(task, weights)
     scale = HALF_SCALE if _in_half_precision(task.device.type) else 1.0
     norms = []
     for name in due:
-        own = reached(losses[name], weights)
-        at = [weights[it] for it in ratios[name].choose(own & reached_by_tasks)]
+        own = reachable_weights(losses[name], weights)
+        at = [weights[it] for it in ratios[name].select_weights(own & reached_by_tasks)]
         if own and not at:
             where = 'loss_weight.modules' if ratios[name].modules else 'the student'
             raise ConfigError(
@@ -187,7 +187,7 @@ def measure_weights(
                 f'common, so their gradients cannot be compared; give a number'
             )
         try:
-            norms += [norm_of(gradients(loss * scale, at)) for loss in (losses[name], task)]
+            norms += [gradient_norm(gradients(loss * scale, at)) for loss in (losses[name], task)]
         except ConfigError as error:
             raise ConfigError(f'losses.{name}.loss_weight: {error}') from None
     together = torch.stack([each.to(task.device) for each in norms])
@@ -195,7 +195,7 @@ def measure_weights(
     found = together.tolist()
     for index, name in enumerate(due):
         ratio = ratios[name]
-        ratio.add(found[2 * index], found[2 * index + 1])
+        ratio.update(found[2 * index], found[2 * index + 1])
         if ratio.measured == ratio.steps and ratio.every is None:
             MMLogger.get_current_instance().info(
                 f'losses.{name}.loss_weight: {ratio.weight:.4g} from now on, where its gradient had '
@@ -203,7 +203,7 @@ def measure_weights(
             )
 
 
-def reached(loss: Tensor, weights: Mapping[str, Tensor]) -> set[str]:
+def reachable_weights(loss: Tensor, weights: Mapping[str, Tensor]) -> set[str]:
     """The names of the weights that a loss depends on."""
     names = {id(weight): name for name, weight in weights.items()}
     found, seen, left = set(), set(), [loss.grad_fn]
@@ -230,10 +230,10 @@ def task_losses(
     """
     others = set(others)
     own = {name: it for name, it in losses.items() if name not in others and 'loss' in name}
-    return {name: total(value) for name, value in own.items()}
+    return {name: sum_of_means(value) for name, value in own.items()}
 
 
-def total(value: Tensor | Sequence[Tensor]) -> Tensor:
+def sum_of_means(value: Tensor | Sequence[Tensor]) -> Tensor:
     """The sum over levels or layers of the mean of each, a scalar."""
     values = [value] if isinstance(value, Tensor) else value
     return torch.stack([each.mean() for each in values]).sum()
@@ -259,7 +259,7 @@ def gradients(loss: Tensor, weights: Iterable[Tensor]) -> Sequence[Tensor | None
         ) from None
 
 
-def norm_of(gradient: Iterable[Tensor | None]) -> Tensor:
+def gradient_norm(gradient: Iterable[Tensor | None]) -> Tensor:
     """The Euclidean norm of all elements, a scalar; of those of None, 0."""
     squares = [each.detach().float().square().sum() for each in gradient if each is not None]
     return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())

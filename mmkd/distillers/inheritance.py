@@ -31,31 +31,31 @@ ROI_LAYER = re.compile(r'^(roi_head\.(?:bbox|mask)_head(?:\.\d+)?)\.(fc_reg|conv
 
 
 @dataclass
-class Inherited:
+class InheritanceReport:
     """What was copied and what was not.
 
     Args:
         copied: Names of the student's tensors that are now the teacher's.
-        left: Names of those that are not, each with the reason.
-        numbers: How many weights were copied.
+        not_copied: Names of those that are not, each with the reason.
+        num_weights: How many weights were copied.
     """
 
     copied: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
-    numbers: int = 0
+    not_copied: dict[str, str] = field(default_factory=dict)
+    num_weights: int = 0
 
     def __str__(self) -> str:
-        text = f'{len(self.copied)} tensors ({self.numbers / 1e6:.2f} M weights) copied'
-        if not self.left:
+        text = f'{len(self.copied)} tensors ({self.num_weights / 1e6:.2f} M weights) copied'
+        if not self.not_copied:
             return f'{text}, all that were asked for'
         reasons: dict[str, list[str]] = {}
-        for name, why in self.left.items():
+        for name, why in self.not_copied.items():
             reasons.setdefault(why, []).append(name)
         listed = '; '.join(
             f'{", ".join(names[:3])}{f" and {len(names) - 3} more" if len(names) > 3 else ""} ({why})'
             for why, names in reasons.items()
         )
-        return f'{text}, {len(self.left)} left as they were: {listed}'
+        return f'{text}, {len(self.not_copied)} left as they were: {listed}'
 
 
 def require_modules(owner: str, model: Detector, modules: Sequence[str]) -> None:
@@ -79,7 +79,7 @@ def inherit(
     teacher: Detector,
     modules: Sequence[str],
     class_map: ClassMap | None = None,
-) -> Inherited:
+) -> InheritanceReport:
     """Copy the teacher's weights into the student's modules of the same names, where shapes agree.
 
     Of a classifier, and of other layers with rows a class, the rows of the shared classes are copied,
@@ -99,21 +99,21 @@ def inherit(
     require_modules('student', student, modules)
     require_modules('teacher', teacher, modules)
     ours, theirs = student.state_dict(), teacher.state_dict()
-    report = Inherited()
+    report = InheritanceReport()
     for name, tensor in ours.items():
-        if not _within(name, modules):
+        if not _is_inside(name, modules):
             continue
         source = _counterpart(name, student, teacher)
         if source not in theirs:
-            report.left[name] = 'the teacher has none such'
+            report.not_copied[name] = 'the teacher has none such'
             continue
         value = theirs[source].to(tensor)
         count = tensor.numel()
-        rows = _rows_a_class(name, student)
-        if rows != _rows_a_class(source, teacher):
+        rows = _rows_per_class(name, student)
+        if rows != _rows_per_class(source, teacher):
             why = 'one of the two is agnostic of classes, the other is not'
         elif rows:
-            priors = _priors(student), _priors(teacher)
+            priors = _priors_per_position(student), _priors_per_position(teacher)
             why = _copy_rows(tensor, value, class_map, priors, rows)
         elif value.shape == tensor.shape:
             tensor.copy_(value)
@@ -121,14 +121,14 @@ def inherit(
         else:
             why = f'shapes differ: {tuple(tensor.shape)}, the teacher {tuple(value.shape)}'
         if why:
-            report.left[name] = why
+            report.not_copied[name] = why
         else:
             report.copied.append(name)
             if rows and class_map is not None and class_map.excludes:
                 missing = (len(class_map.student) - len(class_map)) * rows
-                report.left[f'{missing} rows of {name}'] = 'classes the teacher lacks'
-                count -= missing * _priors(student) * tensor[0].numel()
-            report.numbers += count
+                report.not_copied[f'{missing} rows of {name}'] = 'classes the teacher lacks'
+                count -= missing * _priors_per_position(student) * tensor[0].numel()
+            report.num_weights += count
     if not report.copied:
         raise ConfigError(f'init_student.from_teacher={list(modules)}: {report}')
     return report
@@ -155,15 +155,16 @@ def _counterpart(name: str, student: Detector, teacher: Detector) -> str:
 def depends_on_classes(student: Detector, modules: Sequence[str]) -> bool:
     """Whether some of the modules have a row a class, so that :func:`inherit` needs a class map."""
     return any(
-        _within(name, modules) and _rows_a_class(name, student) for name in student.state_dict()
+        _is_inside(name, modules) and _rows_per_class(name, student)
+        for name in student.state_dict()
     )
 
 
-def _within(name: str, modules: Sequence[str]) -> bool:
+def _is_inside(name: str, modules: Sequence[str]) -> bool:
     return any(name == module or name.startswith(f'{module}.') for module in modules)
 
 
-def _rows_a_class(name: str, model: Detector) -> int:
+def _rows_per_class(name: str, model: Detector) -> int:
     """How many rows of a model's tensor each class has (of each prior); 0 where rows are no classes."""
     layer = ROI_LAYER.match(name)
     if layer:
@@ -176,7 +177,7 @@ def _rows_a_class(name: str, model: Detector) -> int:
     return int(bool(classifier or LABEL_EMBEDDING.search(name)))
 
 
-def _priors(model: Detector) -> int:
+def _priors_per_position(model: Detector) -> int:
     """How many anchors or points a dense head has per position; its classifier has rows for each."""
     generator = getattr(getattr(model, 'bbox_head', None), 'prior_generator', None)
     return generator.num_base_priors[0] if generator is not None else 1

@@ -18,7 +18,7 @@ from ..alignments import Alignment, Pair, Step
 from ..alignments.teacher_mean import mean_over_teachers, require_same_classes
 from ..errors import ConfigError, PathError, UserError, did_you_mean
 from ..families import Family
-from ..losses.reduction import shares_of_ranks
+from ..losses.reduction import rank_weights
 from ..nested import tensors_of
 from ..recorder import Source
 from ..teachers import TEACHER
@@ -26,12 +26,12 @@ from ..types import Detector
 from .gradient_ratio import gradient_ratio
 from .schedule import Schedule
 
-OWN_KEYS = (
+ENTRY_KEYS = (
     *('student', 'teacher', 'teacher_name', 'align', 'connector', 'teacher_connector'),
     *('schedule', 'loss_weight'),
 )
 # A message that starts with a key of the entry, as in "align.select: must be …".
-STARTS_WITH_KEY = re.compile(rf'(?:type|{"|".join(OWN_KEYS)})[\w.\[\]]*: ')
+STARTS_WITH_KEY = re.compile(rf'(?:type|{"|".join(ENTRY_KEYS)})[\w.\[\]]*: ')
 # What a loss can need of the labels, and the alignment that has it.
 TARGETS = {
     'class': "align=dict(type='RoIClassAlignment') with the student's proposals",
@@ -75,7 +75,7 @@ class LossEntry:
                     "the name must contain 'loss' and no dot, or mmengine would not add it to the total"
                 )
             config = dict(config)
-            own = {key: config.pop(key) for key in OWN_KEYS if key in config}
+            own = {key: config.pop(key) for key in ENTRY_KEYS if key in config}
             if 'type' not in config:
                 raise ConfigError("type: not given; name a loss such as 'KLDivergence'")
             #: What measures the weight, unless the config gives it.
@@ -100,7 +100,7 @@ class LossEntry:
                     f'{self.needs_target!r}'
                 )
             #: The share of each teacher, by name.
-            self.shares = shares_of(own.get('teacher_name', TEACHER))
+            self.shares = teacher_shares(own.get('teacher_name', TEACHER))
             #: The alignment with each teacher, by its name.
             self.aligns: dict[str, Alignment] = {
                 teacher: build(TASK_UTILS, own.get('align') or 'FeatureAlignment', 'align')
@@ -213,7 +213,7 @@ class LossEntry:
             pairs = self._pairs(student, steps)
             values = torch.stack([self._value(pair) for pair in pairs])
             if self.align.reduces_over_ranks and get_world_size() > 1:
-                values = values * shares_of_ranks(
+                values = values * rank_weights(
                     torch.stack([torch.as_tensor(pair.divisor) for pair in pairs])
                 )
             return values.mean() * (self._weight * factor)
@@ -285,7 +285,7 @@ def _given_sources(own: Mapping[str, Any], align: Alignment) -> dict[str, Source
     return given
 
 
-def shares_of(teachers: Any) -> dict[str, float]:
+def teacher_shares(teachers: Any) -> dict[str, float]:
     """The share of each teacher in a loss; they sum to 1.
 
     Args:

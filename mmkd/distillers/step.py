@@ -44,7 +44,7 @@ class StepRecorders:
         #: Those that run before the student, and those that look at what it computed.
         self.before_student = [each for each in self.passes if not each.needs_student]
         self.after_student = [each for each in self.passes if each.needs_student]
-        self._sources = [source for each in self.passes for source in each.of_student]
+        self._sources = [source for each in self.passes for source in each.student_sources]
         self.student = Recorder(student, self._sources, owner='student')
 
     def run_joint_parts(self) -> None:
@@ -68,7 +68,7 @@ class StepRecorders:
         """
         family = family_of(student)
         for each in self.passes:
-            for entry in each.first:
+            for entry in each.own_entries:
                 with entry.prefix_errors():
                     for source in entry.student_sources(each.name):
                         _require_no_labels(source, family)
@@ -99,7 +99,7 @@ class TeacherPass:
         student: Detector,
         class_map: ClassMap | None,
     ) -> None:
-        self.name, self.teacher, self.model, self.class_map = name, teacher, student, class_map
+        self.name, self.teacher, self.student, self.class_map = name, teacher, student, class_map
         entries = [entry for entry in entries if name in entry.aligns]
         family = teacher.family
         parts_of = {}
@@ -113,25 +113,25 @@ class TeacherPass:
         #: The parts of the teacher that are read.
         self.parts: set[str] = set().union(*parts_of.values())
         joint = family.joint_parts(self.parts)
-        later = [entry for entry in entries if parts_of[entry.name] & joint]
+        joint_entries = [entry for entry in entries if parts_of[entry.name] & joint]
         #: The losses that compare what both computed on inputs of their own.
-        self.first = [entry for entry in entries if entry not in later]
+        self.own_entries = [entry for entry in entries if entry not in joint_entries]
         #: What is recorded of the teacher.
         self.sources = list(dict.fromkeys(s for e in entries for s in e.teacher_sources(name)))
         #: What the student must record in its own pass.
         inputs, ends = family.student_sources(self.parts, student), family.joint_sources(self.parts)
         #: Whether it runs on what the student has computed.
         self.needs_student = bool(inputs)
-        self.of_student = [*inputs, *ends] + [
-            source for entry in self.first for source in entry.student_sources(name)
+        self.student_sources = [*inputs, *ends] + [
+            source for entry in self.own_entries for source in entry.student_sources(name)
         ]
-        own = [source for entry in self.first for source in entry.teacher_sources(name)]
+        own = [source for entry in self.own_entries for source in entry.teacher_sources(name)]
         self.recorder = teacher.recorder(own + ends)
         #: Recorders of the joint pass, student and teacher, or None where there is none.
-        self.joint: tuple[Recorder, Recorder] | None = None
+        self.joint_recorders: tuple[Recorder, Recorder] | None = None
         self._joint_parts: tuple[set[str], set[str]] = (set(), joint)
-        self._later = {entry.name for entry in later}
-        for entry in later:
+        self._joint_names = {entry.name for entry in joint_entries}
+        for entry in joint_entries:
             with entry.prefix_errors():
                 if len(entry.aligns) > 1:
                     raise ConfigError(
@@ -140,12 +140,12 @@ class TeacherPass:
                     )
                 sources = entry.student_sources(name)
                 self._joint_parts[0].update(map(family_of(student).part_of, sources))
-        if later:
+        if joint_entries:
             ours, theirs = (
-                [source for entry in later for source in getattr(entry, side)(name)]
+                [source for entry in joint_entries for source in getattr(entry, side)(name)]
                 for side in ('student_sources', 'teacher_sources')
             )
-            self.joint = (Recorder(student, ours, 'student'), teacher.recorder(theirs))
+            self.joint_recorders = (Recorder(student, ours, 'student'), teacher.recorder(theirs))
         #: What both models are evaluated on in this step, by name.
         self.shared: dict[str, Any] = {}
         self._memo: dict[Any, Any] = {}
@@ -167,34 +167,34 @@ class TeacherPass:
         """
         with self.recorder:
             self.shared = self.teacher.run(inputs, data_samples, preprocessor, self.parts, student)
-        if self.joint is not None:
-            with self.joint[1]:
+        if self.joint_recorders is not None:
+            with self.joint_recorders[1]:
                 self.teacher.run_joint_parts(self.recorder, self.shared, self._joint_parts[1])
 
     def run_joint_parts(self, student: Recorder) -> None:
         """Run the student on what the teacher chose, unless it has."""
-        joint = None if self.joint is None else self.joint[0]
+        joint = None if self.joint_recorders is None else self.joint_recorders[0]
         if joint is None or all(source in joint for source in joint.sources):
             return
         with joint:
             self.teacher.family.run_joint_parts(
-                self.model, student, self.shared, self._joint_parts[0]
+                self.student, student, self.shared, self._joint_parts[0]
             )
 
-    def record_of(self, source: Source) -> Recorder:
+    def recorder_of(self, source: Source) -> Recorder:
         """Where a source of the teacher was recorded."""
-        if self.joint is not None and source in self.joint[1]:
-            return self.joint[1]
+        if self.joint_recorders is not None and source in self.joint_recorders[1]:
+            return self.joint_recorders[1]
         return self.recorder
 
     def step(self, entry: LossEntry, student: Recorder, data_samples: SampleList) -> Step:
         """What a loss gets to see."""
         records = (student, self.recorder)
-        if self.joint is not None and entry.name in self._later:
-            records = self.joint
+        if self.joint_recorders is not None and entry.name in self._joint_names:
+            records = self.joint_recorders
         return Step(
             data_samples=data_samples,
-            student=self.model,
+            student=self.student,
             teacher=self.teacher.detector,
             student_record=records[0],
             teacher_record=records[1],
@@ -205,15 +205,15 @@ class TeacherPass:
 
     def clear(self) -> None:
         self.shared, self._memo = {}, {}
-        for recorder in (self.recorder, *(self.joint or ())):
+        for recorder in (self.recorder, *(self.joint_recorders or ())):
             recorder.clear()
 
 
-class PerModel(dict):
+class UncopiedDict(dict):
     """A cache that a copy of the model starts anew: what it holds points into the original's modules."""
 
-    def __deepcopy__(self, memo: dict) -> PerModel:
-        return PerModel()
+    def __deepcopy__(self, memo: dict) -> UncopiedDict:
+        return UncopiedDict()
 
 
 def _require_no_labels(source: Source, family: Family) -> None:

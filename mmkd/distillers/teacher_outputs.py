@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.contents import Content, Read
+from ..cache.contents import Content, ReadOutput
 from ..cache.selection import NUM_PRIORS, contents_for
-from ..cache.views import View, view_key
+from ..cache.views import View, image_key
 from ..recorder import Source
 from ..teachers import Teacher
 from .distiller import Distiller
@@ -51,7 +51,7 @@ class TeacherOutputs:
         )
         self._pass = TeacherPass(name, self.teacher, entries, distiller.student, class_map)
 
-    def of_batch(self, raw: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    def extract_batch(self, raw: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
         """What is stored of a batch.
 
         Args:
@@ -64,16 +64,16 @@ class TeacherOutputs:
         kept = {}
         with self.run(data) as (read, shared):
             for index, sample in enumerate(data['data_samples']):
-                view = View.of(sample)
+                view = View.from_sample(sample)
                 size = sample.metainfo.get('ori_shape', sample.img_shape)[:2]
-                fields = {'view': view.numbers(), 'file': torch.tensor(size)}
+                fields = {'view': view.values(), 'file': torch.tensor(size)}
                 for content in self.contents:
                     fields.update(content.extract(read, shared, index, view))
-                kept[view_key(sample)] = fields
+                kept[image_key(sample)] = fields
         return kept
 
     @contextmanager
-    def run(self, data: dict[str, Any]) -> Iterator[tuple[Read, dict[str, Any]]]:
+    def run(self, data: dict[str, Any]) -> Iterator[tuple[ReadOutput, dict[str, Any]]]:
         """Run the teacher; gives a function that returns the output of a source, and what its family shares.
 
         Args:
@@ -88,4 +88,4 @@ class TeacherOutputs:
             self._pass.clear()
 
     def _read(self, source: Source) -> Any:
-        return self._pass.record_of(source)[source]
+        return self._pass.recorder_of(source)[source]

@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from ..file_kind import mistaken_file
+from ..file_kind import wrong_file_hint
 
 END = 1_000_000  # bytes
 # What mmdet reads of each entry of a COCO file; `category_id` and `area` of annotations alike.
@@ -61,7 +61,9 @@ def read_coco(path: str) -> dict[str, list[dict]]:
         with open(path, encoding='utf-8-sig') as file:
             content = json.load(file, object_hook=_without_outline)
     except ValueError as error:
-        raise ConfigError(f'{path} is no JSON file{mistaken_file(path) or f": {error}"}') from None
+        raise ConfigError(
+            f'{path} is no JSON file{wrong_file_hint(path) or f": {error}"}'
+        ) from None
     if not isinstance(content, dict):
         raise ConfigError(
             f'{path}: must be an object with the keys images, annotations and categories, got a '

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config
 
 from ..building import PRETRAINED
-from ..checkpoints import differs_from_name
+from ..checkpoints import hash_mismatch
 from ..datasets.data_root import leaves
 from ..errors import ConfigError, MissingFileError, UserError
 from ..teachers import TEACHER
@@ -231,7 +231,7 @@ def _of_other_form(run: PlannedRun, model: dict[str, Any]) -> Iterator[ConfigErr
 
 
 def _another_file(path: Any, key: str) -> Iterator[Advice]:
-    problem = differs_from_name(path) if isinstance(path, str) else None
+    problem = hash_mismatch(path) if isinstance(path, str) else None
     if problem:
         yield Advice(
             f'{key}: {problem}; if it was downloaded, download it again, else leave the hash out of its name'

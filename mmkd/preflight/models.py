@@ -20,10 +20,10 @@ from mmengine.runner.checkpoint import (
 )
 from torch import nn
 
-from ..checkpoints import differs_from_name, first_line, listing, prefix_of, read_checkpoint
+from ..checkpoints import first_line, hash_mismatch, key_prefix, read_checkpoint, summarize_keys
 from ..datasets.data_root import leaves
 from ..errors import CheckpointError, ConfigError, UserError
-from ..file_kind import mistaken_file
+from ..file_kind import wrong_file_hint
 from .advice import Advice
 from .annotations import LARGE_FILE
 from .classes import listed
@@ -134,13 +134,13 @@ def check_pretrained(run: PlannedRun) -> Iterator[UserError | Advice]:
             content = CheckpointLoader.load_checkpoint(value, map_location='cpu', logger='silent')
         except Exception as error:  # of several libraries, by the kind of URL
             hint = 'download it elsewhere and name the file' if remote else 'name another file'
-            reason = '' if remote else mistaken_file(value)
+            reason = '' if remote else wrong_file_hint(value)
             yield CheckpointError(
                 f'{key}: {value} cannot be loaded{reason or f" ({first_line(error)})"}; {hint} with '
                 f'--cfg-options {key}=FILE'
             )
             continue
-        problem = differs_from_name(_downloaded(value)) if remote else None
+        problem = hash_mismatch(_downloaded(value)) if remote else None
         if problem:
             yield Advice(f'{key}: {problem}; delete it if it was damaged, to download it again')
         yield from _of_other_module(run, owner, key, content)
@@ -166,7 +166,7 @@ def _of_other_module(
     if own and not fitting:
         yield CheckpointError(
             f'{key}: {owner["checkpoint"]} has none of the {len(own)} entries of '
-            f'{run.detector_key}.{path}, but {listing("others", sorted(names))}; name weights of a '
+            f'{run.detector_key}.{path}, but {summarize_keys("others", sorted(names))}; name weights of a '
             f'{type(module).__name__}, or what stands in front of its entries with prefix'
         )
     else:
@@ -181,7 +181,7 @@ def _few(
         absent = [name for name in own if name not in fitting]
         yield Advice(
             f'{file} has {len(fitting)} of the {len(own)} entries of {module}; '
-            f'{listing("start from random weights", absent)}'
+            f'{summarize_keys("start from random weights", absent)}'
         )
 
 
@@ -215,7 +215,7 @@ def check_load_from(run: PlannedRun) -> Iterator[UserError | Advice]:
     own = run.detector.state_dict()
     fitting = [key for key in own if key in found and found[key].shape == own[key].shape]
     if not fitting:
-        prefix = prefix_of(found, own)
+        prefix = key_prefix(found, own)
         hint = (
             f"its keys start with '{prefix}'; save them without it"
             if prefix
@@ -223,7 +223,7 @@ def check_load_from(run: PlannedRun) -> Iterator[UserError | Advice]:
         )
         yield CheckpointError(
             f'load_from: {path} has none of the {len(own)} entries of {run.detector_key}, but '
-            f'{listing("others", list(found))}; {hint}'
+            f'{summarize_keys("others", list(found))}; {hint}'
         )
     else:
         yield from _few(f'load_from: {path}', run.detector_key, own, fitting)

@@ -71,7 +71,7 @@ def test_a_student_class_the_teacher_lacks_is_an_error_unless_excluded():
     scores = torch.randn(4, 4)
     assert torch.equal(class_map.student_logits(scores, softmax=True), scores[:, [0, 2, 3]])
     labels = torch.tensor([0, 1, 2, 3])
-    assert class_map.position(labels).tolist() == [0, -1, 1, 2]
+    assert class_map.shared_index(labels).tolist() == [0, -1, 1, 2]
     assert class_map.teacher_label(torch.tensor([0, 1])).tolist() == [1, 0]
     assert class_map.student_label(torch.tensor([0, 1])).tolist() == [0, 2]
 

@@ -326,8 +326,8 @@ def test_the_sum_is_divided_by_the_normalizer(confidence):
             pair = pair_up(step, kind, normalizer=normalizer, **options)
             rows = (pair.student - pair.teacher).square().mean(-1)
             weight = torch.ones(len(rows)) if pair.weight is None else pair.weight
-            of_each = 4 if kind == 'DenseDistributionAlignment' else 1
-            wanted = (rows * weight).sum() / of_each / number
+            rows_per_prior = 4 if kind == 'DenseDistributionAlignment' else 1
+            wanted = (rows * weight).sum() / rows_per_prior / number
             value = MSE()(pair.student, pair.teacher, pair.weight) * pair.weight_sum / pair.total
             assert value.item() == pytest.approx(wanted.item(), rel=1e-4)
     del step.student_record[source]

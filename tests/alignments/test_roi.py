@@ -284,7 +284,7 @@ def test_the_labelled_box_is_told_to_a_loss_that_needs_it(tmp_path, stage, coord
     own = Source(f'{head}.loss_bbox', capture='input', index=1)
     with Recorder(distiller.student, [rois, labels, own]) as seen:
         value = distiller(**distiller.data_preprocessor(batch(), True), mode='loss')['loss_kd']
-    assert value.isfinite() and align.labelled
+    assert value.isfinite() and align.uses_student_proposals
     (_, (_, _, weight), given, _) = pairs[0]
     positive = weight > 0
     assert torch.equal(positive, seen[labels] < 3)

@@ -42,7 +42,7 @@ def keeper(
 
 def kept(keeper: TeacherOutputs) -> tuple[set[str], int]:
     """Names of what is kept of an image, and its bytes."""
-    (fields,) = keeper.of_batch(single(RAW)[0]).values()
+    (fields,) = keeper.extract_batch(single(RAW)[0]).values()
     return set(fields) - {'view', 'file'}, sum(value.nbytes for value in fields.values())
 
 
@@ -78,7 +78,7 @@ def test_layers_and_embeddings_are_those_of_the_losses(tmp_path):
     )
     made = keeper(tmp_path, config, losses)
     assert kept(made)[0] == {'queries.scores', 'queries.boxes', 'queries.embeddings'}
-    (fields,) = made.of_batch(single(RAW)[0]).values()
+    (fields,) = made.extract_batch(single(RAW)[0]).values()
     assert {len(value) for name, value in fields.items() if name[:7] == 'queries'} == {2}
 
 
@@ -120,7 +120,7 @@ def test_of_a_dense_head(tmp_path):
         names, _ = kept(made)
         assert names >= {'dense.places', *(f'dense.part{number}' for number in range(parts))}
         assert f'dense.part{parts}' not in names
-        (fields,) = made.of_batch(single(RAW)[0]).values()
+        (fields,) = made.extract_batch(single(RAW)[0]).values()
         assert len(fields['dense.places']) == NUM_PRIORS
     made = TeacherOutputs(
         distiller(
@@ -131,7 +131,7 @@ def test_of_a_dense_head(tmp_path):
         'teacher',
         num_priors=7,
     )
-    (fields,) = made.of_batch(single(RAW)[0]).values()
+    (fields,) = made.extract_batch(single(RAW)[0]).values()
     assert len(fields['dense.places']) == 7
 
 

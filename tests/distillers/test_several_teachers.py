@@ -114,13 +114,13 @@ def test_a_teacher_that_no_loss_names_is_not_loaded(files):
 @pytest.mark.parametrize(
     ('losses', 'options', 'message'),
     [
-        (of(CLASS, 'secnd'), {}, "losses.loss_kd.teacher_name='secnd': no such teacher .*, but teacher, second"),
+        (of(CLASS, 'secnd'), {}, "losses.loss_kd.teacher_name: must be one of the declared teachers teacher, second, got 'secnd'"),
         (of(CLASS, dict(teacher=0.5, second=0)), {}, 'a weight above 0'),
         (of(CLASS, []), {}, 'teacher_name: must be the name of a teacher'),
         (of(dict(BOX, align=dict(type='RoIBoxAlignment', select='teacher')), dict(teacher=1, second=1)), {}, 'teacher_name: the rows that RoIBoxAlignment compares here depend'),
         (of(dict(feature_loss(), teacher_connector=feature_loss()['connector']), dict(teacher=1, second=1)), {}, 'teacher_connector: belongs to one'),
         (CLASS, dict(teachers=dict(teacher=dict())), None),
-        (CLASS, dict(init_student=dict(from_teacher=['neck'], teacher_name='x')), "init_student.teacher_name='x'"),
+        (CLASS, dict(init_student=dict(from_teacher=['neck'], teacher_name='x')), "init_student.teacher_name: must be one of .*, got 'x'"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_says_why(files, losses, options, message):
@@ -202,11 +202,11 @@ def test_the_average_is_saved_beside_the_student_and_resumed(tmp_path):
 
 def test_a_resume_without_the_average_is_refused(tmp_path):
     model = make(dict(loss_kd=CLASS), AVERAGE)
-    with pytest.raises(ConfigError, match=r"holds the averages \[\].*declare \['teacher'\]"):
+    with pytest.raises(ConfigError, match=r"has the averaged teachers \[\].*declare \['teacher'\]"):
         model.teachers.load_average_state({})
     plain = make(dict(loss_kd=CLASS), dict(config=dict(model=faster_rcnn()), checkpoint='x'))
     plain.teachers.load_average_state({})
-    with pytest.raises(ConfigError, match=r"holds the averages \['teacher'\]"):
+    with pytest.raises(ConfigError, match=r"has the averaged teachers \['teacher'\]"):
         plain.teachers.load_average_state(dict(teacher={}))
 
 

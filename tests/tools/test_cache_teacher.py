@@ -114,7 +114,7 @@ def test_maps_are_asked_for(tool, make, capsys, monkeypatch):
 
 def test_an_interrupt_loses_nothing(tool, make, capsys, monkeypatch):
     config = make(RPN_LOSSES, cache='cache')
-    keep, calls = TeacherOutputs.of_batch, []
+    keep, calls = TeacherOutputs.extract_batch, []
 
     def interrupted(self, raw):
         calls.append(raw)
@@ -122,7 +122,7 @@ def test_an_interrupt_loses_nothing(tool, make, capsys, monkeypatch):
             raise KeyboardInterrupt
         return keep(self, raw)
 
-    monkeypatch.setattr(TeacherOutputs, 'of_batch', interrupted)
+    monkeypatch.setattr(TeacherOutputs, 'extract_batch', interrupted)
     arguments = (config, '--device', 'cpu', '--num-workers', 0)
     assert tool('cache_teacher', *arguments) == 130
     assert 'mmkd: interrupted' in capsys.readouterr().err
@@ -182,7 +182,7 @@ def test_agreement_is_printed_view_by_view(tool, make, capsys):
         dict(losses, loss_kd=dict(type='MSE', student='backbone', teacher='backbone')),
         cache='cache',
     )
-    assert 'does not hold backbone, which the losses read' in refused(
+    assert 'does not contain backbone, which the losses read' in refused(
         tool, capsys, config, '--check', 2
     )
 

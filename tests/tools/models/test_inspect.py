@@ -124,7 +124,7 @@ def test_a_config_alone_is_listed(tool, pair, capsys):
         (('--depth', 0), '--depth: must be at least 1, got 0'),
         (('--size', 8, 8), '--size: must be at least 32 px each'),
         (('--teacher', 'none.py'), "teacher.config='none.py' does not exist"),
-        (('--teacher', 'mmdet::x/none.py'), "teacher.config='mmdet::x/none.py' is not there"),
+        (('--teacher', 'mmdet::x/none.py'), "teacher.config: 'mmdet::x/none.py' does not exist"),
         (('--json', 'nowhere/found.json'), 'there is no such folder'),
     ],
 )
