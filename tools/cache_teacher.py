@@ -64,7 +64,7 @@ def cache_teacher(args: argparse.Namespace) -> None:
     from mmkd.cache.writing import write_cache
     from mmkd.datasets.loading import name_failing_images
     from mmkd.errors import ConfigError
-    from mmkd.preflight.annotations import leaves_of
+    from mmkd.preflight.annotations import unwrapped_datasets
 
     check_options(args)
     cfg = load_config(args, modes=())
@@ -85,7 +85,7 @@ def cache_teacher(args: argparse.Namespace) -> None:
         config = replace_pipeline(dataset, lambda pipeline: pipeline_of_view(pipeline, view))
         with redirect_stdout(StringIO()):  # pycocotools tells of each step, amid what is told here
             built = DATASETS.build(config)
-        for leaf in leaves_of(built):
+        for leaf in unwrapped_datasets(built):
             name_failing_images(leaf)
         return built
 

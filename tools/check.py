@@ -78,7 +78,7 @@ def rows(verdict: Verdict) -> list[str]:
 def as_json(verdict: Verdict) -> dict[str, object]:
     return dict(
         check=verdict.check.name,
-        verdict=verdict.word,
+        verdict=verdict.status,
         errors=[str(error) for error in verdict.errors],
         warnings=[str(each) for each in verdict.advice],
         needs=verdict.skipped,

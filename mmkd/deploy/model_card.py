@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..analysis.work_dir import METRICS, read_work_dir
 from ..checkpoints import NAMED_HASH, sha256_of
-from ..datasets.data_root import leaves
+from ..datasets.data_root import iter_leaves
 from ..errors import UserError
 from ..hooks.student_config import has_student
 from ..version import __version__
@@ -103,7 +103,7 @@ class Facts:
 
 def _annotations(config: Config, mode: str) -> Iterator[str]:
     section = f'{mode}_dataloader'
-    for owner, key, value, _ in leaves(config.get(section) or {}, section):
+    for owner, key, value, _ in iter_leaves(config.get(section) or {}, section):
         if key == 'ann_file' and isinstance(value, str) and value:
             yield f'{owner.get("type")}, {value}'
 
