@@ -466,7 +466,7 @@ def _draw_comparison(
     from mmkd.analysis.comparison import LOWEST_THR, Compared, compare
     from mmkd.analysis.complexity import build_test_data, load_detector
     from mmkd.analysis.run_detectors import of_model
-    from mmkd.visualization import spread
+    from mmkd.visualization import spread_indices
 
     detectors = []
     for name, checkpoint in checkpoints.items():
@@ -476,7 +476,7 @@ def _draw_comparison(
         best = metrics['models'][name].get('coco/bbox_F1_shared_threshold', 0.5)
         score_thr = max(best, LOWEST_THR)
         detectors.append(Compared(TITLE_OF[name], of_model(model), dataset, score_thr))
-    compare(detectors, spread(dataset)).draw().savefig(work_dir / 'comparison.png')
+    compare(detectors, spread_indices(dataset)).draw().savefig(work_dir / 'comparison.png')
 
 
 def format_table(metrics: dict[str, Any]) -> str:

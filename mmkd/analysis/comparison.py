@@ -19,9 +19,9 @@ from ..visualization import (
     Column,
     draw_panels,
     ground_truth,
-    judge,
+    image_path,
     load_image,
-    path_of,
+    match_boxes,
 )
 
 Progress = Callable[[Iterable], Iterable]
@@ -61,7 +61,7 @@ class Compared:
         figure of it cannot be read: of boxes that overlap, only the top-scoring one is left.
         """
         assert self.score_thr is not None
-        return self.find(index).above(self.score_thr).distinct()
+        return self.find(index).above(self.score_thr).without_overlaps()
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Comparison:
         ]
         truths = [ground_truth(self.dataset, i) for i in self.images]
         images = [load_image(self.dataset, i) for i in self.images]
-        names = [Path(path_of(self.dataset, i)).name for i in self.images]
+        names = [Path(image_path(self.dataset, i)).name for i in self.images]
         return draw_panels(images, truths, columns, self.dataset.metainfo['classes'], names)
 
     def numbers(self) -> dict[str, Any]:
@@ -105,17 +105,17 @@ class Comparison:
             truth = ground_truth(self.dataset, index)
             counts = {}
             for each in self.detectors:
-                judgement = judge(each.shown(index), truth)
+                matches = match_boxes(each.shown(index), truth)
                 counts[each.name] = dict(
-                    f1=judgement.f1,
-                    right=int(judgement.right.sum()),
-                    wrong=int(judgement.wrong.sum()),
-                    missed=int((~judgement.hit).sum()),
+                    f1=matches.f1,
+                    right=int(matches.right.sum()),
+                    wrong=int(matches.wrong.sum()),
+                    missed=int((~matches.hit).sum()),
                 )
             info = self.dataset.get_data_info(index)
             images.append(
                 dict(
-                    image=path_of(self.dataset, index),
+                    image=image_path(self.dataset, index),
                     id=info.get('img_id'),
                     objects=len(truth),
                     difference=_difference(self.scores[index]),
@@ -127,7 +127,7 @@ class Comparison:
             images_judged=len(self.scores),
             chosen=images,
             f1_of_all={
-                Path(path_of(self.dataset, index)).name: dict(zip(names, scores, strict=True))
+                Path(image_path(self.dataset, index)).name: dict(zip(names, scores, strict=True))
                 for index, scores in self.scores.items()
             },
         )
@@ -189,7 +189,7 @@ def _judge_all(
     scores = {}
     for index in progress(images):
         truth = ground_truth(detectors[0].dataset, index)
-        scores[index] = [judge(each.shown(index), truth).f1 for each in detectors]
+        scores[index] = [match_boxes(each.shown(index), truth).f1 for each in detectors]
     return scores
 
 
@@ -208,11 +208,11 @@ def best_threshold(detector: Compared) -> float:
     for index, found in detector.found.items():
         truth = ground_truth(detector.dataset, index)
         found = found.above(0)
-        judgement = judge(found, truth)
-        counted = judgement.right | judgement.wrong
+        matches = match_boxes(found, truth)
+        counted = matches.right | matches.wrong
         assert found.scores is not None
         for label, score, right in zip(
-            found.labels[counted], found.scores[counted], judgement.right[counted], strict=True
+            found.labels[counted], found.scores[counted], matches.right[counted], strict=True
         ):
             per_class.setdefault(int(label), []).append((float(score), bool(right)))
         for label in truth.labels.tolist():

@@ -16,7 +16,7 @@ from mmengine.model import BaseModel
 from ..errors import ConfigError
 from ..preflight import PlannedRun, require
 from ..teachers import CACHE_OPTIONS, DeclaredTeachers, LiveTeacher
-from ..visualization import Boxes, of_sample, path_of
+from ..visualization import Boxes, image_path, predicted_boxes
 from .comparison import Compared
 from .complexity import build_test_data, load_detector
 from .work_dir import WorkDir, latest_checkpoint, read_work_dir, titles_of
@@ -55,7 +55,7 @@ def read_detectors(
 
 def of_model(model: BaseModel) -> Callable[[dict[str, Any]], Boxes]:
     """What a detector in evaluation mode finds in the image of a batch, at any score."""
-    return lambda batch: of_sample(model.test_step(batch)[0])
+    return lambda batch: predicted_boxes(model.test_step(batch)[0])
 
 
 def _dataset(run: WorkDir) -> BaseDataset:
@@ -83,7 +83,8 @@ def _require_same(
         return
     # Where the data lies may differ, as on two machines.
     images, other_images = (
-        [os.path.basename(path_of(each, i)) for i in range(len(each))] for each in (dataset, other)
+        [os.path.basename(image_path(each, i)) for i in range(len(each))]
+        for each in (dataset, other)
     )
     if images != other_images:
         raise ConfigError(
@@ -151,4 +152,4 @@ def of_teacher(
         ConfigError: The names of its classes are not known.
     """
     labels = teacher.shared_labels(dataset.metainfo.get('classes') or (), class_map)
-    return lambda batch: of_sample(teacher.predict(batch)[0]).relabelled(labels)
+    return lambda batch: predicted_boxes(teacher.predict(batch)[0]).relabelled(labels)

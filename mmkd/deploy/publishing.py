@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..building import build_detector
 from ..checkpoints import load_weights, read_checkpoint, sha256_of
-from ..hooks.student_config import OF_THE_RUN, has_student, student_config
+from ..hooks.student_config import RUN_KEYS, has_student, student_config
 from .model_card import Facts, card
 from .new_folder import check_new, new_folder
 
@@ -109,6 +109,6 @@ def plain_config(config: Config) -> Config:
     if has_student(config):
         return student_config(config)
     content = copy.deepcopy(config.to_dict())
-    for key in OF_THE_RUN:
+    for key in RUN_KEYS:
         content.pop(key, None)
     return Config(content)
