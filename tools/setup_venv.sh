@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Create or complete .venv with pinned, tested versions: `make setup` calls this.
-#   PYTHON=…           the CPython to use (3.10, 3.11 or 3.12); default: the first that fits, 3.11 preferred
-#   PIP_FIND_LINKS=…   folders with wheels to take first, as pip understands it
-# Can be interrupted and run again: finished steps are quick, and .venv/.ready is written last.
+# Create or update .venv with pinned, tested versions. `make setup` calls this script.
+#   PYTHON=…           the CPython to use (3.10, 3.11 or 3.12); default: the first on PATH, 3.11 preferred
+#   PIP_FIND_LINKS=…   folders with wheels to prefer, as for pip
+# The script can be interrupted and run again: finished steps are quick, and .venv/.ready is written last.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,7 +13,7 @@ torch=$(grep '^torch==' "$constraints")
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
-fits() { # a CPython of a tested version that can make virtual environments
+fits() { # whether $1 is a CPython of a tested version that can create virtual environments
     "$1" -c 'import sys, ensurepip, venv
 sys.exit(not (sys.implementation.name == "cpython" and (3, 10) <= sys.version_info[:2] <= (3, 12)))' \
         >/dev/null 2>&1
@@ -21,7 +21,7 @@ sys.exit(not (sys.implementation.name == "cpython" and (3, 10) <= sys.version_in
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
-        fits "$PYTHON" || die "PYTHON=$PYTHON is no CPython 3.10, 3.11 or 3.12 with venv and ensurepip"
+        fits "$PYTHON" || die "PYTHON=$PYTHON must be a CPython 3.10, 3.11 or 3.12 with venv and ensurepip"
         echo "$PYTHON"
         return
     fi
@@ -34,7 +34,7 @@ apt-get install python3.11 python3.11-venv python3.11-dev) or name it: make setu
 
 rm -f "$venv/.ready"
 if [ -e "$venv" ] && ! fits "$venv/bin/python"; then
-    say "Removing $venv: its Python is gone or of an unsupported version"
+    say "Removing $venv: its Python is missing or has an unsupported version"
     rm -rf "$venv"
 fi
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -46,11 +46,11 @@ export PATH="$PWD/$venv/bin:$PATH" # ninja, for building mmcv
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 links=()
-# Options add to what PIP_FIND_LINKS or pip's own configuration say.
+# These options are added to PIP_FIND_LINKS and pip's own configuration.
 if [ -d ../shared/wheels ]; then links=(--find-links ../shared/wheels); fi
 install() { "${pip[@]}" install -c "$constraints" ${links[@]+"${links[@]}"} "$@"; }
 
-# A wheel is of use only if it was built for this torch: load the ops and run two.
+# A wheel works only if it was built for this torch version: load the operators and run two.
 mmcv_works() {
     "$venv/bin/python" - "${mmcv#*==}" <<'PY'
 import sys
@@ -68,14 +68,14 @@ PY
 }
 
 build_mmcv() {
-    command -v "${CXX:-c++}" >/dev/null || die "no wheel of $mmcv fits, and there is no C++ compiler to build \
-it with (Debian, Ubuntu: apt-get install g++), nor a folder with a wheel in PIP_FIND_LINKS"
+    command -v "${CXX:-c++}" >/dev/null || die "no wheel of $mmcv works, and building it needs a C++ \
+compiler; install one (Debian, Ubuntu: apt-get install g++), or name a folder with a wheel in PIP_FIND_LINKS"
     "$venv/bin/python" -c 'import sys, sysconfig, pathlib
 sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' ||
-        die "Python.h is missing, which building $mmcv needs (Debian, Ubuntu: apt-get install python3-dev)"
+        die "building $mmcv needs Python.h; install it (Debian, Ubuntu: apt-get install python3-dev)"
     jobs=${MAX_JOBS:-$(nproc)}
-    say "No wheel of $mmcv fits: building it from source with $jobs jobs. This takes 10 minutes or more"
-    # The sources stay in .venv until they are built, so that an interrupted build goes on where it was.
+    say "No wheel of $mmcv works: building it from source with $jobs jobs. This takes 10 minutes or more"
+    # The sources stay in .venv until they are built, so an interrupted build continues where it stopped.
     mkdir -p "$venv/src"
     "${pip[@]}" download -q --no-deps --no-binary :all: --no-build-isolation -d "$venv/src" "$mmcv"
     source=$(ls -d "$venv"/src/onedl_mmcv-*.tar.gz)
@@ -85,9 +85,9 @@ sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists()
     MMCV_WITH_OPS=1 CFLAGS="${CFLAGS:-} -g0" MAX_JOBS=$jobs "${pip[@]}" wheel -v --no-deps --no-cache-dir \
         --no-build-isolation -w "$venv/src/wheel" "$source" 2>&1 |
         tee "$venv/src/build.log" | sed -un 's/^ *\(\[[0-9]*\/[0-9]*\]\).*/   mmcv: compiled \1/p' ||
-        { tail -n 30 "$venv/src/build.log" >&2; die "building $mmcv failed; all of it: $venv/src/build.log"; }
+        { tail -n 30 "$venv/src/build.log" >&2; die "building $mmcv failed; full log: $venv/src/build.log"; }
     "${pip[@]}" install -q --no-deps --force-reinstall "$venv"/src/wheel/onedl_mmcv-*.whl
-    mmcv_works || die "$mmcv was built but its ops do not work; see $venv/src/build.log"
+    mmcv_works || die "$mmcv was built but its operators do not work; see $venv/src/build.log"
     rm -rf "$venv/src"
 }
 
@@ -97,7 +97,7 @@ say "$torch (may be a large download)"
 install "$torch" numpy
 if ! mmcv_works 2>/dev/null; then
     say "$mmcv"
-    # Its dependencies first: mmcv is imported right after it is installed.
+    # Its dependencies come first, as mmcv is imported right after its installation.
     install onedl-mmengine opencv-python addict yapf
     if ! { "${pip[@]}" install -q --no-deps --no-cache-dir --force-reinstall --only-binary :all: \
         ${links[@]+"${links[@]}"} "$mmcv" 2>/dev/null && mmcv_works; }; then
@@ -108,7 +108,7 @@ say "mmdet, mim and mmkd itself"
 install --no-build-isolation -e '.[onedl,export,dev]'
 say "Checking"
 "${pip[@]}" check
-mmcv_works || die "mmcv's ops no longer work after the last step; remove $venv and run \`make setup\` again"
+mmcv_works || die "the operators of mmcv do not work after the last step; remove $venv and run \`make setup\` again"
 "$venv/bin/python" -c 'import mmkd, torch; print(f"mmkd {mmkd.__version__} with torch {torch.__version__}")'
 touch "$venv/.ready"
 say "Ready. Next: make demo, make test, or: source $venv/bin/activate"

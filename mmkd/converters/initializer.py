@@ -60,6 +60,7 @@ class ConvertedCheckpoint:
         self.source, self.checkpoint = source, checkpoint
 
     def __call__(self, module: nn.Module) -> None:
+        """Load the weights into a module; called by ``init_weights`` of MMEngine."""
         _check_last(module)
         # Otherwise MMEngine would initialise the children later and overwrite these weights.
         child: Any

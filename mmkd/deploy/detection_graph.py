@@ -176,7 +176,7 @@ def _predict_two_stage(
     with override_methods(extractor, {'forward': lambda maps, boxes: pool(extractor, maps, boxes)}):
         outputs = roi._bbox_forward(features, rois.flatten(0, 1))
     logits = outputs['cls_score'].unflatten(0, (images, count))
-    # What is no proposal is background: its other classes have a probability of 0.
+    # Unused proposals are background: their other classes have a probability of 0.
     background = logits.new_full((logits.shape[-1],), -1e4)
     background[-1] = 0
     logits = torch.where(proposals.scores[..., None] > 0, logits, background)

@@ -278,7 +278,8 @@ def _teacher(config: Config) -> dict:
     given = (config.get('model') or {}).get('teacher') or {} if has_student(config) else {}
     if not given.get('config') or not given.get('checkpoint'):
         raise ConfigError(
-            '--teacher: the config must be that of a distillation whose teacher has config and checkpoint'
+            '--teacher: needs the config of a distillation with teacher.config and teacher.checkpoint; name '
+            'another config, or remove --teacher'
         )
     return given
 

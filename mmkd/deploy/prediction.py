@@ -1,4 +1,4 @@
-"""Predict on images with a trained student; write drawn images and a file in COCO format."""
+"""Predict on images with a trained student; write images with boxes and a file in COCO format."""
 
 from __future__ import annotations
 

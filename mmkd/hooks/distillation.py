@@ -112,7 +112,7 @@ class DistillationHook(GuardHook):
         )
 
     def _check_strategy(self, runner: Runner, model: Distiller) -> None:
-        """Reject settings whose state mmengine's strategies for large models would silently lose."""
+        """Reject settings that would silently lose state with mmengine's strategies for large models."""
         strategy = getattr(runner, 'strategy', None)
         name = type(strategy).__name__
         if not isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):

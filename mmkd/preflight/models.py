@@ -132,7 +132,7 @@ def check_pretrained(run: PlannedRun) -> Iterator[UserError | Advice]:
         remote = '://' in value
         try:
             content = CheckpointLoader.load_checkpoint(value, map_location='cpu', logger='silent')
-        except Exception as error:  # of several libraries, by the kind of URL
+        except Exception as error:  # each backend raises its own kinds
             hint = (
                 'download it on another machine and name the file'
                 if remote
