@@ -211,7 +211,7 @@ class AnnotatedData:
                     return parse(entry)
                 except FileNotFoundError as error:
                     raise MissingFileError(
-                        f'no such file: {error.filename}, of {dataset.ann_file}; '
+                        f'no such file: {error.filename}, listed in {dataset.ann_file}; '
                         f'{_image_list_hint(str(entry.get("img_id")))}'
                     ) from None
                 except Exception as error:

@@ -12,7 +12,7 @@ from .planned_run import PlannedRun
 
 
 def check_names(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Class names are unique and are in ``metainfo.classes``."""
+    """Class names are unique and are in `metainfo.classes`."""
     for data in run.data:
         key = f'{data.key}.metainfo'
         given = data.config.get('metainfo') or {}
