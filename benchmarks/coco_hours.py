@@ -31,8 +31,12 @@ ABSENT = '–'
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('files', nargs='+', metavar='JSON', help='files of tools/benchmark.py --json')
-    parser.add_argument('--images', type=int, default=IMAGES, help=f'images per epoch (default: {IMAGES})')
+    parser.add_argument(
+        'files', nargs='+', metavar='JSON', help='files of tools/benchmark.py --json'
+    )
+    parser.add_argument(
+        '--images', type=int, default=IMAGES, help=f'images per epoch (default: {IMAGES})'
+    )
     parser.add_argument('--epochs', type=int, default=EPOCHS, help=f'(default: {EPOCHS})')
     parser.add_argument('--devices', type=int, default=DEVICES, help=f'(default: {DEVICES})')
     args = parser.parse_args()

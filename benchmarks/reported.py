@@ -22,7 +22,7 @@ from mmkd.analysis.pairing import assign_roles, differences, row_of  # noqa: E40
 from mmkd.analysis.rows import Row, read_rows  # noqa: E402
 from mmkd.analysis.statistics import interval  # noqa: E402
 from mmkd.analysis.tables import DASH, markdown_table, with_error  # noqa: E402
-from mmkd.analysis.work_dir import METRICS, WorkDir, essence  # noqa: E402
+from mmkd.analysis.work_dir import METRICS, WorkDir, comparable_config  # noqa: E402
 from mmkd.errors import ConfigError, did_you_mean  # noqa: E402
 from mmkd.teachers.config import config_classes  # noqa: E402
 
@@ -160,7 +160,9 @@ def _changed(row: Row, reported: Reported) -> str:
         WorkDir(Path(), config, (), trained=0).recipe(dict(type=None))
         for config in (Config.fromfile(str(found[0])), row.first.config)
     )
-    return differences(essence(shipped, ('data_root',)), essence(here, ('data_root',)))
+    return differences(
+        comparable_config(shipped, ('data_root',)), comparable_config(here, ('data_root',))
+    )
 
 
 def _reported(reported: Reported, figure: str) -> str:

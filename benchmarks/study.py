@@ -123,7 +123,7 @@ class Study:
     ) -> Run:
         from mmengine.config import Config
 
-        from mmkd.analysis.work_dir import essence
+        from mmkd.analysis.work_dir import comparable_config
         from mmkd.datasets.data_root import replace_data_root
         from mmkd.hooks import add_distillation_hook
 
@@ -148,7 +148,8 @@ class Study:
         ):
             if teacher and 'checkpoint' in teacher and 'config' in teacher:
                 del teacher['checkpoint'], teacher['config']  # its digest says what it is
-        content = essence(essence(whole, PLACES, cfg.get('data_root')), (), f'{weights_folder()}/')
+        content = comparable_config(whole, PLACES, cfg.get('data_root'))
+        content = comparable_config(content, (), f'{weights_folder()}/')
         content = [content, *digests * (distils or recipe == TEACHER)]
         content += ['cached'] if settings.get('cached') else []
         held_out = self.settings.get('held_out')

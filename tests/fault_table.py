@@ -1,6 +1,6 @@
-"""Faults of data sets, configs and weights, as strangers have them, and the message of each.
+"""Common faults of data sets, configs and weights, and the message of each.
 
-Each row changes a sound run, of COCO's or VOC's form, in one way. docs/checks.md is made from this table.
+Each row changes a valid run in COCO or VOC format in one way. docs/checks.md is generated from this table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OBJECT = (
 
 @dataclass
 class Case:
-    """A sound run in a folder, to be spoiled: ``config`` is written to ``config.py`` afterwards."""
+    """A valid run in a folder; a fault changes it, and :meth:`write` writes ``config`` to ``config.py``."""
 
     folder: Path
     config: Config
@@ -48,7 +48,7 @@ class Case:
                 self.config[f'{mode}_dataloader'].dataset[key] = value
 
     def edit(self, change: Callable[[dict], Any], name: str = 'annotations.json') -> None:
-        """Change the content of the annotation file; what ``change`` returns is written, if anything."""
+        """Change the content of the annotation file in place, or write the value that ``change`` returns."""
         path = self.folder / 'data' / name
         content = json.loads(path.read_text())
         new = change(content)
@@ -62,30 +62,30 @@ class Case:
 
 @dataclass(frozen=True)
 class Fault:
-    """One row: what is wrong, how it comes about, and what the message must hold.
+    """One row: a fault, the change that causes it, and its message.
 
     Attributes:
         kind: The heading in docs/checks.md.
-        what: What is wrong, in a few words.
-        spoil: Makes it so.
-        says: Parts of the message.
-        form: ``coco`` or ``voc``.
-        advice: Whether the run goes on with a warning.
-        check_only: Whether only ``check`` finds it, since a run finds it by itself before its first
+        title: The fault, in a few words.
+        apply: Changes a valid run so that it has the fault.
+        expected: Parts of the message.
+        form: Format of the data set: ``coco`` or ``voc``.
+        advice: Whether the run continues with a warning.
+        check_only: Whether only ``check`` reports it before a run; the run itself stops before its first
             iteration.
     """
 
     kind: str
-    what: str
-    spoil: Callable[[Case], Any]
-    says: tuple[str, ...]
+    title: str
+    apply: Callable[[Case], Any]
+    expected: tuple[str, ...]
     form: str = 'coco'
     advice: bool = False
     check_only: bool = False
 
 
 def sound_case(folder: Path, form: str) -> Case:
-    """A run that trains: COCO's form with three classes, VOC's with two."""
+    """A run that trains: three classes in COCO format, two in VOC format."""
     folder.mkdir(parents=True, exist_ok=True)
     coco = write_coco(folder / 'data', images=4)
     config = training_config(faster_rcnn(), coco, folder / 'unused', iters=2)
@@ -110,7 +110,7 @@ def sound_case(folder: Path, form: str) -> Case:
     return Case(folder, config)
 
 
-# ---------------------------------------------------------------------- how runs are spoiled
+# ---------------------------------------------------------------------- changes that cause a fault
 
 
 def classes(*names: str, **more: Any) -> Callable[[Case], None]:
@@ -123,7 +123,7 @@ def of_all(name: str, **changes: Any) -> Callable[[Case], None]:
 
 
 def without(name: str, key: str, count: int | None = None) -> Callable[[Case], None]:
-    """Take a key out of the first entries of a list of the annotation file."""
+    """Remove a key from the first entries of a list of the annotation file."""
     return lambda case: case.edit(lambda it: [each.pop(key) for each in it[name][:count]] and None)
 
 
@@ -149,22 +149,22 @@ def file_names(change: Callable[[str], str], count: int | None = None) -> Callab
 def raw(change: Callable[[bytes], bytes]) -> Callable[[Case], None]:
     """Change the bytes of the annotation file."""
 
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         path = case.folder / 'data/annotations.json'
         path.write_bytes(change(path.read_bytes()))
 
-    return spoil
+    return apply
 
 
 def xml(*objects: str, count: int = 1, split: str = 'train') -> Callable[[Case], None]:
     """Write objects into the XML files of the first images of a split."""
 
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         for index in range(count):
             path = case.folder / f'data/VOC2012/Annotations/2008_{split}_{index}.xml'
             path.write_text(SOUND_XML.format(objects=''.join(objects)))
 
-    return spoil
+    return apply
 
 
 def voc_object(name: str, *corners: float) -> str:
@@ -198,7 +198,7 @@ def image(change: Callable[[Path], Any], name: str = '0.png') -> Callable[[Case]
 
 
 def rotated(path: Path) -> None:
-    """An image that is stored lying, with an EXIF tag that turns it upright."""
+    """Replace an image by one with an EXIF tag that rotates it by 90 degrees."""
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.zeros((96, 128, 3), np.uint8)
@@ -222,28 +222,28 @@ def reorder(content: dict) -> None:
 
 
 def own_names(case: Case) -> None:
-    """No names in the config, so that those of COCO apply."""
+    """No class names in the config, so the names of COCO apply."""
     for mode in ('train', 'val', 'test'):
         case.config[f'{mode}_dataloader'].dataset.pop('metainfo')
 
 
 def val_file(change: Callable[[dict], Any]) -> Callable[[Case], None]:
-    """A validation file of its own, changed."""
+    """Validate with a changed copy of the annotation file."""
 
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         shutil.copy(case.folder / 'data/annotations.json', case.folder / 'data/val.json')
         case.edit(change, 'val.json')
         for mode in ('val', 'test'):
             case.config[f'{mode}_dataloader'].dataset.ann_file = 'val.json'
             case.config[f'{mode}_evaluator'].ann_file = str(case.folder / 'data/val.json')
 
-    return spoil
+    return apply
 
 
 def load_from(change: Callable[[dict], dict]) -> Callable[[Case], None]:
     """Start from a checkpoint with other keys than the detector's."""
 
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         from mmdet.registry import MODELS
 
         state = MODELS.build(case.config.model).state_dict()
@@ -251,13 +251,13 @@ def load_from(change: Callable[[dict], dict]) -> Callable[[Case], None]:
         torch.save(dict(state_dict=change(state), meta={}), path)
         case.config.load_from = str(path)
 
-    return spoil
+    return apply
 
 
 def distil(**changes: Any) -> Callable[[Case], None]:
-    """Distil from a teacher of the same kind; ``changes`` are made to the model's config."""
+    """Distil from a teacher of the same type, with ``changes`` to the model config."""
 
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         write_teacher(case)
         model = dict(
             type='Distiller',
@@ -274,7 +274,7 @@ def distil(**changes: Any) -> Callable[[Case], None]:
         case.config.custom_imports = dict(imports=['mmkd'])
         case.config.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
 
-    return spoil
+    return apply
 
 
 def write_teacher(case: Case) -> None:
@@ -288,32 +288,32 @@ def write_teacher(case: Case) -> None:
 
 
 def teacher_file(text: str) -> Callable[[Case], None]:
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         distil()(case)
         (case.folder / 'teacher.py').write_text(text)
 
-    return spoil
+    return apply
 
 
 def teacher_state(change: Callable[[dict], dict]) -> Callable[[Case], None]:
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         distil()(case)
         path = case.folder / 'teacher.pth'
         content = torch.load(path, weights_only=True)
         content['state_dict'] = change(content['state_dict'])
         torch.save(content, path)
 
-    return spoil
+    return apply
 
 
 def teacher_without(key: str) -> Callable[[Case], None]:
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         distil()(case)
         config = Config.fromfile(str(case.folder / 'teacher.py'))
         config.model[key] = None
         config.dump(str(case.folder / 'teacher.py'))
 
-    return spoil
+    return apply
 
 
 def named_by_another_hash(case: Case) -> None:
@@ -324,15 +324,15 @@ def named_by_another_hash(case: Case) -> None:
 
 
 def both(*steps: Callable[[Case], Any]) -> Callable[[Case], None]:
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         for step in steps:
             step(case)
 
-    return spoil
+    return apply
 
 
 def each(name: str, change: Callable[[int, dict], Any]) -> Callable[[Case], None]:
-    """Change the entries of a list of the annotation file, given their place in it."""
+    """Change each entry of a list of the annotation file; ``change`` gets its index and the entry."""
     return lambda case: case.edit(
         lambda it: [change(index, entry) for index, entry in enumerate(it[name])] and None
     )
@@ -346,13 +346,13 @@ def cut(path: Path) -> None:
 def voc_file(
     name: str, change: Callable[[str], str], encoding: str = 'utf-8'
 ) -> Callable[[Case], None]:
-    """Change a text file of the data set of VOC's form."""
+    """Change a text file of the VOC data set."""
 
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         path = case.folder / 'data/VOC2012' / name
         path.write_text(change(path.read_text()), encoding=encoding)
 
-    return spoil
+    return apply
 
 
 def all_difficult(case: Case) -> None:
@@ -385,18 +385,18 @@ def fewer_images_than_a_batch(case: Case) -> None:
 
 
 def weights_file(content: bytes) -> Callable[[Case], None]:
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         path = case.folder / 'weights.pth'
         path.write_bytes(content)
         case.config.load_from = str(path)
 
-    return spoil
+    return apply
 
 
 def pretrained(change: Callable[[dict], dict]) -> Callable[[Case], None]:
     """The backbone starts from a file with other keys than its own."""
 
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         from mmdet.registry import MODELS
 
         state = MODELS.build(case.config.model).backbone.state_dict()
@@ -404,16 +404,16 @@ def pretrained(change: Callable[[dict], dict]) -> Callable[[Case], None]:
         torch.save(change(state), path)
         case.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))
 
-    return spoil
+    return apply
 
 
 def teacher_config(change: Callable[[str], str]) -> Callable[[Case], None]:
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         distil()(case)
         path = case.folder / 'teacher.py'
         path.write_text(change(path.read_text()))
 
-    return spoil
+    return apply
 
 
 def broken_link(case: Case) -> None:
@@ -428,7 +428,7 @@ def other_ending(case: Case) -> None:
 
 
 def per_cent(case: Case) -> None:
-    """Boxes in per cent of images that are large enough for it to show."""
+    """Boxes in per cent, and images large enough for the check to notice."""
     for path in (case.folder / 'data/images').iterdir():
         Image.open(path).resize((400, 300)).save(path)
     boxes(
@@ -440,24 +440,24 @@ def per_cent(case: Case) -> None:
 
 
 def pipeline(change: Callable[[list], Any], *modes: str) -> Callable[[Case], None]:
-    """Change the list of transforms, of the training data if no other ``modes`` are given."""
+    """Change the list of transforms of the given modes, by default of the training data."""
 
-    def spoil(case: Case) -> None:
+    def apply(case: Case) -> None:
         for mode in modes or ('train',):
             dataset = case.config[f'{mode}_dataloader'].dataset
             steps = list(dataset.pipeline)
             dataset.pipeline = change(steps) or steps
 
-    return spoil
+    return apply
 
 
 def option(step: int, name: str, now: str) -> Callable[[Case], None]:
-    """Call an option of a transform as MMDetection 2 did."""
+    """Rename an option of a transform to its MMDetection 2 name."""
     return pipeline(lambda steps: steps[step].update({name: steps[step].pop(now)}))
 
 
 def with_masks(case: Case) -> None:
-    """A detector of masks, and an outline for each object."""
+    """A detector that predicts masks, and a segmentation for each object."""
     masked(case)
     case.config.model.roi_head.mask_head.num_classes = 3
     case.config.model.train_cfg.rcnn.mask_size = 14
@@ -500,31 +500,31 @@ OTHERS = 'Optimizer, schedules, hooks and metrics'
 FAULTS = (
     Fault(
         NUMBER,
-        'the head is built for 80 classes, the data has 3',
+        'the head has 80 classes, the data has 3',
         model('roi_head.bbox_head.num_classes', 80),
         ('model.roi_head.bbox_head.num_classes: must be 3', 'got 80; set it to 3'),
     ),
     Fault(
         NUMBER,
-        'the head is built for fewer classes than the data has',
+        'the head has fewer classes than the data',
         model('roi_head.bbox_head.num_classes', 2),
         ('model.roi_head.bbox_head.num_classes: must be 3', 'got 2'),
     ),
     Fault(
         NUMBER,
-        'box head and mask head are built for different numbers',
+        'box head and mask head have different numbers of classes',
         masked,
         ('model.roi_head.mask_head.num_classes: must be 3', 'got 80'),
     ),
     Fault(
         NUMBER,
-        'the student of a distillation is built for another number',
+        'the student has another number of classes',
         distil(**{'student.roi_head.bbox_head.num_classes': 80}),
         ('model.student.roi_head.bbox_head.num_classes: must be 3', 'got 80'),
     ),
     Fault(
         NUMBER,
-        'the same, with a loss on features alone',
+        'the same, with a feature loss only',
         distil(
             **{
                 'student.roi_head.bbox_head.num_classes': 4,
@@ -535,25 +535,25 @@ FAULTS = (
     ),
     Fault(
         NUMBER,
-        '`num_classes` is a text',
+        '`num_classes` is a string',
         model('roi_head.bbox_head.num_classes', '3'),
         ('model: cannot be built: TypeError: ',),
     ),
     Fault(
         NAMES,
-        'no `metainfo` with a file of own classes',
+        'no `metainfo` with custom classes',
         both(own_names, model('roi_head.bbox_head.num_classes', 80), of_all('categories', x=1)),
         ('metainfo.classes: not given', 'cat, dog, person', "set it to ('cat', 'dog', 'person')"),
     ),
     Fault(
         NAMES,
-        '`CLASSES` in place of `classes`',
+        '`CLASSES` instead of `classes`',
         lambda case: case.for_all(metainfo=dict(CLASSES=CLASSES)),
-        ('train_dataloader.dataset.metainfo.CLASSES: ', 'the key classes', 'rename it'),
+        ('train_dataloader.dataset.metainfo.CLASSES: ', 'the key must be classes', 'rename it'),
     ),
     Fault(
         NAMES,
-        '`classes` beside `metainfo`, as in MMDetection 2',
+        '`classes` outside `metainfo`, as in MMDetection 2',
         lambda case: case.train.update(classes=CLASSES),
         ('train_dataloader.dataset.classes: ', 'no such option', 'metainfo=dict(classes='),
     ),
@@ -561,7 +561,7 @@ FAULTS = (
         NAMES,
         "`classes=('person')` without the comma",
         both(lambda case: case.for_all(metainfo=dict(classes='person'))),
-        ('metainfo.classes: must be a tuple', "got the text 'person'", "('person',)"),
+        ('metainfo.classes: must be a tuple', "got the string 'person'", "('person',)"),
     ),
     Fault(
         NAMES,
@@ -598,38 +598,41 @@ FAULTS = (
     ),
     Fault(
         NAMES,
-        'a name stands there twice',
+        'a name is listed twice',
         classes('cat', 'cat', 'person'),
-        ("'cat' stands there twice",),
+        ("'cat' is listed twice",),
     ),
     Fault(
         NAMES,
-        '`metainfo` on the wrapper in place of the data set',
+        '`metainfo` on the wrapper instead of the data set',
         wrapped,
-        ('train_dataloader.dataset.metainfo: RepeatDataset passes no metainfo', 'dataset.metainfo'),
+        (
+            'train_dataloader.dataset.metainfo: RepeatDataset does not pass metainfo',
+            'dataset.metainfo',
+        ),
     ),
     Fault(
         NAMES,
         'all images are below `filter_cfg.min_size`',
         lambda case: case.train.update(filter_cfg=dict(min_size=320)),
-        ('train_dataloader.dataset.filter_cfg.min_size=320', '96 px at most'),
+        ('train_dataloader.dataset.filter_cfg.min_size: must be at most 96 px', 'got 320'),
     ),
     Fault(
         NAMES,
         'the same with XML files',
         lambda case: case.train.update(filter_cfg=dict(min_size=320)),
-        ('train_dataloader.dataset.filter_cfg.min_size=320', '120 px at most'),
+        ('train_dataloader.dataset.filter_cfg.min_size: must be at most 120 px', 'got 320'),
         form='voc',
     ),
     Fault(
         NAMES,
-        'no object of the classes',
+        'no image contains the classes',
         lambda case: case.edit(lambda it: it.update(annotations=[])),
-        ('no image of', 'shows cat, dog, person'),
+        ('no image of', 'contains cat, dog, person'),
     ),
     Fault(
         NAMES,
-        'the data set has a type that is not registered',
+        'the data set type is not registered',
         lambda case: case.train.update(type='MyDataset'),
         (
             "train_dataloader.dataset.type: 'MyDataset' is not a registered data set",
@@ -638,29 +641,29 @@ FAULTS = (
     ),
     Fault(
         NAMES,
-        'a name has a space at its end in some XML files',
+        'some XML files have a name with a trailing space',
         voc_file('Annotations/2008_train_0.xml', lambda text: text.replace('>dog<', '>dog <')),
-        ("objects called 'dog ' beside 'dog', which are left out",),
+        ("objects called 'dog ' as well as 'dog'; 'dog ' is ignored",),
         form='voc',
         advice=True,
     ),
     Fault(
         NAMES,
-        'two categories of one name',
+        'two categories with the same name',
         lambda case: case.edit(lambda it: it['categories'].append(dict(id=9, name='cat'))),
         ("2 categories called 'cat'", 'rename one'),
     ),
     Fault(
         NAMES,
-        'two categories with one id',
+        'two categories with the same id',
         each('categories', lambda index, it: it.update(id=1)),
-        ('categories must have ids of their own, got 1 for cat and dog',),
+        ('categories must have unique ids, got 1 for cat and dog',),
     ),
     Fault(
         NAMES,
         'class names are numbers',
         classes(1, 2, 3),
-        ('train_dataloader.dataset.metainfo.classes: names must be texts, got 1',),
+        ('train_dataloader.dataset.metainfo.classes: names must be strings, got 1',),
     ),
     Fault(
         NAMES,
@@ -692,7 +695,7 @@ FAULTS = (
                 }
             ),
         ),
-        ('val_dataloader.dataset.metainfo.classes', 'must equal', 'in order too'),
+        ('val_dataloader.dataset.metainfo.classes', 'must equal', 'in the same order'),
     ),
     Fault(
         ORDER,
@@ -736,7 +739,7 @@ FAULTS = (
         ),
         (
             'the order of ReversedDataset is',
-            'but labels are numbered in the order of',
+            'but labels follow the order of',
             "write ('cat', 'dog', 'person')",
         ),
     ),
@@ -744,7 +747,7 @@ FAULTS = (
         BOXES,
         'coordinates between 0 and 1',
         boxes(lambda box, it: [v / s for v, s in zip(box, (128, 96, 128, 96), strict=True)]),
-        ('boxes as shares of the image (0 to 1)', 'multiply them by the width and height'),
+        ('boxes as fractions of the image (0 to 1)', 'multiply them by the width and height'),
     ),
     Fault(
         BOXES,
@@ -756,14 +759,14 @@ FAULTS = (
                 count=2,
             )
         ),
-        ('boxes as shares of the image (0 to 1)',),
+        ('boxes as fractions of the image (0 to 1)',),
         form='voc',
     ),
     Fault(
         BOXES,
-        'corners where width and height must stand',
+        'corners instead of width and height',
         boxes(lambda box, it: [50, 40, 120, 90]),
-        ('boxes as corners (x1, y1, x2, y2)', 'subtract x1 from x2'),
+        ('must have boxes as (x, y, width, height), got corners', 'subtract x1 from x2'),
     ),
     Fault(
         BOXES,
@@ -802,33 +805,33 @@ FAULTS = (
     ),
     Fault(
         BOXES,
-        'a box that reaches out of its image',
+        'a box that extends beyond its image',
         boxes(lambda box, it: [100, 20, 90, 30], count=1),
-        ('1 of 12 boxes that reach out of the image', 'annotation 1 on 0.png'),
+        ('1 of 12 boxes that extend beyond the image', 'annotation 1 on 0.png'),
         advice=True,
     ),
     Fault(
         BOXES,
-        'a coordinate that is no number',
+        'a coordinate that is not a number',
         boxes(lambda box, it: [float('nan'), 20, 9, 30], count=1),
-        ('1 of 12 boxes with a coordinate that is no number',),
+        ('1 of 12 boxes with a coordinate that is not a number',),
     ),
     Fault(
         BOXES,
-        'one image is turned by its EXIF orientation',
+        'one image is rotated by its EXIF orientation',
         image(rotated),
-        ('1 of 4 images are loaded with width and height exchanged', 'color_ignore_orientation'),
+        ('1 of 4 images are loaded with width and height swapped', 'color_ignore_orientation'),
         advice=True,
     ),
     Fault(
         BOXES,
-        'all images are',
+        'all images are rotated by their EXIF orientation',
         rotate_all,
-        ('4 of 4 images are loaded with width and height exchanged', 'color_ignore_orientation'),
+        ('4 of 4 images are loaded with width and height swapped', 'color_ignore_orientation'),
     ),
     Fault(
         BOXES,
-        'images were made smaller after they were annotated',
+        'images were resized after annotation',
         lambda case: [
             Image.new('RGB', (64, 48)).save(path)
             for path in (case.folder / 'data/images').iterdir()
@@ -845,13 +848,13 @@ FAULTS = (
     ),
     Fault(
         BOXES,
-        'coordinates are text',
+        'coordinates are strings',
         each('annotations', lambda index, it: it.update(bbox=[*map(str, it['bbox'])])),
         ("'bbox' of annotations must be four numbers", 'and 11 others'),
     ),
     Fault(
         BOXES,
-        'no area is given',
+        '`area` is null',
         of_all('annotations', area=None),
         ("'area' of annotations must be a number, got null",),
     ),
@@ -872,7 +875,7 @@ FAULTS = (
         BOXES,
         'a decimal comma in an XML file',
         voc_file('Annotations/2008_train_0.xml', lambda text: text.replace('>21<', '>21,5<')),
-        ('2008_train_0.xml cannot be read', "'21,5'", 'as numbers'),
+        ('2008_train_0.xml cannot be read', "'21,5'", 'numeric xmin'),
         form='voc',
     ),
     Fault(
@@ -886,17 +889,17 @@ FAULTS = (
         FILES,
         'the annotation file does not exist',
         lambda case: case.train.update(ann_file='train.json'),
-        ('no such file:', 'train.json (train_dataloader.dataset.ann_file)'),
+        ('train_dataloader.dataset.ann_file: no such file: ', 'train.json'),
     ),
     Fault(
         FILES,
         'the validation file does not exist',
         both(val_file(lambda it: it), lambda case: (case.folder / 'data/val.json').unlink()),
-        ('no such file:', 'val.json (val_dataloader.dataset.ann_file)'),
+        ('val_dataloader.dataset.ann_file: no such file: ', 'val.json'),
     ),
     Fault(
         FILES,
-        'the folder of images is one level off',
+        'the images are in a subfolder of the image folder',
         move_images,
         (
             '4 of 4 images of',
@@ -916,9 +919,9 @@ FAULTS = (
     ),
     Fault(
         FILES,
-        'one image of all is missing',
+        'one image is missing',
         image(Path.unlink, '2.png'),
-        ('1 of 4 images of', 'do not exist', '2.png', 'add the files, or take them out'),
+        ('1 of 4 images of', 'do not exist', '2.png', 'add the files, or remove them'),
     ),
     Fault(
         FILES,
@@ -931,12 +934,12 @@ FAULTS = (
         FILES,
         'one XML file is missing',
         lambda case: (case.folder / 'data/VOC2012/Annotations/2008_train_1.xml').unlink(),
-        ('no such file:', '2008_train_1.xml', 'take the name out of the list'),
+        ('no such file:', '2008_train_1.xml', 'remove the name from the list'),
         form='voc',
     ),
     Fault(
         FILES,
-        'an XML file is no XML',
+        'an XML file is not XML',
         lambda case: (case.folder / 'data/VOC2012/Annotations/2008_train_1.xml').write_text('dog'),
         ('2008_train_1.xml cannot be read',),
         form='voc',
@@ -945,7 +948,7 @@ FAULTS = (
         FILES,
         'an XML file has an object without a box',
         xml('<object><name>dog</name></object>'),
-        ('2008_train_0.xml cannot be read', 'each object needs name and bndbox'),
+        ('2008_train_0.xml cannot be read', 'each object needs a name and a bndbox'),
         form='voc',
     ),
     Fault(
@@ -956,7 +959,7 @@ FAULTS = (
     ),
     Fault(
         FILES,
-        'a file that is no image',
+        'a file is not an image',
         image(lambda path: path.write_text('<html>not found</html>') and None),
         ('1 of 4 images are empty or cannot be read', '0.png'),
     ),
@@ -994,7 +997,7 @@ FAULTS = (
         FILES,
         'a byte-order mark',
         raw(lambda content: b'\xef\xbb\xbf' + content),
-        ('starts with a byte-order mark', 'save it as UTF-8 without one'),
+        ('starts with a byte-order mark', 'save it as UTF-8 without a byte-order mark'),
     ),
     Fault(
         FILES,
@@ -1004,83 +1007,83 @@ FAULTS = (
     ),
     Fault(
         FILES,
-        'a file that ends in the middle',
+        'a truncated annotation file',
         raw(lambda content: content[: len(content) // 2]),
-        ('annotations.json is no JSON file',),
+        ('annotations.json is not a JSON file',),
     ),
     Fault(
         FILES,
-        'annotations of images that the file does not have',
+        'annotations refer to images that are not in the file',
         of_all('annotations', image_id=999),
         (
-            'has 12 of 12 annotations with the image_id of nothing in it',
+            'has 12 of 12 annotations with an unknown image_id',
             'image_id 999',
-            'name the file that they belong to',
+            'name the annotation file of these images',
         ),
     ),
     Fault(
         FILES,
-        'ids of images are numbers, and text in the annotations',
+        'image ids are numbers in `images` and strings in `annotations`',
         each('annotations', lambda _, it: it.update(image_id=str(it['image_id']))),
-        ("image_id '0'); there is 0, of type int; write both alike",),
+        ("image_id '0'); the file has 0 of type int; use one type",),
     ),
     Fault(
         FILES,
-        'one annotation of a category that the file does not have',
+        'one annotation refers to an unknown category',
         each('annotations', lambda index, it: it.update(category_id=99) if index == 0 else None),
         (
-            'has 1 of 12 annotations with the category_id of nothing in it',
+            'has 1 of 12 annotations with an unknown category_id',
             'category_id 99',
-            'they are left out',
+            'they are ignored',
         ),
         advice=True,
     ),
     Fault(
         FILES,
-        'two images with one id',
+        'two images with the same id',
         each('images', lambda index, it: it.update(id=1) if index < 2 else None),
-        ('images must have ids of their own, got 1 for 0.png and 1.png',),
+        ('images must have unique ids, got 1 for 0.png and 1.png',),
     ),
     Fault(
         FILES,
-        'an image that stands there twice',
+        'an image is listed twice',
         each('images', lambda index, it: it.update(file_name='0.png') if index < 2 else None),
         ('lists 1 of 3 images more than once', '0.png'),
         advice=True,
     ),
     Fault(
         FILES,
-        'the width of images is text',
+        'the width of images is a string',
         of_all('images', width='128'),
         ('\'width\' of images must be a number of pixels, got "128"',),
     ),
     Fault(
         FILES,
-        'an image that ends in the middle',
+        'a truncated image',
         image(cut),
         ('1 of 4 images are empty or cannot be read', '0.png'),
     ),
     Fault(
         FILES,
-        'a pointer of Git LFS in place of the annotation file',
+        'a Git LFS pointer instead of the annotation file',
         raw(lambda _: LFS_POINTER),
-        ('annotations.json is no JSON file; it is a Git LFS pointer',),
+        ('annotations.json is not a JSON file; it is a Git LFS pointer',),
     ),
     Fault(
         FILES,
         'an empty annotation file',
         raw(lambda _: b''),
-        ('annotations.json is no JSON file; it is empty',),
+        ('annotations.json is not a JSON file; it is empty',),
     ),
     Fault(
         FILES,
-        'an evaluator with the file of other images',
+        'the evaluator reads a file with other images',
         evaluator_of_other_images,
         ('val_evaluator.ann_file: ', 'must have the images of', '4 of 4'),
     ),
     Fault(
         FILES,
-        '`data_prefix` is a text',
+        '`data_prefix` is a string',
         lambda case: case.train.__setitem__('data_prefix', 'images/'),
         (
             "train_dataloader.dataset.data_prefix: must be a dict of folders, got 'images/'",
@@ -1095,81 +1098,81 @@ FAULTS = (
     ),
     Fault(
         FILES,
-        'a list of images with a second column',
+        'an image list with a second column',
         voc_file('ImageSets/Main/train.txt', lambda text: text.replace('_0', '_0 1')),
-        ("a line must hold a name and nothing else, got '2008_train_0 1'",),
+        ("a line must contain one name and nothing else, got '2008_train_0 1'",),
         form='voc',
     ),
     Fault(
         FILES,
-        'a list of images with endings',
+        'an image list with file extensions',
         voc_file('ImageSets/Main/train.txt', lambda text: text.replace('_0', '_0.jpg')),
-        ("names must have no ending, got '2008_train_0.jpg'",),
+        ("names must have no file extension, got '2008_train_0.jpg'",),
         form='voc',
     ),
     Fault(
         FILES,
-        'a list of images with an empty line',
+        'an image list with an empty line',
         voc_file('ImageSets/Main/train.txt', lambda text: text + '\n'),
-        ('take the empty line out',),
+        ('remove the empty line',),
         form='voc',
     ),
     Fault(
         FILES,
-        'a list of images with a byte-order mark',
+        'an image list with a byte-order mark',
         voc_file('ImageSets/Main/train.txt', str, 'utf-8-sig'),
         ('save the list as UTF-8 without a byte-order mark',),
         form='voc',
     ),
     Fault(
         FILES,
-        'fewer images than a batch, and `drop_last`',
+        'fewer images than one batch, with `drop_last`',
         fewer_images_than_a_batch,
         ('train_dataloader.batch_size: must be at most 4', 'drop_last=True, got 8'),
     ),
     Fault(
         FILES,
-        'an image is a link to nothing',
+        'an image is a broken link',
         broken_link,
-        ('1 of 4 images', '0.png is a link to nowhere.png, which is not there'),
+        ('1 of 4 images', '0.png is a link to nowhere.png, which does not exist'),
     ),
     Fault(
         FILES,
-        'an ending differs in case',
+        'a file extension differs in case',
         other_ending,
-        ('1 of 4 images', '0.PNG is there; write names in', 'in the same case'),
+        ('1 of 4 images', '0.PNG exists; write names in', 'in the same case'),
     ),
     Fault(
         FILES,
-        'file names with a folder in front',
+        'file names with a folder',
         file_names(lambda name: f'JPEGImages/{name}'),
         (
             '4 of 4 images',
             '0.png is in',
-            'as they stand in the folder train_dataloader.dataset.data_prefix.img',
+            'relative to the folder train_dataloader.dataset.data_prefix.img',
         ),
     ),
     Fault(
         FILES,
         'file names with the path of another machine',
         file_names(lambda name: f'C:\\\\data\\\\{name}'),
-        ('4 of 4 images', '0.png is in', 'as they stand in the folder'),
+        ('4 of 4 images', '0.png is in', 'relative to the folder'),
     ),
     Fault(
         FILES,
-        "images are PNG files, and VOC's form has JPEG files",
+        'PNG images in a VOC data set, which reads JPEG',
         lambda case: [
             path.rename(path.with_suffix('.png'))
             for path in (case.folder / 'data/VOC2012/JPEGImages').iterdir()
         ],
-        ('2008_train_0.png is there, and VOCDataset reads .jpg alone; convert the images',),
+        ('2008_train_0.png exists, but VOCDataset reads only .jpg; convert the images',),
         form='voc',
     ),
     Fault(
         FILES,
-        'file names with another ending',
+        'file names with another extension',
         file_names(lambda name: name.replace('.png', '.jpg')),
-        ('0.png is there; write names in', 'with the ending of the files'),
+        ('0.png exists; write names in', 'with the extension of the files'),
     ),
     Fault(
         FILES,
@@ -1193,28 +1196,28 @@ FAULTS = (
         FILES,
         'the validation file has no images',
         val_file(lambda it: it.update(images=[], annotations=[])),
-        ('val_dataloader.dataset.ann_file: ', 'lists no image'),
+        ('val_dataloader.dataset.ann_file: ', 'lists no images'),
     ),
     Fault(
         FILES,
         'the validation file has no objects',
         val_file(lambda it: it.update(annotations=[])),
-        ('val_dataloader.dataset: no image of', 'there is nothing to measure'),
+        ('val_dataloader.dataset: no image of', 'accuracy cannot be measured'),
         advice=True,
     ),
     Fault(
         FILES,
-        'images are left out of the validation',
+        'the filter removes validation images',
         both(
             val_file(lambda it: it.update(annotations=it['annotations'][:9])),
             setting('val_dataloader.dataset.filter_cfg', dict(filter_empty_gt=True)),
         ),
-        ('val_dataloader.dataset.test_mode: filter_cfg leaves out 1 of 4 images', 'test_mode=True'),
+        ('val_dataloader.dataset.test_mode: filter_cfg removes 1 of 4 images', 'test_mode=True'),
         advice=True,
     ),
     Fault(
         FILES,
-        'a list of another name',
+        'a misspelled key of the file',
         raw(lambda text: text.replace(b'"images"', b'"image"')),
         ("must have a list 'images', got none; near: image",),
     ),
@@ -1222,14 +1225,17 @@ FAULTS = (
         PIPELINES,
         'no `PackDetInputs`',
         pipeline(lambda steps: steps[:-1]),
-        ('train_dataloader.dataset.pipeline: must give inputs, got', "dict(type='PackDetInputs')"),
+        (
+            'train_dataloader.dataset.pipeline: must return inputs, got',
+            "dict(type='PackDetInputs')",
+        ),
     ),
     Fault(
         PIPELINES,
         'no `LoadAnnotations`',
         pipeline(lambda steps: steps.pop(1) and None),
         (
-            'train_dataloader.dataset.pipeline: must give boxes and labels',
+            'train_dataloader.dataset.pipeline: must return boxes and labels',
             "dict(type='LoadAnnotations'",
         ),
     ),
@@ -1257,60 +1263,65 @@ FAULTS = (
         PIPELINES,
         'images are normalized by the pipeline and by the detector',
         pipeline(lambda steps: steps.insert(4, NORMALIZE)),
-        ('gives images that are normalized', 'model.data_preprocessor normalizes them again'),
+        ('returns normalized images', 'model.data_preprocessor normalizes them again'),
         advice=True,
     ),
     Fault(
         PIPELINES,
-        'the detector normalizes images as if they went from 0 to 1',
+        'mean and std are for pixels from 0 to 1',
         model('data_preprocessor', dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])),
-        ('model.data_preprocessor: mean and std are of images from 0 to 1', 'multiply both by 255'),
+        (
+            'model.data_preprocessor: mean and std are for pixels from 0 to 1',
+            'multiply both by 255',
+        ),
         advice=True,
     ),
     Fault(
         PIPELINES,
         'no `data_preprocessor`',
         lambda case: case.config.model.pop('data_preprocessor') and None,
-        ('model.data_preprocessor: must be given, got None',),
+        ('model.data_preprocessor: must be a dict, got None',),
     ),
     Fault(
         PIPELINES,
         '`Mosaic` without `MultiImageMixDataset`',
         pipeline(lambda steps: steps.insert(2, dict(type='Mosaic', img_scale=(128, 96)))),
-        ('pipeline: Mosaic fails', 'write it in the pipeline of a MultiImageMixDataset'),
+        ('pipeline: Mosaic fails', 'move it to the pipeline of a MultiImageMixDataset'),
     ),
     Fault(
         PIPELINES,
-        'a mask head, and no masks are loaded',
+        'a mask head, but no masks are loaded',
         both(with_masks, pipeline(lambda steps: steps[1].pop('with_mask') and None)),
-        ('pipeline: must give masks to model.roi_head.mask_head', 'write with_mask=True'),
+        ('pipeline: must return masks for model.roi_head.mask_head', 'write with_mask=True'),
     ),
     Fault(
         PIPELINES,
-        'one object has no outline',
+        'one object has no segmentation',
         both(with_masks, without('annotations', 'segmentation', 1)),
-        ('with_mask=True, but 1 of 12 objects', 'have no outline (segmentation)'),
+        ('with_mask=True, but 1 of 12 objects', 'have no segmentation'),
     ),
     Fault(
         PIPELINES,
-        'images for validation without `scale_factor`',
+        'validation images without `scale_factor`',
         pipeline(lambda steps: steps[-1].update(meta_keys=('img_id', 'ori_shape')), 'val', 'test'),
         (
-            'val_dataloader.dataset.pipeline: must give scale_factor, which model reads',
+            'val_dataloader.dataset.pipeline: must return scale_factor, which model reads',
             'meta_keys of PackDetInputs',
         ),
     ),
     Fault(
         PIPELINES,
-        'masks are evaluated of a detector without',
+        'masks are evaluated, but the detector predicts none',
         setting('val_evaluator.metric', ['bbox', 'segm']),
-        ("val_evaluator.metric: 'segm' needs a detector of masks, got FasterRCNN; write 'bbox'",),
+        (
+            "val_evaluator.metric: 'segm' needs a detector that predicts masks, got FasterRCNN; write 'bbox'",
+        ),
     ),
     Fault(
         PIPELINES,
         '`CocoMetric` without an annotation file',
         setting('val_evaluator.ann_file', None),
-        ('val_evaluator.ann_file: must be given to CocoMetric, got None',),
+        ('val_evaluator.ann_file: must be a file for CocoMetric, got None',),
     ),
     Fault(
         TEACHERS,
@@ -1326,7 +1337,7 @@ FAULTS = (
     ),
     Fault(
         TEACHERS,
-        "the teacher's config inherits from a file that is not there",
+        "the teacher's config inherits from a missing file",
         teacher_file("_base_ = './absent.py'\n"),
         ('teacher.config: ', 'inherits from a file that is not there', 'absent.py'),
     ),
@@ -1347,7 +1358,7 @@ FAULTS = (
         TEACHERS,
         "the teacher's checkpoint does not exist",
         distil(**{'teacher.checkpoint': 'nowhere/teacher.pth'}),
-        ('no such file: nowhere/teacher.pth (model.teacher.checkpoint)',),
+        ('model.teacher.checkpoint: no such file: nowhere/teacher.pth',),
     ),
     Fault(
         TEACHERS,
@@ -1379,12 +1390,12 @@ FAULTS = (
         TEACHERS,
         'the student starts from a checkpoint with a few of its keys',
         load_from(lambda state: dict(list(state.items())[:9])),
-        ('load_from: ', 'has 9 of the', 'start from random weights'),
+        ('load_from: ', 'has 9 of the', 'are initialised randomly'),
         advice=True,
     ),
     Fault(
         TEACHERS,
-        'pretrained weights behind a URL that cannot be reached',
+        'pretrained weights at a URL that cannot be reached',
         model('backbone.init_cfg', dict(type='Pretrained', checkpoint='http://127.0.0.1:9/x.pth')),
         (
             'model.backbone.init_cfg.checkpoint: http://127.0.0.1:9/x.pth cannot be loaded',
@@ -1400,7 +1411,7 @@ FAULTS = (
     ),
     Fault(
         TEACHERS,
-        'the teacher is of a package that is not installed',
+        "the teacher's type is from a package that is not installed",
         teacher_config(lambda text: text.replace("'FasterRCNN'", "'mmyolo.YOLODetector'")),
         ("teacher.config: type 'mmyolo.YOLODetector' needs the package mmyolo",),
         check_only=True,
@@ -1414,13 +1425,13 @@ FAULTS = (
     ),
     Fault(
         TEACHERS,
-        "a pointer of Git LFS in place of the student's weights",
+        "a Git LFS pointer instead of the student's weights",
         weights_file(LFS_POINTER),
         ('load_from=', "weights.pth' cannot be read; it is a Git LFS pointer"),
     ),
     Fault(
         TEACHERS,
-        "a web page in place of the student's weights",
+        "a web page instead of the student's weights",
         weights_file(b'<!DOCTYPE html><html></html>'),
         ("weights.pth' cannot be read; it is a web page",),
     ),
@@ -1434,12 +1445,12 @@ FAULTS = (
         TEACHERS,
         'pretrained weights with a few entries of the backbone',
         pretrained(lambda state: dict(list(state.items())[:9])),
-        ('model.backbone.init_cfg.checkpoint: ', 'has 9 of the', 'start from random weights'),
+        ('model.backbone.init_cfg.checkpoint: ', 'has 9 of the', 'are initialised randomly'),
         advice=True,
     ),
     Fault(
         TEACHERS,
-        "the teacher's config is of a package that is not installed",
+        "the teacher's config is from a package that is not installed",
         distil(**{'teacher.config': 'mmyolo::yolov5/yolov5_s.py'}),
         (
             "model.teacher.config='mmyolo::yolov5/yolov5_s.py' needs the package mmyolo, which is not installed",
@@ -1447,13 +1458,13 @@ FAULTS = (
     ),
     Fault(
         TEACHERS,
-        'a run goes on from a checkpoint that holds nothing but weights',
+        'a run resumes from a checkpoint with weights only',
         both(load_from(dict), setting('resume', True)),
-        ('load_from: ', 'has no meta and no message_hub to resume from', 'resume=False'),
+        ('load_from: ', 'has no meta and no message_hub, so the run cannot resume', 'resume=False'),
     ),
     Fault(
         TEACHERS,
-        "a run goes on from another detector's checkpoint",
+        "a run resumes from another detector's checkpoint",
         both(
             load_from(lambda state: {'head.weight': torch.zeros(3)}),
             setting('resume', True),
@@ -1476,7 +1487,7 @@ FAULTS = (
     ),
     Fault(
         TEACHERS,
-        'a teacher is no dict',
+        'a teacher is not a dict',
         both(distil(), lambda case: case.config.model.__setitem__('teacher', 'teacher.py')),
         ('model.teacher: must be a dict, got a str; write dict(config=…, checkpoint=…)',),
     ),
@@ -1488,7 +1499,7 @@ FAULTS = (
     ),
     Fault(
         TEACHERS,
-        'the student starts with a module of the teacher that it has not',
+        '`from_teacher` names a module that the student does not have',
         distil(init_student=dict(from_teacher=['backbon'])),
         (
             "init_student.from_teacher: the student (FasterRCNN) has no module 'backbon'; near: back",
@@ -1512,9 +1523,9 @@ FAULTS = (
     ),
     Fault(
         LOSSES,
-        'a schedule in epochs in a loop of iterations',
+        'a loss schedule in epochs, a run in iterations',
         distil(**{'losses.loss_kd.schedule': dict(warmup=2)}),
-        ('model.losses.loss_kd.schedule.unit: counts epochs', "write unit='iter'"),
+        ("model.losses.loss_kd.schedule.unit: must be 'iter'", "write unit='iter'"),
     ),
     Fault(
         LOSSES,
@@ -1557,7 +1568,7 @@ FAULTS = (
     ),
     Fault(
         OTHERS,
-        'a learning rate that is text',
+        'a learning rate that is a string',
         setting('optim_wrapper.optimizer.lr', '1e-3'),
         ('optim_wrapper.optimizer: SGD cannot be built: TypeError',),
     ),
@@ -1569,7 +1580,7 @@ FAULTS = (
     ),
     Fault(
         OTHERS,
-        'an option of a hook that is read after the first epoch',
+        'a misspelled hook option that is used only after the first epoch',
         setting('default_hooks.checkpoint.max_keep_ckpt', 3),
         (
             'default_hooks.checkpoint.max_keep_ckpt: CheckpointHook has no such option; near: max_keep',
@@ -1577,13 +1588,13 @@ FAULTS = (
     ),
     Fault(
         OTHERS,
-        'a priority that hooks do not have',
+        'an invalid hook priority',
         setting('custom_hooks', [dict(type='EMAHook', priority='FIRST')]),
-        ('custom_hooks.0.priority: must be a number from 0 to 100 or one of HIGHEST', "'FIRST'"),
+        ('custom_hooks.0.priority: must be an integer from 0 to 100 or one of HIGHEST', "'FIRST'"),
     ),
     Fault(
         OTHERS,
-        'the best checkpoint is chosen by a score that is not measured',
+        '`save_best` names a score that is not measured',
         setting('default_hooks.checkpoint.save_best', 'bbox_mAP'),
         (
             'default_hooks.checkpoint.save_best: must be a score of val_evaluator',
@@ -1592,26 +1603,26 @@ FAULTS = (
     ),
     Fault(
         OTHERS,
-        'it is not said whether more is better of the score that chooses the best checkpoint',
+        '`save_best` without a rule for its score',
         setting('default_hooks.checkpoint.save_best', 'pascal_voc/AP75'),
         ('default_hooks.checkpoint: CheckpointHook cannot be built', 'Cannot infer the rule'),
         form='voc',
     ),
     Fault(
         OTHERS,
-        'a metric with a measure that it does not have',
+        'a metric option with an unknown value',
         setting('val_evaluator.metric', 'mAP'),
         ('val_evaluator: CocoMetric cannot be built', 'got mAP'),
     ),
     Fault(
         OTHERS,
-        'a backend of the visualizer that is not registered',
+        'a visualizer backend that is not registered',
         setting('visualizer.vis_backends', [dict(type='TensorboardBackend')]),
         ("visualizer.vis_backends.0.type: 'TensorboardBackend' is not registered; near: Tensorb",),
     ),
     Fault(
         OTHERS,
-        'a data loader with workers that persist, and none of them',
+        '`persistent_workers` without workers',
         setting('train_dataloader.persistent_workers', True),
         ('train_dataloader: ValueError: persistent_workers option needs num_workers > 0',),
     ),
@@ -1623,41 +1634,43 @@ FAULTS = (
     ),
     Fault(
         OTHERS,
-        'a sampler that does not end, in a run of epochs',
+        'an infinite sampler in a run that counts epochs',
         both(
             setting('train_dataloader.sampler.type', 'InfiniteSampler'),
             lambda case: case.config.__setitem__('train_cfg', dict(by_epoch=True, max_epochs=1)),
         ),
-        ('train_dataloader.sampler.type: InfiniteSampler never comes to an end',),
+        ('train_dataloader.sampler.type: InfiniteSampler never ends, so the epoch never ends',),
     ),
     Fault(
         OTHERS,
-        'keys of MMDetection 2 beside those of MMDetection 3',
+        'keys of MMDetection 2 and MMDetection 3 together',
         both(
             setting('runner', dict(type='EpochBasedRunner', max_epochs=1)),
             setting('lr_config', dict(policy='step', step=[8, 11])),
         ),
-        ('keys of MMDetection 2 are not read, got runner, lr_config; write train_cfg, param_',),
+        (
+            'keys of MMDetection 2 are ignored, got runner, lr_config; replace them with train_cfg, param_',
+        ),
         advice=True,
     ),
     Fault(
         OTHERS,
         'training without an optimizer',
         lambda case: case.config.pop('optim_wrapper') and None,
-        ('optim_wrapper: must be given beside train_dataloader and train_cfg',),
+        ('optim_wrapper: must be set together with train_dataloader and train_cfg',),
     ),
     Fault(
         OTHERS,
-        'options for single weights with a misspelled name',
+        'a misspelled parameter name in `custom_keys`',
         setting('optim_wrapper.paramwise_cfg', dict(custom_keys=dict(backbones=dict(lr_mult=0.1)))),
-        ("custom_keys: no weight of model has 'backbones' in its name; near: backbone",),
+        ("custom_keys: no parameter of model has 'backbones' in its name; near: backbone",),
         advice=True,
     ),
     Fault(
         OTHERS,
-        'a learning rate schedule in epochs in a run of iterations',
+        'a learning rate schedule in epochs, a run in iterations',
         setting('param_scheduler', [dict(type='MultiStepLR', milestones=[1], end=2)]),
-        ('param_scheduler.0.by_epoch: counts epochs', 'write by_epoch=False'),
+        ('param_scheduler.0.by_epoch: must be False', 'write by_epoch=False'),
         advice=True,
     ),
     Fault(
@@ -1666,25 +1679,29 @@ FAULTS = (
         setting(
             'param_scheduler', [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=500)]
         ),
-        ('param_scheduler.0.end: the learning rate rises for 500 iterations, and this run has 2',),
+        (
+            'param_scheduler.0.end: must be at most 2, the number of iterations of this run, got 500',
+        ),
         advice=True,
     ),
     Fault(
         OTHERS,
         'milestones after the end of the run',
         setting('param_scheduler', [dict(type='MultiStepLR', by_epoch=False, milestones=[8, 11])]),
-        ('param_scheduler.0.milestones: [8, 11] are not reached in the 2 iterations',),
+        (
+            'param_scheduler.0.milestones: must be below 2, the number of iterations of this run, got [8, 11]',
+        ),
         advice=True,
     ),
     Fault(
         OTHERS,
         'validation without a metric',
         lambda case: case.config.pop('val_evaluator') and None,
-        ('val_evaluator: must be given beside val_dataloader and val_cfg',),
+        ('val_evaluator: must be set together with val_dataloader and val_cfg',),
     ),
 )
 
 
 def identifiers() -> Iterator[str]:
     for fault in FAULTS:
-        yield f'{fault.kind}: {fault.what}'
+        yield f'{fault.kind}: {fault.title}'

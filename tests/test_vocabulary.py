@@ -25,7 +25,11 @@ def test_an_avoided_word_is_found(text):
 
 @pytest.mark.parametrize(
     'text',
-    ['A training run stops.', 'an image of a training step', 'It takes place in the replaced layer.'],
+    [
+        'A training run stops.',
+        'an image of a training step',
+        'It takes place in the replaced layer.',
+    ],
 )
 def test_the_terms_of_the_field_are_not(text):
     assert not list(vocabulary.findings(text))

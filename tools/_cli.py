@@ -1,7 +1,7 @@
-"""What the command-line tools share: options, device, loading a config, errors in one line.
+"""Shared code of the command-line tools: options, device, loading a config, one-line errors.
 
-torch and the OpenMMLab packages are imported inside the functions: mmengine picks its device while
-it is being imported, so the device option has to be read before that.
+torch and the OpenMMLab packages are imported inside functions, as mmengine selects its device during the
+import, so the device option must be read first.
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ if TYPE_CHECKING:
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the config and the options that every tool on a config has."""
+    """A parser with the argument ``config`` and the options that all tools with a config share."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument('config', help='a config file, the name of a config of mmkd, or mmdet::…')
     parser.add_argument(
-        'config', help='config file, the name of one that comes with mmkd, or mmdet::…'
-    )
-    parser.add_argument(
-        '--work-dir', help='where logs and results go (default: work_dirs/<config name>)'
+        '--work-dir', help='folder for logs and results (default: work_dirs/<config name>)'
     )
     parser.add_argument(
         '--cfg-options',
@@ -41,46 +39,50 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
         action='extend',
         metavar='KEY=VALUE',
         help='change config entries: optim_wrapper.optimizer.lr=0.01, data_root=PATH/ '
-        '(which reaches every dataset), key="[a,b]" for a list',
+        '(for all data sets), key="[a,b]" for a list',
     )
     parser.add_argument(
-        '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
+        '--device', choices=['cpu', 'cuda'], help='device to use (default: cuda if available)'
     )
     parser.add_argument(
-        '--gpus', type=int, help='0 is the same as --device cpu; more than 1 needs --launcher'
+        '--gpus',
+        type=int,
+        help='number of GPUs; 0 is the same as --device cpu, more than 1 needs --launcher',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
-        '--debug', action='store_true', help='show tracebacks of errors (so does MMKD_DEBUG=1)'
+        '--debug', action='store_true', help='show tracebacks of errors (same as MMKD_DEBUG=1)'
     )
     return parser
 
 
 def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
-    """The arguments of every tool that draws work directories.
+    """Add the arguments of all tools that draw work directories.
 
     Args:
-        parser: Of the tool.
-        out: Where it writes its figure by default.
+        parser: The parser of the tool.
+        out: Default path of the figure.
     """
     parser.add_argument(
-        'work_dirs', nargs='+', metavar='WORK_DIR', help='as a training run left it'
+        'work_dirs', nargs='+', metavar='WORK_DIR', help='work directories of training runs'
     )
-    parser.add_argument('--names', nargs='+', metavar='NAME', help="titles instead of the folders'")
+    parser.add_argument(
+        '--names', nargs='+', metavar='NAME', help='titles (default: the names of the folders)'
+    )
     parser.add_argument('--out', default=out, metavar='FILE', help=f'the PNG file (default: {out})')
     parser.add_argument('--json', metavar='FILE', help='write the numbers to a JSON file too')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     parser.add_argument(
-        '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
+        '--device', choices=['cpu', 'cuda'], help='device to use (default: cuda if available)'
     )
     parser.set_defaults(gpus=None, local_rank=0)
 
 
 def run_tool(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Choose the device, import mmkd, run ``main``.
+    """Select the device, import mmkd, run ``main``.
 
-    A fault the user can mend ends the process with one line on stderr and exit code 2; any other
+    A :class:`mmkd.errors.UserError` ends the process with one line on stderr and exit code 2. Any other
     exception keeps its traceback.
     """
     debug = args.debug or os.environ.get('MMKD_DEBUG', '0') not in ('', '0')
@@ -103,26 +105,26 @@ def run_tool(main: Callable[[argparse.Namespace], None], args: argparse.Namespac
 
 
 def _import_quietly() -> None:
-    """Import mmkd, which registers its modules, so that plain mmdet configs may name them too.
+    """Import mmkd, which registers its modules, also for plain mmdet configs.
 
-    mmdet and mmpretrain print and warn of optional packages that nothing here uses.
+    Notes of mmdet and mmpretrain about unused optional packages are suppressed.
     """
     warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
     warnings.filterwarnings('ignore', category=FutureWarning)
-    warnings.filterwarnings('ignore', message='torch.meshgrid')  # of mmdet's anchors
+    warnings.filterwarnings('ignore', message='torch.meshgrid')  # raised by mmdet's anchors
     with redirect_stdout(StringIO()):
         import mmkd  # noqa: F401
 
 
 def one_line(error: BaseException) -> str | None:
-    """The message of a user's fault as one line; None for an unexpected exception.
+    """The message of a ``UserError`` as one line; None for any other exception.
 
-    A registry wraps the fault in another exception that quotes it, so that is searched too. An unexpected
-    exception raised while a fault was handled is not the user's.
+    Registries wrap an error in another exception that quotes it, so wrapped exceptions are searched too. An
+    unexpected exception that was raised while a ``UserError`` was handled does not count.
     """
-    # Looked up, not imported: when the stack is missing `import mmkd` itself is what failed.
+    # Looked up, not imported: if the OpenMMLab stack is missing, `import mmkd` itself has failed.
     errors = sys.modules.get('mmkd.errors')
-    seen: list[BaseException] = []  # a cause may be its own effect
+    seen: list[BaseException] = []  # chains of causes may be circular
     while errors is not None and error is not None and error not in seen:
         seen.append(error)
         wrapped = error.__cause__ or error.__context__
@@ -139,9 +141,10 @@ def one_line(error: BaseException) -> str | None:
 
 
 def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
-    """Load the config, apply the options all tools share and check that its files exist.
+    """Load the config, apply the shared options and check the run.
 
-    ``modes`` are the data loaders the tool runs: ``'train'``, ``'val'``, ``'test'``.
+    ``modes`` are the data loaders that the tool runs: ``'train'``, ``'val'``, ``'test'``. Without any,
+    nothing is checked.
     """
     from mmkd.hooks import add_hooks
     from mmkd.preflight import PlannedRun, require
@@ -151,7 +154,7 @@ def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
     path = find_config(args.config)
     cfg = read_config(path, args)
     cfg.launcher = args.launcher
-    # In this order: the command line, the config, the config's name.
+    # Priority: the command line, then the config, then the name of the config.
     if args.work_dir is not None or cfg.get('work_dir') is None:
         cfg.work_dir = args.work_dir or os.path.join('work_dirs', path.stem)
     if modes:
@@ -163,34 +166,34 @@ def load_config(args: argparse.Namespace, modes: tuple[str, ...]) -> Config:
 
 
 def read_config(path: Path, args: argparse.Namespace) -> Config:
-    """The config with the changes of the command line."""
+    """The config with the changes of ``--cfg-options``."""
     from mmkd.datasets.data_root import replace_data_root
     from mmkd.teachers.config import read_file
 
     cfg = read_file(str(path), 'config')
     options = _parse_options(args.cfg_options)
     if 'data_root' in options:
-        # Before the merge, so that an option on a single data loader still has the last word.
+        # Before the merge, so that options of single data loaders override it.
         replace_data_root(cfg, options['data_root'])
     cfg.merge_from_dict(options)
-    cfg.setdefault('default_scope', 'mmdet')  # without it mmengine finds no part of a detector
+    cfg.setdefault('default_scope', 'mmdet')  # without it mmengine finds no module of a detector
     return cfg
 
 
 def warn(message: str) -> None:
-    """Print advice, once for all processes of a run."""
+    """Print a warning, only in the first process of a run."""
     if os.environ.get('LOCAL_RANK', '0') == '0':
         print(f'mmkd: warning: {message}', file=sys.stderr, flush=True)
 
 
 def find_config(name: str) -> Path:
-    """The config file ``name``, or the only one of that name among those that come with mmkd.
+    """The config file ``name``, or the config of mmkd with that file name.
 
-    ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py`` names one that comes with mmdet, as in mmengine.
+    ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py`` is a config of mmdet, as in mmengine.
 
     Raises:
-        MissingFileError: there is none; the message offers close names.
-        ConfigError: there are several.
+        MissingFileError: The config does not exist; the message suggests similar names.
+        ConfigError: Several configs of mmkd have that name.
     """
     from mmkd.errors import ConfigError, MissingFileError
 
@@ -202,25 +205,29 @@ def find_config(name: str) -> Path:
         roots = spec.submodule_search_locations if spec else None
         path = Path((roots or [''])[0]) / '.mim/configs' / inner
         if not roots or not path.is_file():
-            raise MissingFileError(f'config file not found: {name}; {package} has no such config')
+            raise MissingFileError(
+                f'config: {name} not found, {package} has no such config; name another'
+            )
         return path
     folder = Path(__file__).resolve().parent.parent / 'configs'
     known = sorted(folder.rglob('*.py'))
     found = [config for config in known if config.name == os.path.basename(name)]
     if len(found) > 1:
-        raise ConfigError(f'{name}: several configs have that name: {", ".join(map(str, found))}')
+        raise ConfigError(
+            f'config: several configs are named {name}; name one of {", ".join(map(str, found))}'
+        )
     if not found:
         near = difflib.get_close_matches(os.path.basename(name), [config.name for config in known])
         hint = (
-            f'did you mean {" or ".join(near)}?' if near else f"mmkd's own configs are in {folder}"
+            f'did you mean {" or ".join(near)}?' if near else f'the configs of mmkd are in {folder}'
         )
-        raise MissingFileError(f'config file not found: {name}; {hint}')
-    print(f'mmkd: {name} is not a file here, using {found[0]}', flush=True)
+        raise MissingFileError(f'config: no such file: {name}; {hint}')
+    print(f'mmkd: no file {name} in this folder, using {found[0]}', flush=True)
     return found[0]
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of a loaded config, the config's own type if it names one."""
+    """The runner of a loaded config, of the type ``runner_type`` if the config has it."""
     from mmdet.utils import setup_cache_size_limit_of_dynamo
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
@@ -234,13 +241,13 @@ def build_runner(cfg: Config) -> Runner:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ConfigError(
-            f'work_dir: {cfg.work_dir} cannot be written to ({error.strerror}); name another with --work-dir'
+            f'work_dir: {cfg.work_dir} is not writable ({error.strerror}); name another with --work-dir'
         ) from None
     allow_training_checkpoints()
     setup_cache_size_limit_of_dynamo()
 
     class ToolRunner(Runner):
-        """mmengine's, but the config goes into the log file alone, as it hides what else is printed."""
+        """mmengine's Runner, with the config only in the log file, not on the terminal."""
 
         def build_logger(self, *args: Any, **kwargs: Any) -> Any:
             logger = super().build_logger(*args, **kwargs)
@@ -251,13 +258,13 @@ def build_runner(cfg: Config) -> Runner:
 
     if 'runner_type' not in cfg:
         return ToolRunner.from_cfg(cfg)
-    # mmengine's FlexibleRunner does not do without, as its Runner does.
+    # mmengine's FlexibleRunner requires it; its Runner has this default.
     cfg.setdefault('env_cfg', dict(dist_cfg=dict(backend='nccl')))
     return RUNNERS.build(cfg)
 
 
 def _choose_device(args: argparse.Namespace) -> None:
-    if getattr(args, 'launcher', 'none') in ('none', 'pytorch'):  # the others name it otherwise
+    if getattr(args, 'launcher', 'none') in ('none', 'pytorch'):  # others have other variables
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.device == 'cpu' or args.gpus == 0:
         os.environ['CUDA_VISIBLE_DEVICES'] = '-1'
@@ -267,14 +274,14 @@ def _choose_device(args: argparse.Namespace) -> None:
 
         if args.launcher == 'none' and (args.gpus or 0) > 1:
             raise ConfigError(
-                f'--gpus {args.gpus} needs one process for each GPU: run tools/dist_train.sh or '
+                f'--gpus: {args.gpus} GPUs need one process per GPU; run tools/dist_train.sh or '
                 'tools/dist_test.sh, or add --launcher pytorch to the mim command'
             )
         import torch
 
         if not torch.cuda.is_available():
             raise ConfigError(
-                'torch finds no CUDA device; leave out --device cuda or use --device cpu'
+                '--device: torch finds no CUDA device; remove --device cuda or use --device cpu'
             )
 
 
@@ -285,14 +292,14 @@ def _parse_options(options: list[str] | None) -> dict:
 
     for option in options or []:
         if '=' not in option:
-            raise ConfigError(f'--cfg-options takes KEY=VALUE, got {option!r}')
+            raise ConfigError(f'--cfg-options: must be KEY=VALUE, got {option!r}')
     parser = argparse.ArgumentParser()
     parser.add_argument('--options', nargs='*', action=DictAction, default={})
     return parser.parse_args(['--options', *(options or [])]).options
 
 
 def _join_cpu_group(cfg: Config) -> None:
-    """Let several processes train without CUDA, which mmengine's own launcher code asks for."""
+    """Set up several processes without CUDA, which mmengine's launcher code requires."""
     import torch
     from torch import distributed
 
@@ -304,7 +311,7 @@ def _join_cpu_group(cfg: Config) -> None:
 
 
 def fit_to_cpu(cfg: Config) -> None:
-    """Let no wrapper of a model be told the CUDA device that mmengine would name."""
+    """Configure the DDP wrappers of a model for the CPU, as mmengine would pass a CUDA device to them."""
     parallel = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
     if cfg.get('runner_type') != 'FlexibleRunner':
         wrapper = dict(
@@ -317,7 +324,7 @@ def fit_to_cpu(cfg: Config) -> None:
         strategy.model_wrapper = parallel | (strategy.get('model_wrapper') or {})
 
 
-# What launchers tell each process.
+# Environment variables that launchers set in each process.
 LAUNCHERS = dict(
     pytorch=dict(rank='RANK', world='WORLD_SIZE', local='LOCAL_RANK'),
     mpi=dict(
@@ -327,7 +334,7 @@ LAUNCHERS = dict(
     ),
     slurm=dict(rank='SLURM_PROCID', world='SLURM_NTASKS', local='SLURM_LOCALID'),
 )
-STARTS = dict(
+START_COMMANDS = dict(
     pytorch='torchrun --nproc-per-node=PROCESSES tools/train.py CONFIG --launcher pytorch',
     mpi='mpirun -np PROCESSES -x MASTER_ADDR python tools/train.py CONFIG --launcher mpi',
     slurm='srun --ntasks=PROCESSES python tools/train.py CONFIG --launcher slurm',
@@ -335,23 +342,23 @@ STARTS = dict(
 
 
 def _read_launcher(launcher: str) -> None:
-    """Write what a launcher tells this process into the variables that torch and mmengine read.
+    """Copy the variables of a launcher to those that torch and mmengine read.
 
     Raises:
-        ConfigError: This process was not started by it.
+        ConfigError: This process was not started by the launcher.
     """
     from mmkd.errors import ConfigError
 
     names = LAUNCHERS[launcher]
     absent = [name for name in names.values() if name not in os.environ]
     if launcher == 'mpi' and 'MASTER_ADDR' not in os.environ:
-        absent.append('MASTER_ADDR (the first machine, 127.0.0.1 if there is one)')
+        absent.append('MASTER_ADDR (address of the first machine; 127.0.0.1 for a single machine)')
     if launcher == 'slurm' and not {'MASTER_ADDR', 'SLURM_NODELIST'} & os.environ.keys():
         absent.append('SLURM_NODELIST')
     if absent:
         raise ConfigError(
-            f'--launcher {launcher}: the environment lacks {", ".join(absent)}; start it by '
-            f'`{STARTS[launcher]}`'
+            f'--launcher {launcher}: the environment lacks {", ".join(absent)}; start with '
+            f'`{START_COMMANDS[launcher]}`'
         )
     if launcher == 'pytorch':
         return
@@ -360,7 +367,7 @@ def _read_launcher(launcher: str) -> None:
         WORLD_SIZE=os.environ[names['world']],
         LOCAL_RANK=os.environ[names['local']],
     )
-    os.environ.setdefault('MASTER_PORT', '29500')  # torch's and mmengine's default
+    os.environ.setdefault('MASTER_PORT', '29500')  # the default of torch and mmengine
     if 'MASTER_ADDR' not in os.environ:
         nodes = os.environ['SLURM_NODELIST']
         command = ['scontrol', 'show', 'hostnames', nodes]

@@ -1,12 +1,12 @@
-"""The data set of the demo: small scenes, drawn from a seed, written as JPEG files in COCO form.
+"""The data set of the demo: synthetic images from a seed, as JPEG files with COCO annotations.
 
-A class is a shape *and* a texture (``striped disc`` is not ``plain disc`` is not ``striped box``),
-colours say nothing, and dotted shapes and triangles are there to be left alone. Objects
-overlap, vary in size, rotation, light and sharpness. A detector has to look at both outline and
-surface, which is where a small network falls behind a larger one.
+A class is a shape *and* a texture, such as ``striped disc``, ``plain disc`` and ``striped box``. Colours are
+random. Dotted shapes and triangles are distractors without annotation. Objects overlap and vary in size,
+rotation, light and sharpness. A detector needs both outline and texture, so a small network is less accurate
+than a larger one.
 
-Outlines are formulas evaluated with numpy, so the boxes do not depend on a drawing library;
-Pillow only encodes the JPEG files.
+Outlines are formulas evaluated with numpy, so boxes do not depend on a drawing library. Pillow only encodes
+the JPEG files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEXTURES = ('plain', 'striped')
 CLASSES = tuple(f'{texture} {shape}' for shape in SHAPES for texture in TEXTURES)
 SPLITS = ('train', 'val')
 
-# Raised whenever the same settings would draw other pictures, so that old folders are redrawn.
+# Version of the generator; increased when the same settings result in other images, to regenerate old data.
 DRAWING = 1
 
 SETTINGS_FILE = 'settings.json'
@@ -39,22 +39,22 @@ _OBJECTS = (5, 9)  # per scene, both ends included
 _DISTRACTORS = (0, 2)
 _RADIUS = (9.0, 24.0)  # px; half the object's mean side
 _TURN = 0.6  # radians to either side
-_MIN_VISIBLE = 0.45  # of an object's own pixels; below it even a person guesses
+_MIN_VISIBLE = 0.45  # of an object's pixels; with fewer, even a person cannot classify it
 _JPEG_QUALITY = (70, 95)
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What a data set is drawn from; two equal settings give the same data set.
+    """Settings of a data set; equal settings result in equal data sets.
 
     Args:
         train: Number of training images.
         val: Number of validation images.
-        seed: Seed of the generator. Every image has its own stream, so a longer data set begins
-            with the images of a shorter one.
+        seed: Seed of the generator. Each image has its own random stream, so a larger data set starts with
+            the images of a smaller one.
 
     Raises:
-        ConfigError: No image in a split, or a negative seed.
+        ConfigError: A split has no images, or the seed is negative.
     """
 
     train: int = 800
@@ -64,9 +64,9 @@ class SceneSettings:
     def __post_init__(self) -> None:
         for split in SPLITS:
             if getattr(self, split) < 1:
-                raise ConfigError(f'{split}={getattr(self, split)}: at least one image is needed')
+                raise ConfigError(f'{split}: must be at least 1, got {getattr(self, split)}')
         if self.seed < 0:
-            raise ConfigError(f'seed={self.seed}: a seed is zero or more')
+            raise ConfigError(f'--seed: must be at least 0, got {self.seed}')
 
 
 def prepare_scenes(
@@ -74,22 +74,22 @@ def prepare_scenes(
     settings: SceneSettings | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> bool:
-    """Draws the data set into ``root``, unless the same one is already there.
+    """Generate the data set in ``root``, unless the same data set exists there.
 
-    ``root`` then holds ``train/*.jpg``, ``val/*.jpg``, ``annotations/{train,val}.json`` (COCO) and
-    ``settings.json``. Everything is drawn into a folder beside ``root`` and renamed at the end:
+    ``root`` then contains ``train/*.jpg``, ``val/*.jpg``, ``annotations/{train,val}.json`` (COCO) and
+    ``settings.json``. Everything is written to a temporary folder next to ``root`` and renamed at the end, so
     an interrupt leaves either the old data set or none.
 
     Args:
         root: The folder of the data set.
-        settings: What to draw.
+        settings: Settings of the data set.
         on_image: Called as ``on_image(done, total)`` after each image.
 
     Returns:
-        Whether anything was drawn; ``False`` when ``root`` already holds this data set.
+        Whether the data set was generated; ``False`` if it existed.
 
     Raises:
-        ConfigError: ``root`` holds something that is not a data set drawn by this function.
+        ConfigError: ``root`` contains other files than such a data set.
     """
     settings = settings or SceneSettings()
     root = Path(root)
@@ -97,11 +97,12 @@ def prepare_scenes(
         return False
     if root.exists() and any(root.iterdir()) and not (root / SETTINGS_FILE).is_file():
         raise ConfigError(
-            f'{root} holds other files; give another folder or remove it by hand first'
+            f'{root}: must be empty or a data set of the demo, but contains other files; name another '
+            f'folder, or delete it first'
         )
     root.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-    unfinished = beside / 'new'
+    temporary = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
+    unfinished = temporary / 'new'
     try:
         unfinished.mkdir()
         total, done = settings.train + settings.val, 0
@@ -112,20 +113,15 @@ def prepare_scenes(
                     on_image(done, total)
         _write_json(unfinished / SETTINGS_FILE, _marker(settings))
         if root.exists():
-            root.rename(beside / 'old')
+            root.rename(temporary / 'old')
         unfinished.rename(root)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return True
 
 
 def is_complete(root: str | os.PathLike[str], settings: SceneSettings) -> bool:
-    """Whether ``root`` holds the whole data set of these settings.
-
-    Args:
-        root: The folder of the data set.
-        settings: What it should have been drawn from.
-    """
+    """Whether ``root`` contains the complete data set of these settings."""
     root = Path(root)
     try:
         marker = json.loads((root / SETTINGS_FILE).read_text(encoding='utf-8'))
@@ -139,15 +135,15 @@ def is_complete(root: str | os.PathLike[str], settings: SceneSettings) -> bool:
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict]]:
-    """Draws one scene.
+    """Generate one image.
 
     Args:
-        rng: The source of every choice.
+        rng: The random generator for all choices.
 
     Returns:
-        The image, RGB ``uint8`` of shape ``(H, W, 3)``, and one dict per object: ``category`` (an
-        index into :data:`CLASSES`), ``bbox`` (``[x, y, w, h]`` in px, around the visible pixels),
-        ``area`` (visible pixels) and ``visible`` (the share of the object not covered by others).
+        The image, RGB ``uint8`` of shape ``(H, W, 3)``, and one dict per object: ``category`` (an index into
+        :data:`CLASSES`), ``bbox`` (``[x, y, w, h]`` in px, around the visible pixels), ``area`` (visible
+        pixels) and ``visible`` (visible fraction of the object).
     """
     width, height = _SIDES if rng.random() < 0.5 else _SIDES[::-1]
     image = _background(rng, height, width)
@@ -157,7 +153,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict]]:
 
     placed: list[_Placed] = []
     for kind in kinds:
-        for _ in range(12):  # tries to find a place that hides too much of nothing drawn before
+        for _ in range(12):  # try positions until no earlier object is covered too much
             thing = _thing(rng, kind == 'object', height, width)
             if thing.solid.sum() >= _MIN_VISIBLE * thing.size and all(
                 (other.mask & ~thing.solid_in(other.mask.shape)).sum() >= _MIN_VISIBLE * other.size
@@ -200,7 +196,7 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def _write_split(root: Path, split: str, settings: SceneSettings) -> Iterator[None]:
-    """Writes one split, yielding after each image."""
+    """Write one split; yields after each image."""
     (root / split).mkdir()
     (root / 'annotations').mkdir(exist_ok=True)
     images: list[dict] = []
@@ -235,7 +231,7 @@ def _write_split(root: Path, split: str, settings: SceneSettings) -> Iterator[No
     _write_json(
         root / 'annotations' / f'{split}.json',
         {
-            'info': {'description': f'drawn scenes, {split}', **asdict(settings)},
+            'info': {'description': f'synthetic images, {split}', **asdict(settings)},
             'licenses': [],
             'images': images,
             'annotations': annotations,
@@ -249,22 +245,22 @@ def _write_split(root: Path, split: str, settings: SceneSettings) -> Iterator[No
 
 @dataclass
 class _Placed:
-    """What the annotations need of a thing in the picture; ``mask`` is what is still visible."""
+    """An object or distractor in the image, as needed for annotations."""
 
     category: int | None
-    size: float  # px, whole, also where it is covered or beyond the picture's edge
-    mask: np.ndarray  # (H, W) bool
+    size: float  # number of pixels, including covered ones and those beyond the edge of the image
+    mask: np.ndarray  # (H, W) bool, the visible pixels
 
 
 @dataclass
 class _Thing:
-    """An object or distractor, drawn only inside ``window`` of the picture."""
+    """An object or distractor, drawn inside ``window`` of the image."""
 
     category: int | None  # None for a distractor
     size: float
     window: tuple[slice, slice]
     alpha: np.ndarray  # (h, w), coverage in 0..1
-    shadow: np.ndarray  # (h, w), how much light is lost
+    shadow: np.ndarray  # (h, w), fraction of light removed by the shadow
     colour: np.ndarray  # (h, w, 3), 0..255
 
     @property
@@ -283,7 +279,7 @@ class _Thing:
 
 
 def _thing(rng: np.random.Generator, is_object: bool, height: int, width: int) -> _Thing:
-    """An object or distractor of random look at a random place."""
+    """An object or distractor with random appearance at a random position."""
     texture = TEXTURES[rng.integers(len(TEXTURES))]
     shape = SHAPES[rng.integers(len(SHAPES))]
     category: int | None = CLASSES.index(f'{texture} {shape}')
@@ -325,14 +321,14 @@ def _thing(rng: np.random.Generator, is_object: bool, height: int, width: int) -
 def _turned(
     dx: np.ndarray, dy: np.ndarray, turn: float, stretch: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Picture coordinates in the object's own axes; the area stays the same."""
+    """Image coordinates transformed to the axes of the object; areas are preserved."""
     u = (np.cos(turn) * dx + np.sin(turn) * dy) / stretch
     v = (-np.sin(turn) * dx + np.cos(turn) * dy) * stretch
     return u, v
 
 
 def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """How far ``(u, v)`` lies outside the outline of mean radius about one; negative inside."""
+    """Signed distance of ``(u, v)`` to the outline with a mean radius of about one; negative inside."""
     if shape == 'disc':
         return np.hypot(u, v) - 1
     if shape == 'box':
@@ -340,7 +336,7 @@ def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         du, dv = np.abs(u) - 0.88 + corner, np.abs(v) - 0.88 + corner
         beyond = np.hypot(np.maximum(du, 0), np.maximum(dv, 0))
         return beyond + np.minimum(np.maximum(du, dv), 0) - corner
-    # A star of n points is the same wedge n times; its edge runs from a tip to a notch.
+    # A star of n points consists of n equal wedges; each edge goes from a tip to a notch.
     points, tip, notch = (5, 1.2, 0.62) if shape == 'star' else (3, 1.35, 0.675)
     wedge = np.pi / points
     angle = np.abs((np.arctan2(v, u) + wedge) % (2 * wedge) - wedge)
@@ -363,7 +359,7 @@ def _surface(
     """The colour of the object's surface at each pixel, ``(H, W, 3)`` in 0..255."""
     base = rng.uniform(30, 225, 3)
     other = base + rng.uniform(70, 130) * np.sign(127 - base) * rng.uniform(0.7, 1.0, 3)
-    # Coarse enough to outlast blur, noise and JPEG, fine enough to repeat a few times.
+    # Coarse enough to survive blur, noise and JPEG, fine enough for a few repetitions.
     period = max(5.5, radius * rng.uniform(0.45, 0.65))  # px
     turn = rng.uniform(-_TURN, _TURN)
     s = (np.cos(turn) * u + np.sin(turn) * v) / period + rng.random()
@@ -381,11 +377,11 @@ def _surface(
     return np.clip(colour * light[..., None], 0, 255)
 
 
-# ----------------------------------------------------------------------- what is around them
+# ----------------------------------------------------------------------- background and camera
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A soft gradient, cloudy noise, scratches and faint lines, ``(H, W, 3)`` in 0..255."""
+    """A background of gradient, low-frequency noise, grain and lines, ``(H, W, 3)`` in 0..255."""
     grey, tint = rng.uniform(60, 200), rng.uniform(-30, 30, 3)
     corners = grey + tint + rng.uniform(-35, 35, (2, 2, 3))
     image = _stretch(corners, height, width)
@@ -402,7 +398,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 def _stretch(grid: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear enlargement of ``(h, w, C)`` to ``(height, width, C)``."""
+    """Bilinear upsampling of ``(h, w, C)`` to ``(height, width, C)``."""
     y = np.linspace(0, grid.shape[0] - 1, height)
     x = np.linspace(0, grid.shape[1] - 1, width)
     top = np.minimum(y.astype(int), grid.shape[0] - 2)
@@ -414,7 +410,7 @@ def _stretch(grid: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Uneven light over the whole scene, a lens a little out of focus, sensor noise."""
+    """Apply uneven light, slight blur and sensor noise to the image."""
     height, width = image.shape[:2]
     image = image * _stretch(rng.uniform(0.6, 1.2, (2, 2, 1)), height, width)
     soft = rng.uniform(0, 0.3)

@@ -1,8 +1,8 @@
-"""Measure what distilling costs beside plain training: time and memory of a step.
+"""Measure the cost of distillation compared to plain training: time and memory of a training step.
 
-Interleaved in one process: the plain student's step, the pass of the teacher that the losses need,
-and the distillation step; forward and backward, without optimizer, loading and preprocessing. All
-losses act, whatever their schedules. By default on random images, so that no data is needed.
+One process measures in turns the step of the plain student, the forward pass of the teacher, and the
+distillation step: forward and backward, without optimizer, data loading and preprocessing. All losses are
+active, independent of their schedules. The default is random images, which need no data.
 """
 
 from __future__ import annotations
@@ -29,31 +29,33 @@ TITLES = dict(student_step='student step', teacher_pass='teacher pass', kd_step=
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument('--batch-size', type=int, help="images a step (default: the config's)")
+    parser.add_argument('--batch-size', type=int, help="images per step (default: the config's)")
     parser.add_argument(
         '--size',
         type=int,
         nargs='+',
         metavar='PX',
-        help='of the random images: one side, or height and width (default: 640)',
+        help='size of the random images: one side, or height and width (default: 640)',
     )
-    parser.add_argument('--data', action='store_true', help="take the config's training data")
+    parser.add_argument('--data', action='store_true', help='use the training data of the config')
     parser.add_argument(
         '--random-teacher',
         action='store_true',
-        help="random weights instead of the teacher's checkpoint: as fast, but of other proposals, "
-        "which count with teacher.proposals='teacher'",
+        help="random weights instead of the teacher's checkpoint; the speed is the same, except with "
+        "teacher.proposals='teacher', as the number of proposals differs",
     )
     parser.add_argument(
         '--cached',
         action='store_true',
-        help='write what the teacher says of these images to disk first, and read it in its place',
+        help='first write a cache of the teacher for these images, and measure with the cache',
     )
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
-    parser.add_argument('--iterations', type=int, default=10, help='rounds (default: 10)')
-    parser.add_argument('--warmup', type=int, default=3, help='rounds before them (default: 3)')
-    parser.add_argument('--threads', type=int, help="of torch on the CPU (default: torch's)")
-    parser.add_argument('--json', metavar='FILE', help='write the numbers there too')
+    parser.add_argument('--iterations', type=int, default=10, help='measured rounds (default: 10)')
+    parser.add_argument('--warmup', type=int, default=3, help='rounds before (default: 3)')
+    parser.add_argument(
+        '--threads', type=int, help="number of torch threads on the CPU (default: torch's)"
+    )
+    parser.add_argument('--json', metavar='FILE', help='write the numbers to a JSON file too')
     return parser.parse_args()
 
 
@@ -68,7 +70,7 @@ def benchmark(args: argparse.Namespace) -> None:
     check_options(args)
     cfg = load_config(args, modes=())
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    MMLogger.get_current_instance().setLevel('WARNING')  # every weight's initialisation is logged
+    MMLogger.get_current_instance().setLevel('WARNING')  # mmengine logs each initialised weight
     torch.manual_seed(0)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -95,7 +97,7 @@ def benchmark(args: argparse.Namespace) -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuse what cannot be measured, before anything is built."""
+    """Reject invalid options before anything is built."""
     import torch
 
     from mmkd.errors import ConfigError
@@ -103,26 +105,30 @@ def check_options(args: argparse.Namespace) -> None:
     for name, least in dict(iterations=1, warmup=0, batch_size=1, threads=1).items():
         value = getattr(args, name)
         if value is not None and value < least:
-            raise ConfigError(f'--{name.replace("_", "-")} {value} is below {least}')
+            raise ConfigError(f'--{name.replace("_", "-")}: must be at least {least}, got {value}')
     if args.size and args.data:
-        raise ConfigError("--size is of random images; with --data the config's pipeline decides")
+        raise ConfigError(
+            "--size: cannot be combined with --data, as the config's pipeline sets the size; remove one"
+        )
     if args.size and (len(args.size) > 2 or min(args.size) < 32):
-        raise ConfigError('--size takes one side or height and width, of at least 32 pixels')
+        raise ConfigError(
+            f'--size: must be one side, or height and width, of at least 32 px, got {args.size}'
+        )
     if args.launcher != 'none':
-        raise ConfigError('one process is measured; leave out --launcher')
+        raise ConfigError('--launcher: benchmark measures a single process; remove --launcher')
     if args.amp and not torch.cuda.is_available():
-        raise ConfigError('--amp needs a CUDA device, as in training')
+        raise ConfigError('--amp: needs a CUDA device, as in training; remove --amp')
     if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise ConfigError(f'--json {args.json}: there is no such folder')
+        raise ConfigError(f'--json: no such folder: {Path(args.json).parent}; name another file')
 
 
 def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller, list[dict]]:
-    """The distiller as a training would start it, but for pretrained weights and schedules, and batches.
+    """Build the distiller without pretrained weights and loss schedules, and batches.
 
     Args:
         cfg: The config.
         args: Options.
-        folder: For weights and caches.
+        folder: A temporary folder for weights and caches.
     """
     from mmdet.registry import MODELS
 
@@ -132,13 +138,16 @@ def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller
     from mmkd.teachers.config import config_classes
 
     if (cfg.get('model') or {}).get('type') != 'Distiller':
-        raise ConfigError(f'{args.config} distils nothing: its model.type is not Distiller')
+        raise ConfigError(
+            f'{args.config}: model.type must be Distiller, got {(cfg.get("model") or {}).get("type")}; name '
+            f'the config of a distillation'
+        )
     cfg.model.classes = cfg.model.get('classes') or config_classes(cfg)
     cfg.model.student = without_pretrained(cfg.model.student)
     for entry in filter(None, (cfg.model.get('losses') or {}).values()):
         entry.pop('schedule', None)
         if not isinstance(entry.get('loss_weight', 1), (int, float)):
-            entry.loss_weight = 1.0  # measuring it is no part of later steps
+            entry.loss_weight = 1.0  # weights are measured only in the first steps of a run
     teachers = {'teacher': cfg.model.get('teacher'), **(cfg.model.get('teachers') or {})}
     teachers = {name: teacher for name, teacher in teachers.items() if teacher}
     for name, teacher in teachers.items():
@@ -148,7 +157,7 @@ def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller
     written = {name for name, teacher in teachers.items() if teacher.get('cache')}
     if args.data:
         require(PlannedRun(cfg, ('train',), path=args.config), warn)
-    elif written:  # nothing is known of random images
+    elif written:  # an existing cache does not contain the random images
         args.cached = True
     if args.cached:
         for teacher in teachers.values():
@@ -168,13 +177,14 @@ def build(cfg: Config, args: argparse.Namespace, folder: str) -> tuple[Distiller
 
 
 def prepared(distiller: Distiller) -> Distiller:
+    """The distiller, initialised and prepared for training."""
     distiller.init_weights()
     distiller.prepare()
     return distiller
 
 
 def cache(distiller: Distiller, teachers: dict, batches: list[dict], folder: str) -> None:
-    """Write what the teachers say of the images of batches, and let their configs name it."""
+    """Write caches of the teachers for the images of batches, and set them in the teachers' configs."""
     from mmkd.cache.files import CacheWriter
     from mmkd.cache.writing import cache_identity
     from mmkd.distillers.teacher_outputs import TeacherOutputs
@@ -196,7 +206,7 @@ def cache(distiller: Distiller, teachers: dict, batches: list[dict], folder: str
 
 
 def flipped(batch: dict) -> dict:
-    """A batch from left to right, so that what is read has to be brought to another view."""
+    """The batch, flipped horizontally, so that cached outputs must be transformed."""
     import torch
 
     from mmkd.cache.views import HOMOGRAPHY
@@ -214,7 +224,7 @@ def flipped(batch: dict) -> dict:
 
 
 def save_random_weights(config: str | dict, path: str) -> None:
-    """Write a checkpoint that fits a teacher's config."""
+    """Write a checkpoint with random weights for a teacher's config."""
     import torch
 
     from mmkd.building import build_random
@@ -233,7 +243,9 @@ def noise(cfg: Config, args: argparse.Namespace, distiller: Distiller) -> dict:
     from mmkd.families import family_of
 
     if getattr(distiller.student, 'with_mask', False):
-        raise ConfigError('the student learns masks, which random images lack; use --data')
+        raise ConfigError(
+            '--data: must be given, as the student trains masks and random images have none'
+        )
     classes = family_of(distiller.student).num_classes() or 1
     images = args.batch_size or cfg.train_dataloader.batch_size
     size = args.size or [640]
@@ -241,7 +253,7 @@ def noise(cfg: Config, args: argparse.Namespace, distiller: Distiller) -> dict:
 
 
 def training_data(cfg: Config, args: argparse.Namespace, distiller: Distiller) -> list[dict]:
-    """Batches of the config's training data, one a round if there are as many."""
+    """Batches of the config's training data, at most one per round."""
     from mmengine.runner import Runner
 
     from mmkd.cache.pipeline import record_views
@@ -258,7 +270,7 @@ def training_data(cfg: Config, args: argparse.Namespace, distiller: Distiller) -
 
 
 def table(numbers: dict[str, Any]) -> str:
-    """The numbers to read."""
+    """The numbers as text."""
     height, width = numbers['size']
     rounds = len(numbers['rounds']['kd_step'])
     lines = [
@@ -275,19 +287,18 @@ def table(numbers: dict[str, Any]) -> str:
     low, high = numbers['overhead_quartiles']
     lines.append(
         f'distillation step / (student step + teacher pass) = {numbers["overhead_ratio"]:.3f} '
-        f'(half of the rounds: {low:.3f} to {high:.3f})'
+        f'(quartiles over rounds: {low:.3f} to {high:.3f})'
     )
     lines.append(f'distillation step / student step = {numbers["step_ratio"]:.3f}')
     lines.append(
-        f'peak of memory / (student step + {numbers["teacher_weights_mb"]:.0f} MB of teacher weights + '
-        f'{numbers["teacher_outputs_mb"]:.0f} MB of its outputs) = {numbers["memory_ratio"]:.3f}'
+        f'peak memory / (student step + {numbers["teacher_weights_mb"]:.0f} MB of teacher weights + '
+        f'{numbers["teacher_outputs_mb"]:.0f} MB of teacher outputs) = {numbers["memory_ratio"]:.3f}'
     )
     return '\n'.join(lines)
 
 
 if __name__ == '__main__':
-    # torch's profiler, which weighs tensors on the CPU, would talk about itself and about each tensor
-    # that is older than it.
+    # Silence torch's profiler, which measures memory on the CPU and logs each tensor older than itself.
     os.environ.setdefault('KINETO_LOG_LEVEL', '6')
     os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
     run_tool(benchmark, parse_args())

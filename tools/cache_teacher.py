@@ -1,9 +1,9 @@
-"""Write what the teacher of a config says of its training images, once for all trainings.
+"""Write the outputs of a config's teacher for all training images to a cache, for any number of runs.
 
-The teacher sees each image of `train_dataloader` as the test pipeline shows it, and what the losses read
-is kept: queries, proposals, the likeliest priors, or maps. A training with `teacher=dict(cache=FOLDER)`
-then needs no teacher. Goes on where it was interrupted. docs/cache.md tells what can be cached and how well
-it holds.
+The teacher runs on each image of `train_dataloader` with the test pipeline. The cache contains the outputs
+that the losses read: queries, proposals, the top-scoring priors, or feature maps. A training run with
+`teacher=dict(cache=FOLDER)` then needs no teacher. An interrupted command continues where it stopped.
+docs/cache.md lists what can be cached and how well a cache agrees with its teacher.
 """
 
 from __future__ import annotations
@@ -28,23 +28,25 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument('--out', help="folder to write (default: the teacher's `cache`)")
     parser.add_argument(
-        '--teacher', help='which of several, by name (default: the one with a cache)'
+        '--teacher', help='name of one of several teachers (default: the teacher with a cache)'
     )
     parser.add_argument(
-        '--batch-size', type=int, default=1, help='images a pass of the teacher (default: 1)'
+        '--batch-size', type=int, default=1, help='images per forward pass (default: 1)'
     )
-    parser.add_argument('--num-workers', type=int, default=2, help='that load images (default: 2)')
+    parser.add_argument(
+        '--num-workers', type=int, default=2, help='processes that load images (default: 2)'
+    )
     parser.add_argument(
         '--num-priors',
         type=int,
-        help='priors of a dense head kept of each image (default: 256; of an RPN four times as many)',
+        help='stored priors of a dense head per image (default: 256; of an RPN four times as many)',
     )
     parser.add_argument('--yes', action='store_true', help='write feature maps without asking')
     parser.add_argument(
         '--check',
         type=int,
         metavar='N',
-        help='write nothing; compare the cache with the teacher in several views of N images',
+        help='write nothing; compare the cache with the teacher on N images with several augmentations',
     )
     parser.add_argument(
         '--verify',
@@ -64,7 +66,7 @@ def cache_teacher(args: argparse.Namespace) -> None:
     from mmkd.cache.writing import write_cache
     from mmkd.datasets.loading import name_failing_images
     from mmkd.errors import ConfigError
-    from mmkd.preflight.annotations import leaves_of
+    from mmkd.preflight.annotations import unwrapped_datasets
 
     check_options(args)
     cfg = load_config(args, modes=())
@@ -73,9 +75,11 @@ def cache_teacher(args: argparse.Namespace) -> None:
     name, config = chosen_teacher(cfg, args)
     folder = args.out or config.get('cache')
     if not folder:
-        raise ConfigError(f'where to? name a folder with --out, or set {key_of(name)}.cache')
+        raise ConfigError(
+            f'--out: must be a folder, got none; name one, or set {key_of(name)}.cache'
+        )
     if args.verify:
-        print(f'{folder}: {verify(folder)} images, as they were written')
+        print(f'{folder}: {verify(folder)} images, all checksums match')
         return
     check_data_and_weights(cfg, args, name)
     outputs = build(cfg, args, name)
@@ -83,9 +87,9 @@ def cache_teacher(args: argparse.Namespace) -> None:
 
     def views(view: list[dict]) -> Any:
         config = replace_pipeline(dataset, lambda pipeline: pipeline_for_view(pipeline, view))
-        with redirect_stdout(StringIO()):  # pycocotools tells of each step, amid what is told here
+        with redirect_stdout(StringIO()):  # pycocotools prints its progress
             built = DATASETS.build(config)
-        for leaf in leaves_of(built):
+        for leaf in unwrapped_datasets(built):
             name_failing_images(leaf)
         return built
 
@@ -104,61 +108,71 @@ def cache_teacher(args: argparse.Namespace) -> None:
         progress=show_progress,
     )
     if written is None:
-        raise ConfigError('nothing was written')
+        raise ConfigError('feature maps: not confirmed, so nothing was written; confirm with --yes')
     size = sum(path.stat().st_size for path in Path(folder).iterdir())
-    print(f'{folder}: {written.images} images ({written.new} of them now), {in_words(size)}')
+    print(f'{folder}: {written.images} images ({written.new} new), {format_size(size)}')
     if not config.get('cache'):
         print(f'train with --cfg-options model.{key_of(name)}.cache={folder}')
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuse what makes no sense, before anything is built."""
+    """Reject invalid options before anything is built."""
     from mmkd.errors import ConfigError
 
     for name, least in dict(batch_size=1, num_workers=0, num_priors=1, check=1).items():
         value = getattr(args, name)
         if value is not None and value < least:
-            raise ConfigError(f'--{name.replace("_", "-")} {value} is below {least}')
+            raise ConfigError(f'--{name.replace("_", "-")}: must be at least {least}, got {value}')
     if args.launcher != 'none':
-        raise ConfigError('one process writes a cache; leave out --launcher')
+        raise ConfigError('--launcher: a single process writes the cache; remove --launcher')
 
 
 def key_of(name: str) -> str:
+    """The config key of a teacher."""
     return 'teacher' if name == 'teacher' else f'teachers.{name}'
 
 
 def chosen_teacher(cfg: Config, args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """The teacher to write down, and its config."""
+    """The name and the config of the teacher to cache."""
     from mmkd.errors import ConfigError, did_you_mean
 
     model = cfg.get('model') or {}
     if model.get('type') != 'Distiller':
-        raise ConfigError(f'{args.config} distils nothing: its model.type is not Distiller')
+        raise ConfigError(
+            f'{args.config}: model.type must be Distiller, got {model.get("type")}; name the config of a '
+            f'distillation'
+        )
     teachers = {'teacher': model.get('teacher'), **(model.get('teachers') or {})}
     teachers = {name: each for name, each in teachers.items() if each}
     cached = [name for name, each in teachers.items() if each.get('cache')]
     if args.teacher and args.teacher not in teachers:
         raise ConfigError(
-            f'--teacher {args.teacher}: no such teacher{did_you_mean(args.teacher, teachers)}'
+            f'--teacher: must be a teacher of the config, got {args.teacher!r}'
+            f'{did_you_mean(args.teacher, teachers)}'
         )
-    if not args.teacher and len(cached) > 1:
+    if not teachers:
+        raise ConfigError(f'{args.config}: must have a teacher, got none; set model.teacher')
+    if not args.teacher and (len(cached) > 1 or not cached and len(teachers) > 1):
         raise ConfigError(
-            f'several teachers have a cache; choose with --teacher: {", ".join(cached)}'
+            f'--teacher: must be one of {", ".join(cached or teachers)}, got none; name one'
         )
-    if not args.teacher and not cached and len(teachers) != 1:
-        raise ConfigError(f'which teacher? choose with --teacher: {", ".join(teachers) or "none"}')
     name = args.teacher or (cached or list(teachers))[0]
     config = teachers[name]
     if 'ema' in config:
-        raise ConfigError(f'{key_of(name)} is the average of the student, which changes with it')
+        raise ConfigError(
+            f'{key_of(name)}: cannot be cached, as it is the average of the student and changes during '
+            f'training; name another with --teacher'
+        )
     absent = [key for key in ('config', 'checkpoint') if not config.get(key)]
     if absent:
-        raise ConfigError(f'{key_of(name)}.{absent[0]} is not set, but a cache is written by it')
+        raise ConfigError(
+            f'{key_of(name)}.{absent[0]}: must be set to write a cache, got none; set it'
+        )
     return name, config
 
 
 def check_data_and_weights(cfg: Config, args: argparse.Namespace, name: str) -> None:
-    """That the training images and the teacher's weights are there."""
+    """Check that the training images and the teacher's weights exist."""
     from mmengine.config import Config
 
     from mmkd.preflight import PlannedRun, require
@@ -168,7 +182,7 @@ def check_data_and_weights(cfg: Config, args: argparse.Namespace, name: str) -> 
     only = dict(cfg.to_dict(), train_cfg=cfg.get('train_cfg') or dict())
     only['model'] = dict(teacher=dict(teachers[name]), losses=dict(loss=dict()))
     only['model']['teacher'].pop('cache', None)
-    # The student is not trained here, and its classes need not fit.
+    # The student is not trained here, so its number of classes is not checked.
     checked = (
         'data files',
         'weight files',
@@ -181,7 +195,7 @@ def check_data_and_weights(cfg: Config, args: argparse.Namespace, name: str) -> 
 
 
 def build(cfg: Config, args: argparse.Namespace, name: str) -> TeacherOutputs:
-    """The teacher, live, beside a student of random weights that tells which outputs are read."""
+    """Build the live teacher, with a student of random weights, from which the losses select outputs."""
     from mmdet.registry import MODELS
     from mmengine.device import get_device
 
@@ -204,36 +218,37 @@ def build(cfg: Config, args: argparse.Namespace, name: str) -> TeacherOutputs:
 
 
 def reads(entry: dict[str, Any], name: str) -> bool:
-    """Whether a loss compares with a teacher."""
+    """Whether a loss uses a teacher."""
     of = entry.get('teacher_name') or 'teacher'
     return name == of if isinstance(of, str) else name in of
 
 
 def confirm(folder: str, images: int, size: int, ask: bool) -> bool:
-    """Say how much will be written; ask whether to, if it is much."""
+    """Print the size of the cache; ask for confirmation if it is large. Returns whether to write."""
     from mmkd.errors import ConfigError
 
-    whole = in_words(images * size)
-    print(f'{images} images, about {in_words(size)} each: {whole} in {folder}', flush=True)
+    whole = format_size(images * size)
+    print(f'{images} images, about {format_size(size)} each: {whole} in {folder}', flush=True)
     if not ask:
         return True
     if not sys.stdin.isatty():
         raise ConfigError(
-            f'the losses read feature maps, which take {whole}; write them with --yes'
+            f'feature maps: the losses read them, and they take {whole}; confirm with --yes'
         )
     return input('The losses read feature maps. Write them? [y/N] ').strip().lower() in ('y', 'yes')
 
 
 def show_progress(batches: Any) -> Any:
+    """Iterate over batches with a progress bar on a terminal."""
     from rich.progress import track
 
-    return track(batches, 'asking the teacher', disable=not sys.stdout.isatty())
+    return track(batches, 'running the teacher', disable=not sys.stdout.isatty())
 
 
 def check(
     outputs: TeacherOutputs, config: dict[str, Any], images: int, views: Any, name: str
 ) -> None:
-    """Print how well a cache stands in for its teacher."""
+    """Print how well a cache agrees with its teacher."""
     from torch.utils.data import Subset
 
     from mmkd.analysis.cache_agreement import compare
@@ -245,7 +260,7 @@ def check(
     for title, view in CHECKED_VIEWS.items():
         dataset = views(view)
         count = min(images, len(dataset))
-        # Evenly spread, so that the same ones are taken every time.
+        # Spread evenly, so that every call uses the same images.
         chosen = Subset(dataset, [len(dataset) * i // count for i in range(count)])
         for row in compare(outputs, teacher, chosen):
             numbers = f'{row.cosine:>43.3f}'
@@ -256,7 +271,8 @@ def check(
             print(f'{title:<30}{row.kind:<12}{numbers}', flush=True)
 
 
-def in_words(size: float) -> str:
+def format_size(size: float) -> str:
+    """A number of bytes with a unit."""
     for unit in ('B', 'kB', 'MB', 'GB'):
         if size < 1000:
             return f'{size:.3g} {unit}'

@@ -1,6 +1,6 @@
 """Check a config, its data and its weights before a run, and list every fault.
 
-Annotation files are read whole, and every image is looked at. The exit code is 0, or 2 if a run would fail.
+Reads all annotation files and every image. The exit code is 0, or 2 if a run would fail.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MODES = ('train', 'val', 'test')
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
-        '--modes', nargs='+', choices=MODES, default=MODES, help='what will run (default: all)'
+        '--modes', nargs='+', choices=MODES, default=MODES, help='modes to check (default: all)'
     )
     parser.add_argument(
         '--sample',
         action='store_true',
-        help='look only at what a training run checks when it starts',
+        help='check only as much data as a training run checks when it starts',
     )
-    parser.add_argument('--json', metavar='FILE', help='write the verdicts to a JSON file too')
+    parser.add_argument('--json', metavar='FILE', help='write the results to a JSON file too')
     return parser.parse_args()
 
 
@@ -44,7 +44,7 @@ def check(args: argparse.Namespace) -> None:
     cfg = read_config(path, args)
     cfg.launcher = args.launcher
     add_hooks(cfg)
-    MMLogger.get_current_instance().setLevel('ERROR')  # every weight's initialisation is logged
+    MMLogger.get_current_instance().setLevel('ERROR')  # mmengine logs each initialised weight
     run = PlannedRun(cfg, args.modes, path=args.config, whole=not args.sample)
     verdicts = []
     for verdict in examine(run):
@@ -62,7 +62,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def rows(verdict: Verdict) -> list[str]:
-    """The lines of one check: its name, the verdict and what to do."""
+    """The lines of one check: its name, and its result or its findings."""
     name = verdict.check.name
     found = [('error', each) for each in verdict.errors]
     found += [('warning', each) for each in verdict.advice]
@@ -76,9 +76,10 @@ def rows(verdict: Verdict) -> list[str]:
 
 
 def as_json(verdict: Verdict) -> dict[str, object]:
+    """The result of one check as plain values."""
     return dict(
         check=verdict.check.name,
-        verdict=verdict.word,
+        verdict=verdict.status,
         errors=[str(error) for error in verdict.errors],
         warnings=[str(each) for each in verdict.advice],
         needs=verdict.skipped,
@@ -86,6 +87,7 @@ def as_json(verdict: Verdict) -> dict[str, object]:
 
 
 def counted(count: int, noun: str) -> str:
+    """A count with its noun, in the plural if needed."""
     return f'{count} {noun}{"" if count == 1 else "s"}'
 
 

@@ -1,7 +1,7 @@
-"""Draw what several trained detectors find in the same images, side by side, next to the ground truth.
+"""Draw the detections of several trained detectors on the same images, next to the ground truth.
 
-Of work directories that training runs left: teacher, student, distilled student, or any others on one data
-set. Images are those where the detectors differ most, or those that --images names.
+Reads work directories of training runs: teacher, student, distilled student, or any others on one data set.
+Selects the images where the detectors differ most, or the images of --images.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import argparse
 
 from _cli import add_run_options, run_tool
 
-MOST = 50  # images of a figure
+MAX_IMAGES = 50  # in a figure
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='compare.py', description=__doc__, allow_abbrev=False)
     add_run_options(parser, 'work_dirs/comparison.png')
     parser.add_argument(
-        '--best', action='store_true', help='the epoch of the highest mAP, not the last one'
+        '--best', action='store_true', help='use the epoch with the highest mAP, not the last'
     )
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument(
@@ -31,17 +31,17 @@ def parse_args() -> argparse.Namespace:
         type=int,
         default=4,
         metavar='N',
-        help='show the N images whose F1 differs most between the detectors (default: 4)',
+        help='show the N images with the largest difference of F1 between detectors (default: 4)',
     )
     parser.add_argument(
         '--teacher',
         action='store_true',
-        help='add the teacher that the config of a distilled student names',
+        help='add the teachers in the configs of distilled students',
     )
     parser.add_argument(
         '--score-thr',
         type=float,
-        help="lowest score that counts, for all detectors (default: each one's of highest F1)",
+        help='minimum score for all detectors (default: the score with the highest F1 of each)',
     )
     return parser.parse_args()
 
@@ -64,12 +64,12 @@ def main(args: argparse.Namespace) -> None:
         ('--most-different', args.most_different),
         ('--images', len(args.images or '1')),
     ):
-        if not 1 <= number <= MOST:
-            raise ConfigError(f'{option}: must be 1 to {MOST} images, got {number}')
+        if not 1 <= number <= MAX_IMAGES:
+            raise ConfigError(f'{option}: must be 1 to {MAX_IMAGES} images, got {number}')
     if not args.images and len(args.work_dirs) == 1 and not args.teacher:
         raise ConfigError(
-            '--most-different: must have two detectors, got one; name another work directory, add --teacher, '
-            'or name images with --images'
+            '--most-different: needs two detectors, got one; name another work directory, add --teacher, or '
+            'select images with --images'
         )
     out = check_output(args.out, '--out', '.png')
     json = check_output(args.json, '--json', '.json') if args.json else None

@@ -1,9 +1,8 @@
-"""Rewrite public backbone weights (DINO, DINOv2, MAE, ViTDet, torchvision) by the names used here.
+"""Convert published backbone weights (DINO, DINOv2, MAE, ViTDet, torchvision) to the names of mmkd models.
 
-Public weights: the file that is written is a plain ``state_dict`` checkpoint, which
-``init_cfg=dict(type='Pretrained', checkpoint=OUT)`` reads. Without this tool
-``init_cfg=dict(type='ConvertedCheckpoint', source=SOURCE, checkpoint=IN)`` starts from the published file
-itself. docs/weights.md lists what is published where and under which licence.
+The output is a plain ``state_dict`` checkpoint for ``init_cfg=dict(type='Pretrained', checkpoint=OUT)``. This
+tool is optional: ``init_cfg=dict(type='ConvertedCheckpoint', source=SOURCE, checkpoint=IN)`` reads the
+published file itself. docs/weights.md lists published weights with their addresses and licences.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from tempfile import NamedTemporaryFile
 
 from _cli import run_tool
 
-# As mmkd.converters.FORMATS, which cannot be imported for a help text (see _cli.py).
+# The keys of mmkd.converters.FORMATS, which cannot be imported for a help text (see _cli.py).
 SOURCES = 'dino, dinov2, mae, torchvision-mobilenetv2, vitdet'
 
 
@@ -25,20 +24,20 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument('source', metavar='SOURCE', help=f'where the weights are from: {SOURCES}')
+    parser.add_argument('source', metavar='SOURCE', help=f'publisher of the weights: {SOURCES}')
     parser.add_argument('checkpoint', metavar='IN', help='the published file, a path or a URL')
     parser.add_argument('out', metavar='OUT', type=Path, help='the file to write, e.g. NAME.pth')
     parser.add_argument(
         '--no-class-token',
         action='store_true',
-        help='leave out the class token and its position, for a backbone with class_token=False',
+        help='drop the class token and its position, for a backbone with class_token=False',
     )
     parser.add_argument(
         '--backbone-only',
         action='store_true',
-        help="of vitdet the backbone alone, by a backbone's own names; else backbone.* and neck.*",
+        help='vitdet: write only the backbone, without the prefix backbone. (default: with the neck)',
     )
-    parser.add_argument('--force', action='store_true', help='overwrite OUT if it is there')
+    parser.add_argument('--force', action='store_true', help='overwrite OUT if it exists')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     parser.set_defaults(device='cpu', gpus=None, local_rank=0)
     return parser.parse_args()
@@ -52,11 +51,11 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
 
     find_format(args.source)  # before a download
     if args.out.is_dir():
-        raise ConfigError(f'{args.out} is a folder; name the file to write')
+        raise ConfigError(f'OUT: must be a file, got the folder {args.out}; name a file in it')
     if args.out.exists() and not args.force:
-        raise ConfigError(f'{args.out} is there already; overwrite it with --force')
+        raise ConfigError(f'OUT: {args.out} exists already; overwrite it with --force')
     if args.out.exists() and Path(args.checkpoint).exists() and args.out.samefile(args.checkpoint):
-        raise ConfigError(f'{args.out} is the file to convert; write to another')
+        raise ConfigError(f'OUT: {args.out} is the file to convert; name another file')
     state = convert(
         args.source,
         read_weights(args.checkpoint, args.checkpoint, 'name a file or a URL'),
@@ -68,12 +67,14 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
     try:
         _save(dict(state_dict=state, meta=meta), args.out)
     except OSError as error:
-        raise ConfigError(f'{args.out} cannot be written: {error.strerror or error}') from error
+        raise ConfigError(
+            f'OUT: {args.out} cannot be written ({error.strerror or error}); name another file'
+        ) from error
     print(f'{args.out}: {len(state)} entries from {args.checkpoint}')
 
 
 def _save(content: dict, path: Path) -> None:
-    """Whole or not at all: written beside ``path``, then moved there."""
+    """Write a checkpoint completely or not at all, through a temporary file in the same folder."""
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ def _save(content: dict, path: Path) -> None:
         try:
             torch.save(content, file)
             file.close()
-            # As any new file, where temporary ones are the owner's alone.
+            # Permissions of a new file; temporary files are readable only by their owner.
             mask = os.umask(0)
             os.umask(mask)
             os.chmod(file.name, 0o666 & ~mask)

@@ -1,6 +1,6 @@
 """Draw the training curves of runs: the detector's own losses, distillation losses, mAP.
 
-Of work directories that training runs left, finished or not, those of MMDetection's own tools/train.py too.
+Reads work directories of finished or unfinished training runs, also of MMDetection's own tools/train.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--metric',
         metavar='NAME',
-        help='validation result to draw, as it is logged: coco/bbox_mAP_50 (default: coco/bbox_mAP)',
+        help='validation metric to draw, by its name in the log, such as coco/bbox_mAP_50 '
+        '(default: coco/bbox_mAP)',
     )
     return parser.parse_args()
 

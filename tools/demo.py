@@ -1,4 +1,4 @@
-"""Show a student made better by distillation: draw data, train, compare (at most 10 minutes)."""
+"""Demonstrate distillation: generate data, train teacher and students, compare (15 minutes on 2 cores)."""
 
 from __future__ import annotations
 
@@ -43,24 +43,28 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='demo.py',
         description=__doc__,
-        epilog='Run again to go on after an interrupt: what is finished is not repeated.',
+        epilog='Run the command again to continue after an interrupt; finished stages are not repeated.',
         allow_abbrev=False,
     )
     parser.add_argument(
-        '--work-dir', help='where everything goes (default: work_dirs/demo, or demo-quick)'
+        '--work-dir', help='folder for all files (default: work_dirs/demo, or demo-quick)'
     )
-    parser.add_argument('--fresh', action='store_true', help='forget earlier runs and start over')
-    parser.add_argument('--seed', type=int, default=0, help='of the pictures and of the trainings')
+    parser.add_argument(
+        '--fresh', action='store_true', help='delete earlier results and start over'
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='seed of images and training runs (default: 0)'
+    )
     parser.add_argument(
         '--quick',
         action='store_true',
-        help='a few images and steps, to see that everything runs; its numbers mean nothing',
+        help='use few images and steps, to test that everything works; the numbers are meaningless',
     )
     parser.add_argument(
-        '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
+        '--device', choices=['cpu', 'cuda'], help='device to use (default: cuda if available)'
     )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
-    # How the demo calls itself: one training, its progress as numbers on stdout.
+    # The demo starts itself with this option for each training run, and reads the progress from stdout.
     parser.add_argument('--train', choices=list(CONFIG_OF), help=argparse.SUPPRESS)
     parser.set_defaults(gpus=None, local_rank=0)
     return parser.parse_args()
@@ -70,6 +74,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def demo(args: argparse.Namespace) -> None:
+    """Run all stages, and print the results."""
     from mmkd.errors import UserError
 
     work_dir = Path(args.work_dir or ('work_dirs/demo-quick' if args.quick else 'work_dirs/demo'))
@@ -84,11 +89,11 @@ def demo(args: argparse.Namespace) -> None:
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), progress:
                 metrics = _run_stages(args, work_dir, progress)
     except KeyboardInterrupt:
-        print(f'\nInterrupted. Go on with: {_command(args)}', flush=True)
+        print(f'\nInterrupted. Continue with: {_command(args)}', flush=True)
         sys.exit(130)
     except Exception as error:
         if not isinstance(error, UserError):
-            print(f'mmkd: the log of this run is {work_dir / "console.log"}', file=sys.stderr)
+            print(f'mmkd: log of this run: {work_dir / "console.log"}', file=sys.stderr)
         raise
     print(f'\n{format_table(metrics)}\n\n{describe(metrics)}\n')
     for name in ('table.md', 'comparison.png', 'curves.png'):
@@ -102,20 +107,20 @@ def _run_stages(args: argparse.Namespace, work_dir: Path, progress: Progress) ->
     from mmkd.analysis.work_dir import read_work_dir
 
     settings = _data_settings(args)
-    with progress.stage(f'Draw {settings.train + settings.val} pictures') as report:
-        drawn = prepare_scenes(
+    with progress.stage(f'Generate {settings.train + settings.val} images') as report:
+        generated = prepare_scenes(
             work_dir / 'data', settings, lambda done, total: report(done / total)
         )
-        report.finish('' if drawn else 'already there')
+        report.finish('' if generated else 'already done')
 
     _train_all([TEACHER], args, work_dir, progress)
-    # Neither needs the other, and one core each is more than two cores for one after the other.
+    # These runs are independent; in parallel with half of the cores each they finish earlier.
     _train_all([STUDENT, DISTILLED], args, work_dir, progress)
     checkpoints = {name: _checkpoint(work_dir, name) for name in CONFIG_OF}
 
     with progress.stage('Evaluate all three') as report:
         metrics = _evaluate(args, work_dir, checkpoints, report)
-    with progress.stage('Draw table and pictures') as report:
+    with progress.stage('Write table and figures') as report:
         table = f'{format_table(metrics)}\n\n{describe(metrics)}\n'
         (work_dir / 'table.md').write_text(table, encoding='utf-8')
         runs = [curves_of(read_work_dir(work_dir / n), TITLE_OF[n]) for n in checkpoints]
@@ -135,7 +140,7 @@ def _data_settings(args: argparse.Namespace):
 
 
 def _config(name: str, args: argparse.Namespace, work_dir: Path) -> Config:
-    """The config of one training, with this run's folders and seed."""
+    """The config of one training run, with the folders and the seed of this demo."""
     from mmengine.config import Config
 
     from mmkd.datasets.data_root import replace_data_root
@@ -152,12 +157,12 @@ def _config(name: str, args: argparse.Namespace, work_dir: Path) -> Config:
 
 
 def _plain(name: str) -> str:
-    """Whose config a result is evaluated with: a distilled student is a student."""
+    """The config for evaluation: that of the student for the distilled student."""
     return STUDENT if name == DISTILLED else name
 
 
 def _lock(file: Any, work_dir: Path) -> None:
-    """Keep two demos out of the same folder; the lock ends with the process."""
+    """Prevent two demos in the same folder; the lock is released when the process ends."""
     from mmkd.errors import UserError
 
     try:
@@ -168,12 +173,12 @@ def _lock(file: Any, work_dir: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise UserError(
-            f'another demo is running in {work_dir}; wait for it, or give another --work-dir'
+            f'--work-dir: another demo is running in {work_dir}; wait for it, or name another folder'
         ) from None
 
 
 def _forget(work_dir: Path) -> None:
-    """Remove what an earlier demo left, and nothing else."""
+    """Delete the results of an earlier demo, and nothing else."""
     from _synthetic_scenes import SETTINGS_FILE
 
     for name in (TEACHER, STUDENT, DISTILLED):
@@ -202,7 +207,7 @@ def _command(args: argparse.Namespace) -> str:
 def _train_all(
     names: list[str], args: argparse.Namespace, work_dir: Path, progress: Progress
 ) -> None:
-    """Train what is not trained yet, each in a process of its own, side by side."""
+    """Train all unfinished detectors in parallel, each in its own process."""
     with contextlib.ExitStack() as stack:
         reports = {
             name: stack.enter_context(progress.stage(f'Train the {TITLE_OF[name]}'))
@@ -245,7 +250,7 @@ def _start(
             stderr=log,
             text=True,
             env={'OMP_NUM_THREADS': str(threads), **os.environ},
-            # Ctrl-C reaches this process alone, which then ends the others.
+            # Ctrl-C reaches only this process, which then ends the others.
             start_new_session=True,
         )
 
@@ -258,7 +263,11 @@ def _listen(process: subprocess.Popen[str], report: StageReport) -> None:
 
 
 def _wait(processes: dict[str, subprocess.Popen[str]], work_dir: Path) -> None:
-    """Wait for all to end well, or for one that does not."""
+    """Wait until all processes succeed or one fails.
+
+    Raises:
+        UserError: A process failed; the message has the last line of its log.
+    """
     from mmkd.errors import UserError
 
     while any(process.poll() is None for process in processes.values()):
@@ -270,7 +279,7 @@ def _wait(processes: dict[str, subprocess.Popen[str]], work_dir: Path) -> None:
         if process.poll():
             log = work_dir / f'{name}.log'
             lines = log.read_text(encoding='utf-8').strip().splitlines() or ['']
-            raise UserError(f'training the {TITLE_OF[name]} failed: {lines[-1]}; see {log}')
+            raise UserError(f'training of the {TITLE_OF[name]} failed: {lines[-1]}; see {log}')
 
 
 def _cores() -> int:
@@ -281,16 +290,16 @@ def _cores() -> int:
 
 
 def train_one(args: argparse.Namespace) -> None:
-    """One training in a process of its own: its progress on stdout, all else on stderr."""
+    """Run one training in this process, with its progress on stdout and all other output on stderr."""
     work_dir, out = Path(args.work_dir), sys.stdout
-    told = 0.0
+    reported = 0.0
 
-    def report(share: float) -> None:
-        nonlocal told
-        if share - told >= 0.005 or share >= 1:
-            told = share
-            # When nobody listens any more this fails, and so ends a training nobody waits for.
-            print(f'{share:.4f}', file=out, flush=True)
+    def report(fraction: float) -> None:
+        nonlocal reported
+        if fraction - reported >= 0.005 or fraction >= 1:
+            reported = fraction
+            # If the demo has ended, this fails and ends the training too.
+            print(f'{fraction:.4f}', file=out, flush=True)
 
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -300,7 +309,7 @@ def train_one(args: argparse.Namespace) -> None:
 
 
 def _train(cfg: Config, folder: Path, report: Report) -> None:
-    """Train, or go on with a training that was interrupted."""
+    """Start a training run, or resume an interrupted one."""
     from mmengine.runner import Runner
 
     fingerprint = _fingerprint(cfg)
@@ -328,12 +337,12 @@ def _train(cfg: Config, folder: Path, report: Report) -> None:
 
 
 def _checkpoint(work_dir: Path, name: str) -> Path:
-    """The checkpoint of a finished training."""
+    """The checkpoint of a finished training run."""
     return work_dir / name / _read_json(work_dir / name / STATE_FILE)['checkpoint']
 
 
 def _fingerprint(cfg: Config) -> str:
-    """A hash of everything that decides what a training gives, except where its folders are."""
+    """A hash of all settings that affect the trained weights, without the paths of folders."""
     from mmkd import __version__
 
     content = cfg.to_dict()
@@ -349,7 +358,7 @@ def _fingerprint(cfg: Config) -> str:
 
 
 def _is_trained(cfg: Config, folder: Path) -> bool:
-    """Whether the last checkpoint of just this training is there and whole."""
+    """Whether the last checkpoint of exactly this training run exists and is intact."""
     state = _read_json(folder / STATE_FILE)
     checkpoint = folder / state.get('checkpoint', 'none')
     return (
@@ -360,7 +369,7 @@ def _is_trained(cfg: Config, folder: Path) -> bool:
 
 
 def _latest_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint; one that was being written has no table of contents yet."""
+    """The last complete checkpoint; an incomplete one is not a valid zip file."""
     found = sorted(folder.glob('epoch_*.pth'), key=lambda path: int(path.stem.split('_')[1]))
     return next((path for path in reversed(found) if zipfile.is_zipfile(path)), None)
 
@@ -369,7 +378,7 @@ def _progress_hook(report: Report):
     from mmengine.hooks import Hook
 
     class ProgressHook(Hook):
-        """Tells the display how much of the training is done."""
+        """Reports the finished fraction of the training."""
 
         def before_train(self, runner: Any) -> None:
             report(runner.iter / runner.max_iters)
@@ -386,7 +395,7 @@ def _progress_hook(report: Report):
 def _evaluate(
     args: argparse.Namespace, work_dir: Path, checkpoints: dict[str, Path], report: StageReport
 ) -> dict[str, Any]:
-    """Accuracy and cost of each checkpoint, as ``metrics.json`` holds them."""
+    """Accuracy and cost of each checkpoint, the content of ``metrics.json``."""
     from mmkd.analysis.complexity import (
         build_test_data,
         device_name,
@@ -427,7 +436,7 @@ def _evaluate(
             'training_seconds': _read_json(work_dir / name / STATE_FILE).get('seconds'),
             **{key: round(value, 4) for key, value in scores.items()},
         }
-    # The same layers, whatever their weights.
+    # Both have the same layers, so the time is measured only once.
     known = metrics['models']
     known[STUDENT]['onnx_ms_per_image'] = known[DISTILLED]['onnx_ms_per_image']
     values = [metrics['models'][name][METRICS['mAP']] for name in (TEACHER, STUDENT, DISTILLED)]
@@ -439,7 +448,7 @@ def _evaluate(
 
 
 def _onnx_ms(cfg: Config, model: Any, folder: Path) -> float | None:
-    """Write ``model.onnx`` beside a checkpoint; the median time of an image, None without the packages."""
+    """Write ``model.onnx`` to the folder; returns the median time per image, None without the packages."""
     from mmengine.dataset import pseudo_collate
 
     from mmkd.analysis.complexity import build_test_data, time_in_turns
@@ -465,25 +474,25 @@ def _draw_comparison(
 ) -> None:
     from mmkd.analysis.comparison import LOWEST_THR, Compared, compare
     from mmkd.analysis.complexity import build_test_data, load_detector
-    from mmkd.analysis.run_detectors import of_model
-    from mmkd.visualization import spread
+    from mmkd.analysis.run_detectors import detect_with_model
+    from mmkd.visualization import spread_indices
 
     detectors = []
     for name, checkpoint in checkpoints.items():
         cfg = _config(_plain(name), args, work_dir)
         model, dataset = load_detector(cfg, str(checkpoint)), build_test_data(cfg)
-        # Each at the score where its own F1 is highest: scores of two detectors do not compare.
+        # Each detector has the threshold of its highest F1, as scores of two detectors are not comparable.
         best = metrics['models'][name].get('coco/bbox_F1_shared_threshold', 0.5)
         score_thr = max(best, LOWEST_THR)
-        detectors.append(Compared(TITLE_OF[name], of_model(model), dataset, score_thr))
-    compare(detectors, spread(dataset)).draw().savefig(work_dir / 'comparison.png')
+        detectors.append(Compared(TITLE_OF[name], detect_with_model(model), dataset, score_thr))
+    compare(detectors, spread_indices(dataset)).draw().savefig(work_dir / 'comparison.png')
 
 
 def format_table(metrics: dict[str, Any]) -> str:
-    """The results as a Markdown table whose columns also line up on a terminal.
+    """The results as a Markdown table with padded columns.
 
     Args:
-        metrics: As ``metrics.json`` holds them.
+        metrics: The content of ``metrics.json``.
     """
     from mmkd.analysis.tables import DASH, markdown_table
     from mmkd.analysis.work_dir import METRICS
@@ -507,10 +516,10 @@ def format_table(metrics: dict[str, Any]) -> str:
 
 
 def describe(metrics: dict[str, Any]) -> str:
-    """What the table shows and how it was measured, in a few lines.
+    """A short summary of the table and of the measurements.
 
     Args:
-        metrics: As ``metrics.json`` holds them.
+        metrics: The content of ``metrics.json``.
     """
     from mmkd.analysis.work_dir import METRICS
 
@@ -520,21 +529,21 @@ def describe(metrics: dict[str, Any]) -> str:
     gap = metrics['gap_closed']
     result = f'Distillation changed the student by {distilled - student:+.1f} points of mAP'
     if gap is None:
-        result += '; the teacher is no better than the student alone, so there is no gap to close.'
+        result += '; the teacher is not better than the student, so there is no gap to close.'
     else:
-        result += f': {100 * gap:.0f} % of the {teacher - student:.1f} points to the teacher.'
+        result += f': {100 * gap:.0f} % of the {teacher - student:.1f} points between student and teacher.'
     height, width = metrics['input_size']
     return '\n'.join(
         [
             *textwrap.wrap(result, 92),
             '',
-            f'Accuracy in percent on {metrics["images"]} images that no training saw: mAP over IoU '
-            '0.5 to 0.95,',
-            'AP50 and F1 at IoU 0.5, F1 at the best score threshold of each class. Single runs, '
+            f'Accuracy in percent on {metrics["images"]} images that were not used for training: mAP over '
+            'IoU 0.5',
+            'to 0.95, AP50 and F1 at IoU 0.5, F1 at the best score threshold of each class. Single runs, '
             f'seed {metrics["seed"]}:',
-            'another seed or number of threads moves each of them by several points. GFLOPs are '
+            'with another seed or number of threads each number changes by several points. GFLOPs: '
             'billions of',
-            f'multiply-adds for a {width}x{height} image; ms is the median time of one image on',
+            f'multiply-adds for a {width}x{height} image. ms: median time of one image on',
             f'{metrics["machine"]}.',
         ]
     )
@@ -544,20 +553,21 @@ def describe(metrics: dict[str, Any]) -> str:
 
 
 class StageReport:
-    """Called with the share of a stage that is done, in 0..1."""
+    """Called with the finished fraction of a stage, in 0..1."""
 
     def __init__(self, show: Callable[[float, str | None], None]) -> None:
         self._show = show
 
-    def __call__(self, share: float) -> None:
-        self._show(share, None)
+    def __call__(self, fraction: float) -> None:
+        self._show(fraction, None)
 
     def finish(self, note: str = '') -> None:
+        """Mark the stage as finished, with a note to show instead of ``done``."""
         self._show(1.0, note)
 
 
 class Progress:
-    """A line per stage; this one prints occasional plain lines, for logs and pipes."""
+    """Prints plain lines about the progress of stages, for logs and pipes."""
 
     every = 0.25  # of a stage
 
@@ -572,18 +582,19 @@ class Progress:
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[StageReport]:
-        start, told = time.monotonic(), 0.0
+        """Show a stage within a ``with`` block."""
+        start, reported = time.monotonic(), 0.0
         print(f'{title} ...', file=self.out, flush=True)
 
-        def show(share: float, note: str | None) -> None:
-            nonlocal told
+        def show(fraction: float, note: str | None) -> None:
+            nonlocal reported
             seconds = time.monotonic() - start
             if note is not None:
                 print(f'{title}: {note or "done"} ({seconds:.0f} s)', file=self.out, flush=True)
-            elif share - told >= self.every and share < 1:
-                told = share
+            elif fraction - reported >= self.every and fraction < 1:
+                reported = fraction
                 print(
-                    f'{title}: {100 * share:.0f} %, {_minutes(seconds / share - seconds)} to go',
+                    f'{title}: {100 * fraction:.0f} %, {_minutes(seconds / fraction - seconds)} left',
                     file=self.out,
                     flush=True,
                 )
@@ -592,7 +603,7 @@ class Progress:
 
 
 class LiveProgress(Progress):
-    """The same on a terminal: bars, with the time each stage took and still needs."""
+    """Shows progress bars on a terminal, with elapsed and remaining time of each stage."""
 
     def __init__(self, out: Any) -> None:
         super().__init__(out)
@@ -606,7 +617,7 @@ class LiveProgress(Progress):
             progress.TimeElapsedColumn(),
             progress.TextColumn('{task.fields[eta]}'),
             console=Console(file=out),
-            # The demo sends everything else to a log file.
+            # The demo redirects all other output to a log file.
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -620,18 +631,19 @@ class LiveProgress(Progress):
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[StageReport]:
+        """Show a stage within a ``with`` block."""
         start, began = time.monotonic(), None
         task = self.bars.add_task(title.ljust(28), total=1.0, eta='')
 
-        def show(share: float, note: str | None) -> None:
+        def show(fraction: float, note: str | None) -> None:
             nonlocal start, began
-            if began is None or share < began:
-                start, began = time.monotonic(), share  # a resumed stage begins in the middle
+            if began is None or fraction < began:
+                start, began = time.monotonic(), fraction  # a resumed stage does not start at 0
             eta = note
-            if note is None and share - began > 0.01:
-                rest = (time.monotonic() - start) * (1 - share) / (share - began)
-                eta = f'{_minutes(rest)} to go'
-            self.bars.update(task, completed=share, eta=eta or '')
+            if note is None and fraction - began > 0.01:
+                rest = (time.monotonic() - start) * (1 - fraction) / (fraction - began)
+                eta = f'{_minutes(rest)} left'
+            self.bars.update(task, completed=fraction, eta=eta or '')
 
         try:
             yield StageReport(show)
@@ -644,7 +656,7 @@ def _progress(out: Any) -> Progress:
 
 
 def _part(report: Report, index: int, count: int) -> Report:
-    return lambda share: report((index + share) / count)
+    return lambda fraction: report((index + fraction) / count)
 
 
 def _minutes(seconds: float) -> str:
@@ -674,21 +686,21 @@ def _sha256(path: Path) -> str:
 
 
 def _import_quietly(args: argparse.Namespace) -> None:
-    """Import the stack without its warnings; whatever fails, `run_tool` meets and explains."""
+    """Import mmkd without the warnings of its dependencies; `run_tool` reports a failure later."""
     if args.device == 'cpu':
-        os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # mmengine picks its device while it is imported
+        os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # mmengine selects its device during the import
     with open(os.devnull, 'w') as nowhere, contextlib.suppress(Exception):
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             import mmkd  # noqa: F401
 
 
 if __name__ == '__main__':
-    # Before torch is loaded. Threads that wait for each other by spinning make a training many
-    # times slower as soon as anything else runs on the machine.
+    # Set before torch is loaded. With other load on the machine, threads that spin while waiting make
+    # training many times slower.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     arguments = parse_args()
     if not arguments.train:
-        print('mmkd demo: a teacher, a student, and the student distilled from it', flush=True)
+        print('mmkd demo: a teacher, a student, and a distilled student', flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
     try:
         _import_quietly(arguments)

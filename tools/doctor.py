@@ -1,10 +1,10 @@
 """Diagnose a distillation before training, from a few real batches.
 
-Teachers are tested on validation images, as they are and with red and blue exchanged; so is a student with
-weights (load_from, or --checkpoint). For each loss, doctor measures the norm of its gradient relative to the
-task losses and the cosine between the two. It measures time and memory of one training step. Each finding is
-one line that names the config key and what to change. The exit code is 0 without findings, else 2. Nothing is
-trained or written. All losses are active, whatever their schedules.
+Tests the teachers on validation images, unchanged and with red and blue swapped; also the student if it has
+weights (load_from, or --checkpoint). For each loss, measures the norm of its gradient relative to the task
+losses and the cosine between the two. Measures time and memory of one training step. Each finding is one line
+with the config key and the change to make. The exit code is 0 without findings, else 2. Nothing is trained or
+written. All losses are active, independent of their schedules.
 """
 
 from __future__ import annotations
@@ -30,12 +30,16 @@ def parse_args() -> argparse.Namespace:
         '--checkpoint', help="weights of the student (default: the config's load_from, if any)"
     )
     parser.add_argument(
-        '--images', type=int, default=100, help='of the validation data to test on (default: 100)'
+        '--images', type=int, default=100, help='number of validation images (default: 100)'
     )
-    parser.add_argument('--batches', type=int, default=3, help='of training data (default: 3)')
+    parser.add_argument(
+        '--batches', type=int, default=3, help='number of training batches (default: 3)'
+    )
     parser.add_argument('--batch-size', type=int, help="images per batch (default: the config's)")
-    parser.add_argument('--seed', type=int, default=0, help='of batches and weights (default: 0)')
-    parser.add_argument('--json', metavar='FILE', help='write all numbers there')
+    parser.add_argument(
+        '--seed', type=int, default=0, help='seed of batches and initial weights (default: 0)'
+    )
+    parser.add_argument('--json', metavar='FILE', help='write the numbers to a JSON file too')
     return parser.parse_args()
 
 
@@ -46,7 +50,7 @@ def doctor(args: argparse.Namespace) -> None:
 
     from mmkd.analysis.complexity import build_test_data
     from mmkd.analysis.diagnosis import diagnose
-    from mmkd.analysis.run_start import start_of, with_all_active
+    from mmkd.analysis.run_start import build_distillation, with_all_active
     from mmkd.preflight import PlannedRun, require
 
     check_options(args)
@@ -54,10 +58,12 @@ def doctor(args: argparse.Namespace) -> None:
     tests = cfg.get('val_dataloader') is not None
     require(PlannedRun(cfg, ('train', 'val') if tests else ('train',), path=args.config), warn)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    MMLogger.get_current_instance().setLevel('WARNING')  # every weight's initialisation is logged
+    MMLogger.get_current_instance().setLevel('WARNING')  # mmengine logs each initialised weight
     set_random_seed(args.seed)
     weights = args.checkpoint or cfg.get('load_from')
-    distiller, _, batches = start_of(cfg, args.batches, args.batch_size, args.seed, weights)
+    distiller, _, batches = build_distillation(
+        cfg, args.batches, args.batch_size, args.seed, weights
+    )
     validation = build_test_data(cfg, 'val_dataloader') if tests else None
     found = diagnose(distiller, batches, validation, args.images, is_trained=bool(weights))
     print('\n'.join(report(found)))
@@ -69,7 +75,7 @@ def doctor(args: argparse.Namespace) -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuse what cannot be measured, before anything is built."""
+    """Reject invalid options before anything is built."""
     from mmkd.errors import ConfigError
 
     for name in ('images', 'batches', 'batch_size'):
@@ -77,13 +83,13 @@ def check_options(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise ConfigError(f'--{name.replace("_", "-")}: must be at least 1, got {value}')
     if args.launcher != 'none':
-        raise ConfigError('--launcher: one process looks at a distillation; leave it out')
+        raise ConfigError('--launcher: doctor runs in a single process; remove --launcher')
     if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise ConfigError(f'--json {args.json}: there is no such folder')
+        raise ConfigError(f'--json: no such folder: {Path(args.json).parent}; name another file')
 
 
 def report(found: Diagnosis) -> Iterator[str]:
-    """The lines to read: what was measured, then what is wrong."""
+    """The lines to print: measurements, then findings."""
     if found.scores:
         yield f'On {found.images} validation images:'
         for name, score in found.scores.items():
@@ -98,7 +104,7 @@ def report(found: Diagnosis) -> Iterator[str]:
         yield f'Classes of the {name}: {", ".join(named)}'
     yield ''
     width = max(map(len, found.gradients))
-    yield f'{"":<{width}}  {"value":>9}  {"ratio":>7}  {"cosine":>6}   of gradients, to the task losses'
+    yield f'{"":<{width}}  {"value":>9}  {"ratio":>7}  {"cosine":>6}   (gradient, relative to task losses)'
     for name, each in found.gradients.items():
         yield f'{name:<{width}}  {each.value:>9.4g}  {each.ratio:>7.3f}  {each.cosine:>6.2f}'
     if found.cost is not None:
@@ -109,29 +115,30 @@ def report(found: Diagnosis) -> Iterator[str]:
         yield from (f'note: {note}' for note in found.notes)
     yield ''
     if not found.findings:
-        yield 'Nothing wrong was found.'
+        yield 'No findings.'
         return
-    yield f'{len(found.findings)} to change:' if len(found.findings) > 1 else 'To change:'
+    yield f'{len(found.findings)} findings:' if len(found.findings) > 1 else '1 finding:'
     yield from (f'  {finding}' for finding in found.findings)
 
 
 def cost_lines(found: Diagnosis) -> Iterator[str]:
+    """The lines on time and memory of a training step."""
     cost = found.cost
     assert cost is not None
     step, plain = cost.kd_step_s, cost.student_step_s
     memory = cost.peak_memory_mb
     yield (
-        f'A step takes {step:.3g} s, {step / plain:.2f} times a plain one; the teacher takes '
+        f'A distillation step takes {step:.3g} s, {step / plain:.2f} times a plain step; the teacher takes '
         f'{100 * cost.teacher_pass_s / step:.0f} % of it.'
     )
     yield (
-        f'Its memory is {memory["kd_step"]:.0f} MB at the peak, beside {memory["student_step"]:.0f} MB of a '
-        f'plain step; {cost.teacher_weights_mb:.0f} MB are weights of teachers.'
+        f'Its peak memory is {memory["kd_step"]:.0f} MB (plain step: {memory["student_step"]:.0f} MB); '
+        f'{cost.teacher_weights_mb:.0f} MB of it are teacher weights.'
     )
 
 
 def as_json(found: Diagnosis) -> dict[str, Any]:
-    """All of it; JSON has no NaN."""
+    """The diagnosis as plain values, with None for NaN, which JSON lacks."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

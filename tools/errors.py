@@ -1,7 +1,7 @@
-"""Show which kinds of errors detectors make, and how much AP each costs (TIDE), also by object size.
+"""Show the kinds of errors of detectors, and how much AP each costs (TIDE), also by object size.
 
-Of work directories, whose detectors are run on their validation images; or of result files in COCO's form
-with --ann-file, as CocoMetric (outfile_prefix) and predict write them.
+Reads work directories and runs their detectors on the validation images. With --ann-file, reads result files
+in COCO format instead, from CocoMetric (outfile_prefix) or predict.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='errors.py', description=__doc__, allow_abbrev=False)
     add_run_options(parser, 'work_dirs/errors.png')
     parser.add_argument(
-        '--best', action='store_true', help='the epoch of the highest mAP, not the last one'
+        '--best', action='store_true', help='use the epoch with the highest mAP, not the last'
     )
     parser.add_argument(
         '--teacher',
         action='store_true',
-        help='add the teacher that the config of a distilled student names',
+        help='add the teachers in the configs of distilled students',
     )
     parser.add_argument(
         '--ann-file',
         metavar='FILE',
-        help='ground truth in COCO form; then WORK_DIRs are result files',
+        help='ground truth in COCO format; WORK_DIRs are then result files',
     )
     parser.add_argument(
         '--classes',
         nargs='+',
         metavar='CLASS',
-        help='with --ann-file: the classes that count (all)',
+        help='with --ann-file: classes to evaluate (default: all)',
     )
     return parser.parse_args()
 
@@ -48,15 +48,17 @@ def main(args: argparse.Namespace) -> None:
     out = check_output(args.out, '--out', '.png')
     json = check_output(args.json, '--json', '.json') if args.json else None
     if args.classes and not args.ann_file:
-        raise ConfigError('--classes: must be given with --ann-file; a run has its own classes')
+        raise ConfigError(
+            '--classes: needs --ann-file, as the config of a run has its own classes; remove --classes'
+        )
     if args.ann_file and (args.teacher or args.best):
         raise ConfigError(
-            '--ann-file: must be without --teacher and --best; result files have neither'
+            '--ann-file: cannot be combined with --teacher or --best, which need runs; remove them'
         )
     init_default_scope('mmdet')
     MMLogger.get_current_instance().setLevel('ERROR')
     allow_training_checkpoints()
-    found = of_files(args) if args.ann_file else of_runs(args)
+    found = errors_in_files(args) if args.ann_file else errors_of_runs(args)
     numbers = {name: errors.numbers() for name, errors in found.items()}
     figure = draw_errors(numbers)
     files = {out: figure.savefig}
@@ -66,7 +68,8 @@ def main(args: argparse.Namespace) -> None:
     print(f'{error_table(numbers)}\n\n{size_table(numbers)}\n\n{out}')
 
 
-def of_files(args: argparse.Namespace) -> dict:
+def errors_in_files(args: argparse.Namespace) -> dict:
+    """The errors in result files, by title."""
     from mmkd.analysis.coco_results import read_results, read_truth
     from mmkd.analysis.error_kinds import find_errors
     from mmkd.analysis.work_dir import titles_of
@@ -77,7 +80,8 @@ def of_files(args: argparse.Namespace) -> dict:
     return {name: find_errors(truth, each) for name, each in zip(titles, results, strict=True)}
 
 
-def of_runs(args: argparse.Namespace) -> dict:
+def errors_of_runs(args: argparse.Namespace) -> dict:
+    """The errors of the detectors of work directories, by title."""
     from rich.progress import track
 
     from mmkd.analysis.coco_results import results_of, truth_of
@@ -88,7 +92,7 @@ def of_runs(args: argparse.Namespace) -> dict:
     truth = truth_of(detectors[0].dataset)
     for index in track(range(len(truth.images)), 'images'):
         for each in detectors:
-            each.find(index)
+            each.detections(index)
     return {
         each.name: find_errors(truth, results_of(each.found.values(), truth)) for each in detectors
     }

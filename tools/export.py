@@ -1,7 +1,7 @@
-"""Write a trained student as an ONNX file with preprocessing and NMS, and check it in ONNX Runtime.
+"""Export a trained student to ONNX with preprocessing and NMS, and check it in ONNX Runtime.
 
-DIR gets model.onnx, model.json that describes its input and output, and the student's config. Nothing is
-written unless ONNX Runtime finds the boxes that mmdet's predict finds. Needs the extra `export`.
+DIR gets model.onnx, model.json with a description of input and output, and the student's config. Nothing is
+written unless the boxes of ONNX Runtime match those of mmdet's predict. Needs the extra `export`.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help='a fixed size of one image, px (default: any number and size of images)',
+        help='fixed size of a single image, px (default: any batch and image size)',
     )
     parser.add_argument(
         '--images',
         nargs='+',
         default=[],
         metavar='IMAGES',
-        help='image files and folders to compare on (default: the first test images, else random ones)',
+        help='image files and folders for the comparison (default: the first test images, or random '
+        'images without test data)',
     )
     parser.add_argument(
-        '--evaluate', action='store_true', help='compare mAP on the test data too, to 0.1'
+        '--evaluate', action='store_true', help='also compare mAP on the test data, to 0.1'
+    )
+    parser.add_argument('--teacher', action='store_true', help='time the teacher too')
+    parser.add_argument(
+        '--threads', type=int, help="number of threads of all runtimes (default: torch's)"
     )
     parser.add_argument(
-        '--teacher', action='store_true', help="time the distillation's teacher beside the student"
-    )
-    parser.add_argument('--threads', type=int, help="of all runtimes (default: torch's)")
-    parser.add_argument(
-        '--rounds', type=int, default=20, help='how often each is timed (default: 20)'
+        '--rounds', type=int, default=20, help='number of timed runs per runtime (default: 20)'
     )
     return parser.parse_args()
 
@@ -81,6 +82,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def report(found: Exported) -> None:
+    """Print the result of an export."""
     import torch
 
     from mmkd.analysis.complexity import processor_name
@@ -88,12 +90,12 @@ def report(found: Exported) -> None:
 
     agreement = found.agreement
     print(
-        f'{agreement.boxes} boxes agree with PyTorch on {found.checked_on}: to {agreement.pixels:.2g} px, '
-        f'scores to {agreement.score:.2g}'
+        f'{agreement.boxes} boxes agree with PyTorch on {found.checked_on}: within '
+        f'{agreement.pixels:.2g} px, scores within {agreement.score:.2g}'
     )
     if not agreement.boxes:
         warn(
-            '--images: the student finds nothing on these images, so no box was compared; name others'
+            '--images: the student detects nothing on these images, so no box was compared; name others'
         )
     if found.scores:
         scores = ', '.join(f'{100 * value:.1f} ({name})' for name, value in found.scores.items())
@@ -110,7 +112,7 @@ def report(found: Exported) -> None:
         rows.append([row.name, *(DASH if each is None else f'{each:.1f}' for each in values)])
     threads = torch.get_num_threads()
     print(
-        f'\n{markdown_table(rows)}\n\nmedians of one image; {processor_name()}, {threads} threads'
+        f'\n{markdown_table(rows)}\n\nms: median time of one image; {processor_name()}, {threads} threads'
     )
     for row in found.rows:
         if row.note:

@@ -1,10 +1,10 @@
-"""Show how strongly each loss pulls at the student's weights: what loss_weight is to balance.
+"""Show the gradient of each loss at the student's weights, which loss_weight has to balance.
 
-For a few batches of the config's training data, at the weights a training starts with (or --checkpoint):
-each loss's value, the norm of its gradient at every module of the student, how large that is beside the
-student's own losses' (ratio) and whether it points the same way (cosine), both at the weights that both
-reach. Nothing is trained. All losses act, whatever their schedules; a teacher with a checkpoint is asked
-itself, not its cache.
+Uses a few batches of the training data, and the weights at the start of a training run (or --checkpoint). For
+each loss: its value, the norm of its gradient at every module of the student, and norm (ratio) and direction
+(cosine) relative to the gradient of the student's own losses, at the weights that both reach. Nothing is
+trained. All losses are active, independent of their schedules. A teacher with a checkpoint runs itself; its
+cache is not used.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
         '--checkpoint',
-        help="weights of the student, in place of the training's first; connectors too if it was "
-        'distilled with these losses',
+        help='weights of the student instead of the initial ones; also loads connectors if it was '
+        'distilled with the same losses',
     )
-    parser.add_argument('--batches', type=int, default=3, help='to take the mean of (default: 3)')
-    parser.add_argument('--batch-size', type=int, help="images a step (default: the config's)")
-    parser.add_argument('--seed', type=int, default=0, help='of batches and weights (default: 0)')
-    parser.add_argument('--json', metavar='FILE', help='write the numbers there too')
+    parser.add_argument(
+        '--batches', type=int, default=3, help='number of batches, for the mean (default: 3)'
+    )
+    parser.add_argument('--batch-size', type=int, help="images per batch (default: the config's)")
+    parser.add_argument(
+        '--seed', type=int, default=0, help='seed of batches and initial weights (default: 0)'
+    )
+    parser.add_argument('--json', metavar='FILE', help='write the numbers to a JSON file too')
     return parser.parse_args()
 
 
@@ -42,16 +46,18 @@ def gradients(args: argparse.Namespace) -> None:
     from mmengine.runner import set_random_seed
 
     from mmkd.analysis.gradients import measure_gradients
-    from mmkd.analysis.run_start import start_of, with_all_active
+    from mmkd.analysis.run_start import build_distillation, with_all_active
     from mmkd.preflight import PlannedRun, require
 
     check_options(args)
     cfg = with_all_active(load_config(args, modes=()), args.config)
     require(PlannedRun(cfg, ('train',), path=args.config), warn)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
-    MMLogger.get_current_instance().setLevel('WARNING')  # every weight's initialisation is logged
+    MMLogger.get_current_instance().setLevel('WARNING')  # mmengine logs each initialised weight
     set_random_seed(args.seed)
-    distiller, _, batches = start_of(cfg, args.batches, args.batch_size, args.seed, args.checkpoint)
+    distiller, _, batches = build_distillation(
+        cfg, args.batches, args.batch_size, args.seed, args.checkpoint
+    )
     found = measure_gradients(distiller, batches)
     print(table(found))
     if args.json:
@@ -62,21 +68,21 @@ def gradients(args: argparse.Namespace) -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuse what cannot be measured, before anything is built."""
+    """Reject invalid options before anything is built."""
     from mmkd.errors import ConfigError
 
     for name in ('batches', 'batch_size'):
         value = getattr(args, name)
         if value is not None and value < 1:
-            raise ConfigError(f'--{name.replace("_", "-")} {value} is below 1')
+            raise ConfigError(f'--{name.replace("_", "-")}: must be at least 1, got {value}')
     if args.launcher != 'none':
-        raise ConfigError('one process looks at gradients; leave out --launcher')
+        raise ConfigError('--launcher: gradients runs in a single process; remove --launcher')
     if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise ConfigError(f'--json {args.json}: there is no such folder')
+        raise ConfigError(f'--json: no such folder: {Path(args.json).parent}; name another file')
 
 
 def table(found: dict[str, LossGradient]) -> str:
-    """The numbers to read."""
+    """The numbers as text."""
     modules = {name: max(12, len(name) + 2) for name in next(iter(found.values())).norms}
     first = max(map(len, found)) + 2
     names = ''.join(f'{name:>{width}}' for name, width in modules.items())

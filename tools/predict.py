@@ -1,7 +1,7 @@
-"""Run a student on images: each is written with its boxes, and all predictions to a JSON file.
+"""Run a student on images; write each image with its boxes, and all predictions to a JSON file.
 
-IMAGES are files and folders. DIR/images/ has the drawn images, DIR/predictions.json the predictions in the
-form of COCO's results, all scores included.
+IMAGES are files and folders. DIR/images/ gets the images with boxes, DIR/predictions.json the predictions
+with all scores in the format of COCO results.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint of the student, a file or a URL')
     parser.add_argument('images', nargs='+', metavar='IMAGES', help='image files and folders')
-    parser.add_argument('--out', metavar='DIR', required=True, help='where to write')
+    parser.add_argument('--out', metavar='DIR', required=True, help='the folder to write to')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='lowest score that is drawn (default: 0.3)'
+        '--score-thr', type=float, default=0.3, help='minimum score of drawn boxes (default: 0.3)'
     )
     parser.add_argument(
-        '--ann-file', metavar='FILE', help='COCO file whose ids of images and categories are used'
+        '--ann-file', metavar='FILE', help='COCO file with the ids of images and categories to use'
     )
     return parser.parse_args()
 
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> None:
         raise ConfigError(f'--score-thr: must be in [0, 1], got {args.score_thr}')
     images = find_images(args.images)
     cfg = read_config(find_config(args.config), args)
-    check_checkpoint(args.checkpoint, 'the checkpoint of the student')
+    check_checkpoint(args.checkpoint, 'CHECKPOINT')
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     MMLogger.get_current_instance().setLevel('ERROR')
     allow_training_checkpoints()

@@ -1,7 +1,7 @@
-"""Write a trained student as others use it: plain config, weights alone, model card.
+"""Write a trained student for others to use: plain config, weights, model card.
 
 Weights are written for mmengine (.pth) and as .safetensors, with the first digits of their SHA-256 in the
-name. mmdet's DetInferencer runs the folder without mmkd, unless the student has modules of mmkd.
+file name. mmdet's DetInferencer runs the model without mmkd, unless the student has modules of mmkd.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint of the student, a file or a URL')
     parser.add_argument('--out', metavar='DIR', required=True, help='a new or empty folder')
-    parser.add_argument('--name', help="of the files (default: the config's)")
-    parser.add_argument('--license', default='', metavar='SPDX', help='of the weights')
+    parser.add_argument('--name', help='name of the files (default: the name of the config)')
+    parser.add_argument(
+        '--license', default='', metavar='SPDX', help='licence of the weights, an SPDX identifier'
+    )
     return parser.parse_args()
 
 
@@ -35,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
     if '/' in name or name.startswith('.'):
         raise ConfigError(f'--name: must be a file name without folder, got {name!r}')
     if not args.license:
-        warn('--license: not given; the model card says unknown')
+        warn('--license: not given, so the model card has "unknown"; name an SPDX identifier')
     found = publish(cfg, args.checkpoint, args.out, name, args.license)
     for file in (found.config, found.weights, found.safetensors, found.card):
         print(file)

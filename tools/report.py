@@ -1,7 +1,7 @@
-"""Make a table and a figure of finished trainings: what each costs, reaches, gained by distilling.
+"""Write a table and a figure of training runs: accuracy, cost, and gain of distillation.
 
-Which training is whose teacher and baseline is read from their configs. Writes report.md,
-report.csv and report.png.
+The teacher and the baseline of each distilled run are found from the configs. Writes report.md, report.csv
+and report.png.
 """
 
 from __future__ import annotations
@@ -23,38 +23,42 @@ if TYPE_CHECKING:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='report.py', description=__doc__, allow_abbrev=False)
-    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='as a training left it')
     parser.add_argument(
-        '--out', default='work_dirs/report', help='where to write (default: work_dirs/report)'
+        'work_dirs', nargs='+', metavar='WORK_DIR', help='work directories of training runs'
     )
     parser.add_argument(
-        '--best', action='store_true', help='the epoch of the highest mAP, not the last one'
+        '--out', default='work_dirs/report', help='folder to write to (default: work_dirs/report)'
+    )
+    parser.add_argument(
+        '--best', action='store_true', help='use the epoch with the highest mAP, not the last'
     )
     parser.add_argument(
         '--evaluate',
         action='store_true',
-        help='evaluate checkpoints again whose F1 was not logged; needs the validation images',
+        help='evaluate checkpoints without a logged F1; needs the validation images',
     )
-    parser.add_argument('--no-latency', action='store_true', help='time nothing')
+    parser.add_argument('--no-latency', action='store_true', help='do not measure time')
     parser.add_argument(
         '--image-size',
         type=int,
         nargs=2,
         default=(480, 640),
         metavar=('HEIGHT', 'WIDTH'),
-        help='of the picture that is counted and timed, before the test pipeline (480 640)',
+        help='size of the image for cost and time, before the test pipeline (default: 480 640)',
     )
-    parser.add_argument('--threads', type=int, help="of torch on the CPU (default: torch's)")
+    parser.add_argument(
+        '--threads', type=int, help="number of torch threads on the CPU (default: torch's)"
+    )
     for name in ('teacher', 'baseline'):
         parser.add_argument(
             f'--{name}',
             action='append',
             default=[],
             metavar='DISTILLED=WORK_DIR',
-            help=f'whose {name} is which, where the configs do not tell; may be given again',
+            help=f'set the {name} of a distilled run, if the configs do not determine it; repeatable',
         )
     parser.add_argument(
-        '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
+        '--device', choices=['cpu', 'cuda'], help='device to use (default: cuda if available)'
     )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     parser.set_defaults(gpus=None, local_rank=0)
@@ -77,16 +81,19 @@ def report(args: argparse.Namespace) -> None:
     teachers, baselines = _pairs(args.teacher, '--teacher'), _pairs(args.baseline, '--baseline')
     rows = assign_roles(read_rows(args.work_dirs, args.best), teachers, baselines)
     if not any(row.finished for row in rows):
-        raise ConfigError(f'no training is finished: {"; ".join(row.name for row in rows)}')
+        raise ConfigError(
+            f'WORK_DIR: no run is finished, got {", ".join(row.name for row in rows)}; finish one, or name '
+            f'others'
+        )
 
     allow_training_checkpoints()
     init_default_scope('mmdet')
-    MMLogger.get_current_instance().setLevel('ERROR')  # operators whose cost mmengine does not know
+    MMLogger.get_current_instance().setLevel('ERROR')  # mmengine warns about uncounted operators
     if args.threads:
         torch.set_num_threads(args.threads)
     size = tuple(args.image_size)
     print(f'mmkd: work directories: {len(args.work_dirs)}, rows: {len(rows)}', flush=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         for row in rows if args.evaluate else ():
             add_f1(row)
         add_costs(rows, size, timed=not args.no_latency)
@@ -100,14 +107,15 @@ def report(args: argparse.Namespace) -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
+    """Reject invalid options before anything is read."""
     from mmkd.errors import ConfigError
 
     if Path(args.out).exists() and not Path(args.out).is_dir():
-        raise ConfigError(f'--out {args.out} is a file; name a folder')
+        raise ConfigError(f'--out: must be a folder, got the file {args.out}; name a folder')
     if min(args.image_size) < 32:
-        raise ConfigError('--image-size takes height and width, of at least 32 pixels')
+        raise ConfigError(f'--image-size: must be at least 32 px each, got {args.image_size}')
     if args.threads is not None and args.threads < 1:
-        raise ConfigError(f'--threads {args.threads} is below 1')
+        raise ConfigError(f'--threads: must be at least 1, got {args.threads}')
 
 
 def _pairs(options: list[str], name: str) -> dict[str, str]:
@@ -115,12 +123,12 @@ def _pairs(options: list[str], name: str) -> dict[str, str]:
 
     for option in options:
         if not all(option.partition('=')):
-            raise ConfigError(f'{name} takes NAME=WORK_DIR, got {option!r}')
+            raise ConfigError(f'{name}: must be DISTILLED=WORK_DIR, got {option!r}')
     return dict(option.split('=', 1) for option in options)
 
 
 def write(out: Path, text: str, table: str, rows: Sequence[Row]) -> None:
-    """Write all three files, or none."""
+    """Write all three files, or none of them."""
     from mmkd.analysis.statistics import interval
     from mmkd.analysis.tradeoff import Point, draw_tradeoff
 
@@ -141,6 +149,6 @@ def write(out: Path, text: str, table: str, rows: Sequence[Row]) -> None:
 
 
 if __name__ == '__main__':
-    # Before torch is loaded: threads that wait by spinning time each other when anything else runs.
+    # Set before torch is loaded: with other load, threads that spin while waiting distort the times.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     run_tool(report, parse_args())

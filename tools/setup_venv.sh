@@ -30,7 +30,7 @@ sys.exit(not (sys.implementation.name == "cpython" and (3, 10) <= sys.version_in
 
 find_python() {
     if [ -n "${PYTHON:-}" ]; then
-        fits "$PYTHON" || die "PYTHON=$PYTHON is no CPython 3.10, 3.11 or 3.12 with venv and ensurepip"
+        fits "$PYTHON" || die "PYTHON=$PYTHON must be a CPython 3.10, 3.11 or 3.12 with venv and ensurepip"
         echo "$PYTHON"
         return
     fi
@@ -43,7 +43,7 @@ apt-get install python3.11 python3.11-venv python3.11-dev) or name it: make setu
 
 rm -f "$venv/.ready"
 if [ -e "$venv" ] && ! fits "$venv/bin/python"; then
-    say "Removing $venv: its Python is gone or of an unsupported version"
+    say "Removing $venv: its Python is missing or has an unsupported version"
     rm -rf "$venv"
 fi
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -55,7 +55,7 @@ export PATH="$PWD/$venv/bin:$PATH" # ninja, for building mmcv
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 links=()
-# Options add to what PIP_FIND_LINKS or pip's own configuration say.
+# These options are added to PIP_FIND_LINKS and pip's own configuration.
 if [ -d ../shared/wheels ]; then links=(--find-links ../shared/wheels); fi
 if [ -n "${WHEELS:-}" ]; then
     mkdir -p "$WHEELS"
@@ -63,7 +63,7 @@ if [ -n "${WHEELS:-}" ]; then
 fi
 install() { "${pip[@]}" install -c "$constraints" ${links[@]+"${links[@]}"} "$@"; }
 
-# A wheel is of use only if it was built for this torch: load the ops and run two.
+# A wheel works only if it was built for this torch version: load the operators and run two.
 mmcv_works() {
     "$venv/bin/python" - "${mmcv%==*}" "${mmcv#*==}" <<'PY'
 import sys
@@ -81,14 +81,14 @@ PY
 }
 
 build_mmcv() {
-    command -v "${CXX:-c++}" >/dev/null || die "no wheel of $mmcv fits, and there is no C++ compiler to build \
-it with (Debian, Ubuntu: apt-get install g++), nor a folder with a wheel in PIP_FIND_LINKS"
+    command -v "${CXX:-c++}" >/dev/null || die "no wheel of $mmcv works, and building it needs a C++ \
+compiler; install one (Debian, Ubuntu: apt-get install g++), or name a folder with a wheel in PIP_FIND_LINKS"
     "$venv/bin/python" -c 'import sys, sysconfig, pathlib
 sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").exists())' ||
-        die "Python.h is missing, which building $mmcv needs (Debian, Ubuntu: apt-get install python3-dev)"
+        die "building $mmcv needs Python.h; install it (Debian, Ubuntu: apt-get install python3-dev)"
     jobs=${MAX_JOBS:-$(nproc)}
-    say "No wheel of $mmcv fits: building it from source with $jobs jobs. This takes 10 minutes or more"
-    # The sources stay in .venv until they are built, so that an interrupted build goes on where it was.
+    say "No wheel of $mmcv works: building it from source with $jobs jobs. This takes 10 minutes or more"
+    # The sources stay in .venv until they are built, so an interrupted build continues where it stopped.
     mkdir -p "$venv/src"
     "${pip[@]}" download -q --no-deps --no-binary :all: --no-build-isolation -d "$venv/src" "$mmcv"
     source=$(ls -d "$venv"/src/*mmcv-*.tar.gz)

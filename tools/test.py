@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint with a config; a distilled student needs no teacher here."""
+"""Evaluate a checkpoint with a config; a distilled student needs no teacher."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('checkpoint', help='checkpoint, a file or a URL')
     parser.add_argument(
         '--f1', action='store_true', help='add F1 to every COCO metric of the config'
     )
     parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to a pickle file')
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
-    parser.add_argument('--show-dir', help='write painted images to work_dir/<time>/SHOW_DIR')
+    parser.add_argument(
+        '--show-dir', help='write images with predictions to work_dir/<time>/SHOW_DIR'
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds each image is shown')
     parser.add_argument(
-        '--tta', action='store_true', help='test-time augmentation: average over flips'
+        '--tta', action='store_true', help='test-time augmentation: merge boxes of both flips'
     )
     return parser.parse_args()
 
@@ -34,9 +36,9 @@ def test(args: argparse.Namespace) -> None:
     from mmkd.preflight.files import check_checkpoint
 
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        raise ConfigError(f'--out writes a pickle file, so its name must end in .pkl: {args.out}')
+        raise ConfigError(f'--out: must be a file that ends in .pkl, got {args.out}')
     cfg = load_config(args, modes=('test',))
-    check_checkpoint(args.checkpoint, 'the checkpoint to test')
+    check_checkpoint(args.checkpoint, 'CHECKPOINT')
     cfg.load_from = args.checkpoint
     if args.f1:
         from mmkd.f1_metric import with_f1
@@ -55,12 +57,12 @@ def test(args: argparse.Namespace) -> None:
 
 
 def use_flip_tta(cfg: Config) -> None:
-    """Average over the image and its mirror image, unless the config says otherwise."""
+    """Merge the boxes of the image and its mirror image, unless the config sets ``tta_pipeline``."""
     cfg.setdefault(
         'tta_model',
         dict(
             type='DetTTAModel',
-            # The boxes of both views are merged as mmdet's Faster R-CNN merges those of one.
+            # Merge the boxes of both views with the NMS settings of mmdet's Faster R-CNN.
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         ),
     )

@@ -1,4 +1,4 @@
-"""Train a detector, or distil one, from a config."""
+"""Train a detector from a config, with or without distillation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate with the total batch size',
+        help='scale the learning rate to the total batch size',
     )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint, or from the latest in the work dir if none is named',
+        help='resume from a checkpoint (default: the latest in the work directory)',
     )
     return parser.parse_args()
 
@@ -37,13 +37,17 @@ def train(args: argparse.Namespace) -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
-        source = '--amp' if args.amp else "optim_wrapper.type='AmpOptimWrapper'"
-        raise ConfigError(f'{source} needs a GPU: mmengine has no mixed precision on the CPU')
+        source = '--amp' if args.amp else 'optim_wrapper.type: AmpOptimWrapper'
+        raise ConfigError(
+            f'{source} needs a GPU, as mmengine has no mixed precision on the CPU; remove it'
+        )
     scaled = cfg.get('auto_scale_lr') or {}
     if args.auto_scale_lr or scaled.get('enable'):
         if 'base_batch_size' not in scaled:
             source = '--auto-scale-lr' if args.auto_scale_lr else 'auto_scale_lr.enable'
-            raise ConfigError(f'{source} needs auto_scale_lr=dict(base_batch_size=…) in the config')
+            raise ConfigError(
+                f'{source}: the config needs auto_scale_lr=dict(base_batch_size=…); add it'
+            )
         cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.resume = True

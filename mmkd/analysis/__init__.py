@@ -1,1 +1,1 @@
-"""What measures, compares and draws. The training core imports nothing of it."""
+"""Measure, compare and draw detectors and training runs. The training step does not import this package."""

@@ -1,4 +1,4 @@
-"""How well a cache stands in for its teacher in other views of an image."""
+"""Compare a cache with its teacher on augmented images."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from ..families.dense_heads import dense_head, prediction_scores
 from ..recorder import Recorder, Source
 from ..teachers import CachedTeacher, LiveTeacher
 
-# What is taken for a detection, what for an answer to one, and when two boxes show the same.
-CONFIDENT, FAINT, SAME = 0.3, 0.05, 0.5
+# Minimum scores of detections of the teacher and of the cache, and minimum IoU of a matching pair.
+DETECTION_SCORE, CANDIDATE_SCORE, MATCH_IOU = 0.3, 0.05, 0.5
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What of a live teacher's answers the cache gives, over a number of views.
+    """Agreement of a cache with its live teacher over several images.
 
     Attributes:
-        kind: What was compared.
-        detections: How many objects the live teacher finds, with a probability of at least 0.3, by its raw
-            answers after non-maximum suppression.
-        found: The share of them that the cache finds too: the same class, IoU of at least 0.5.
-        iou: Mean overlap of these.
+        kind: Kind of the compared content.
+        detections: Number of detections of the live teacher: raw outputs with a probability of at least 0.3,
+            after non-maximum suppression.
+        found: Fraction of them that the cache has too, with the same class and an IoU of at least 0.5.
+        iou: Mean IoU of these pairs.
         difference: Mean difference of their probabilities.
-        cosine: Of maps: mean cosine between the two at each position that is stored, in place of all these.
+        cosine: For feature maps, instead of all others: mean cosine similarity over the stored positions.
     """
 
     kind: str
@@ -56,10 +56,10 @@ class Agreement:
 
 
 class Comparison:
-    """Adds up agreement over batches.
+    """Accumulates the agreement over batches.
 
     Args:
-        content: What is compared.
+        content: The content to compare.
         live: The teacher.
     """
 
@@ -76,13 +76,13 @@ class Comparison:
         shared: Sequence[dict],
         samples: SampleList,
     ) -> None:
-        """Compare what both say of a batch.
+        """Add the comparison of one batch.
 
         Args:
-            live, cached: Give what was recorded of each.
-            masks: The stored positions of the cache's maps, by source.
-            shared: What either shares.
-            samples: The batch's meta information.
+            live, cached: Return a recorded output of the teacher and of the cache by its source.
+            masks: Stored positions of the cached maps, by source.
+            shared: Shared values of the teacher and of the cache, such as proposals.
+            samples: Metadata of the batch.
         """
         if isinstance(self.content, MapContent):
             self._add_maps(live, cached, masks)
@@ -92,8 +92,10 @@ class Comparison:
             for read, each in zip((live, cached), shared, strict=True)
         )
         for found, others in zip(ours, theirs, strict=True):
-            boxes, probability, label = _distinct(*found, CONFIDENT)
-            other_boxes, other_probability, other_label = _distinct(*others, FAINT)
+            boxes, probability, label = _detections_above(*found, DETECTION_SCORE)
+            other_boxes, other_probability, other_label = _detections_above(
+                *others, CANDIDATE_SCORE
+            )
             if not len(boxes):
                 continue
             if not len(other_boxes):
@@ -119,13 +121,13 @@ class Comparison:
                 )
 
     def result(self) -> Agreement:
-        """All that was added."""
+        """The agreement over all batches."""
         if isinstance(self.content, MapContent):
             return Agreement(self.content.kind, cosine=float(torch.cat(self._cosines).mean()))
         if not self._rows:
             return Agreement(self.content.kind)
         overlap, apart = torch.tensor(self._rows).unbind(-1)
-        same = overlap >= SAME
+        same = overlap >= MATCH_IOU
         means = (float(each[same].mean()) for each in (overlap, apart))
         return Agreement(self.content.kind, len(overlap), float(same.float().mean()), *means)
 
@@ -133,11 +135,11 @@ class Comparison:
 def detections(
     content: Content, teacher: LiveTeacher, read: ReadOutput, shared: dict, samples: SampleList
 ) -> Iterable[tuple[Tensor, Tensor]]:
-    """What a teacher finds, by its raw answers.
+    """Decode the raw outputs of a teacher to boxes and probabilities.
 
     Returns:
-        Of each image boxes in pixels of the teacher's images, shape (n, 4), and probabilities, shape
-        (n, classes); nothing where the losses read no scores or no boxes.
+        Per image, boxes in px of the teacher's images, shape (n, 4), and probabilities, shape
+        (n, classes). Empty if the losses read no scores or no boxes.
     """
     detector = teacher.detector
     if isinstance(content, QueryContent):
@@ -165,14 +167,14 @@ def detections(
     return found
 
 
-def _distinct(boxes: Tensor, scores: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, probabilities and labels of what is likely enough, one for each object."""
+def _detections_above(boxes: Tensor, scores: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, probabilities and labels with a probability of at least ``least``, after NMS."""
     probability, label = scores.max(-1)
     likely = probability >= least
     boxes, probability, label = boxes[likely], probability[likely], label[likely]
     if not len(boxes):
         return boxes, probability, label
-    _, keep = batched_nms(boxes, probability, label, dict(type='nms', iou_threshold=SAME))
+    _, keep = batched_nms(boxes, probability, label, dict(type='nms', iou_threshold=MATCH_IOU))
     return boxes[keep], probability[keep], label[keep]
 
 
@@ -199,18 +201,18 @@ def _levels(value: Any) -> list[Tensor]:
 
 
 def compare(live: TeacherOutputs, cached: CachedTeacher, dataset: Any) -> list[Agreement]:
-    """Ask the teacher and read its cache for all images of a data set.
+    """Compare the teacher and its cache on all images of a data set.
 
     Args:
-        live: The teacher that wrote it.
-        cached: What reads it.
-        dataset: The images in some view, each with its view recorded.
+        live: The teacher that wrote the cache.
+        cached: The teacher that reads the cache.
+        dataset: Augmented images that record their augmentation.
 
     Returns:
-        One for each kind of content.
+        The agreement for each kind of content.
 
     Raises:
-        ConfigError: The cache lacks what the losses read.
+        ConfigError: The cache lacks content that the losses read.
     """
     cached.require(live.entries, live.name, live.class_map)
     assert isinstance(live.teacher, LiveTeacher)

@@ -1,4 +1,4 @@
-"""Ground truth and detections in COCO's form: of data sets and detectors, or read from files."""
+"""Ground truth and detections in COCO format, from data sets and detectors or from files."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ KEYS = ('image_id', 'category_id', 'bbox', 'score')
 
 @dataclass(frozen=True)
 class Truth:
-    """What is to be found in a data set.
+    """The ground truth of a data set.
 
     Attributes:
         coco: Images and objects.
-        categories: Ids of the classes that count, in the order of labels.
-        images: Ids of the images that count, in their order.
+        categories: Ids of the evaluated classes, in the order of labels.
+        images: Ids of the evaluated images, in the order of the data set.
     """
 
     coco: COCO
@@ -39,11 +39,11 @@ class Truth:
 
 
 def truth_of(dataset: BaseDataset) -> Truth:
-    """What is to be found in the images of a data set, as mmdet's CocoMetric takes it.
+    """The ground truth of a data set, as in mmdet's CocoMetric.
 
     Args:
-        dataset: A CocoDataset, whose annotation file is read again, as it has areas of outlines; or any other
-            detection data set.
+        dataset: A detection data set. The annotation file of a CocoDataset is read again, as the data set
+            itself does not keep the areas of segmentations.
     """
     images = [dataset.get_data_info(i) for i in range(len(dataset))]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -79,11 +79,11 @@ def _as_coco(images: Iterable[dict[str, Any]], classes: Sequence[str]) -> dict[s
 
 
 def results_of(found: Iterable[Boxes], truth: Truth) -> list[dict[str, Any]]:
-    """What a detector found, in COCO's form.
+    """Detections in COCO format.
 
     Args:
-        found: One per image of ``truth``, in its order.
-        truth: Whose ids are used.
+        found: Boxes per image of ``truth``, in the same order.
+        truth: The ground truth with the ids of images and classes.
     """
     results = []
     for image, boxes in zip(truth.images, found, strict=True):
@@ -103,22 +103,22 @@ def results_of(found: Iterable[Boxes], truth: Truth) -> list[dict[str, Any]]:
 
 
 def read_truth(path: str, classes: Sequence[str] | None = None) -> Truth:
-    """The images and objects of an annotation file.
+    """The ground truth of an annotation file.
 
     Args:
-        path: A file in COCO's form.
-        classes: Names of the classes that count; by default all.
+        path: A file in COCO format.
+        classes: Names of the evaluated classes; all by default.
 
     Raises:
-        UserError: The file is none, or lacks a class.
+        UserError: The file is not in COCO format, or lacks a class.
     """
     if not os.path.isfile(path):
-        raise MissingFileError(f'--ann-file: no such file: {path}')
+        raise MissingFileError(f'--ann-file: no such file: {path}; name an existing COCO file')
     known = {each['name']: each['id'] for each in read_coco(path)['categories']}
     for name in classes or ():
         if name not in known:
             raise ConfigError(
-                f'--classes: must be of {path}, got {name!r}{did_you_mean(name, known)}'
+                f'--classes: must be classes of {path}, got {name!r}{did_you_mean(name, known)}'
             )
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(path)
@@ -127,39 +127,39 @@ def read_truth(path: str, classes: Sequence[str] | None = None) -> Truth:
 
 
 def read_results(path: str, truth: Truth) -> list[dict[str, Any]]:
-    """The detections of a result file, of the classes that count.
+    """The detections of a result file, for the evaluated classes.
 
     Args:
-        path: A JSON file in the form of COCO's results, as ``CocoMetric(outfile_prefix=…)`` or ``predict``
-            write it.
-        truth: Whose images and classes it must name.
+        path: A JSON file in the format of COCO results, written by ``CocoMetric(outfile_prefix=…)`` or
+            ``predict``.
+        truth: The ground truth to which the ids in the file belong.
 
     Raises:
-        UserError: It is no such file, or of another annotation file.
+        UserError: The file has another format, or belongs to another annotation file.
     """
     if not os.path.isfile(path):
-        raise MissingFileError(f'{path}: no such file; give a work directory or a file of results')
+        raise MissingFileError(f'{path}: no such file; name a work directory or a result file')
     try:
         results = json.loads(Path(path).read_text(encoding='utf-8'))
     except ValueError as error:
-        raise ConfigError(f'{path} is no JSON file: {error}') from None
+        raise ConfigError(f'{path} is not a JSON file: {error}') from None
     if not isinstance(results, list) or not all(
         isinstance(each, dict) and each.keys() >= {*KEYS} for each in results
     ):
         raise ConfigError(
-            f'{path}: must be a list of detections with {", ".join(KEYS)}, got something else; give the file '
-            f'that CocoMetric writes with outfile_prefix, <prefix>.bbox.json, or predict'
+            f'{path}: must be a list of detections with {", ".join(KEYS)}, got another format; name the file '
+            f'<prefix>.bbox.json of CocoMetric(outfile_prefix=…), or predictions.json of predict'
         )
-    advice = 'give the annotation file that the results belong to'
+    advice = 'name the annotation file of these results'
     for each in results:
         image = truth.coco.imgs.get(each['image_id'])
         category = truth.coco.cats.get(each['category_id'])
         for key, entry in (('image_id', image), ('category_id', category)):
             if entry is None:
                 raise ConfigError(
-                    f'{path}: {key} must be of --ann-file, got {each[key]!r}; {advice}'
+                    f'{path}: {key} must be in --ann-file, got {each[key]!r}; {advice}'
                 )
-        # Which `predict` writes beside the ids, that count from 1 where it was given no annotation file.
+        # `predict` also writes names. Without an annotation file, its ids count from 1, so names may differ.
         name = os.path.basename(image['file_name'])
         if os.path.basename(each.get('file_name', name)) != name:
             raise ConfigError(

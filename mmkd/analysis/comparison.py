@@ -1,4 +1,4 @@
-"""Images on which several detectors are compared: those that are named, or where they differ most."""
+"""Compare several detectors on named images, or on the images where they differ most."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from ..visualization import (
     Column,
     draw_panels,
     ground_truth,
-    judge,
+    image_path,
     load_image,
-    path_of,
+    match_boxes,
 )
 
 Progress = Callable[[Iterable], Iterable]
-SCORE_THR = 0.5  # where nothing is known of a detector
+SCORE_THR = 0.5  # if no threshold of a detector is known
 LOWEST_THR = 0.05
 
 
 @dataclass
 class Compared:
-    """A detector, and what it finds.
+    """A detector and its detections.
 
     Attributes:
-        name: Its title.
-        detect: Returns what it finds in an image of its data set, at any score.
-        dataset: With the pipeline of its own test data loader; the images are those of the others.
-        score_thr: The lowest score that counts, in 0..1; ``None`` until it is known.
-        found: By image.
+        name: Title of the detector.
+        detect: Returns the detections in a batch of one image, with all scores.
+        dataset: Data set with the pipeline of the detector's test data loader; all compared detectors have
+            the same images.
+        score_thr: Minimum score of the detections that are compared, in 0..1; ``None`` until it is known.
+        found: Cached detections, by index of the image.
     """
 
     name: str
@@ -48,30 +49,30 @@ class Compared:
     found: dict[int, Boxes] = field(default_factory=dict)
 
     @torch.no_grad()
-    def find(self, index: int) -> Boxes:
-        """What it finds in an image, at any score."""
+    def detections(self, index: int) -> Boxes:
+        """The detections in an image, with all scores."""
         if index not in self.found:
             self.found[index] = self.detect(pseudo_collate([self.dataset[index]]))
         return self.found[index]
 
     def shown(self, index: int) -> Boxes:
-        """What of that is drawn and judged, the highest score first.
+        """The detections that are drawn and counted, highest score first.
 
-        A detector may report one object as several classes. All of that counts in the metrics, but a
-        figure of it cannot be read: of boxes that overlap, only the top-scoring one is left.
+        A detector may report one object as several classes. Metrics count all of these boxes, but a figure
+        with all of them is unreadable: of overlapping boxes, only the top-scoring one is kept.
         """
         assert self.score_thr is not None
-        return self.find(index).above(self.score_thr).distinct()
+        return self.detections(index).above(self.score_thr).without_overlaps()
 
 
 @dataclass
 class Comparison:
-    """Detectors on images of a data set.
+    """The comparison of detectors on images of a data set.
 
     Attributes:
-        detectors: In the order of their columns.
-        images: Indices of the chosen images.
-        scores: F1 of every image that was judged, one per detector, in 0..1.
+        detectors: The detectors, in the order of columns.
+        images: Indices of the selected images.
+        scores: F1 per detector, in 0..1, for every image that was run.
     """
 
     detectors: Sequence[Compared]
@@ -80,10 +81,11 @@ class Comparison:
 
     @property
     def dataset(self) -> BaseDataset:
+        """The data set of the first detector; the others have the same images."""
         return self.detectors[0].dataset
 
     def draw(self) -> Figure:
-        """A row per image: ground truth, then each detector."""
+        """Draw one row per image: ground truth, then each detector."""
         columns = [
             Column(
                 each.name,
@@ -94,28 +96,28 @@ class Comparison:
         ]
         truths = [ground_truth(self.dataset, i) for i in self.images]
         images = [load_image(self.dataset, i) for i in self.images]
-        names = [Path(path_of(self.dataset, i)).name for i in self.images]
+        names = [Path(image_path(self.dataset, i)).name for i in self.images]
         return draw_panels(images, truths, columns, self.dataset.metainfo['classes'], names)
 
     def numbers(self) -> dict[str, Any]:
-        """What it shows, in plain values."""
+        """The content of the figure as plain values, for JSON."""
         names = [each.name for each in self.detectors]
         images = []
         for index in self.images:
             truth = ground_truth(self.dataset, index)
             counts = {}
             for each in self.detectors:
-                judgement = judge(each.shown(index), truth)
+                matches = match_boxes(each.shown(index), truth)
                 counts[each.name] = dict(
-                    f1=judgement.f1,
-                    right=int(judgement.right.sum()),
-                    wrong=int(judgement.wrong.sum()),
-                    missed=int((~judgement.hit).sum()),
+                    f1=matches.f1,
+                    right=int(matches.right.sum()),
+                    wrong=int(matches.wrong.sum()),
+                    missed=int((~matches.hit).sum()),
                 )
             info = self.dataset.get_data_info(index)
             images.append(
                 dict(
-                    image=path_of(self.dataset, index),
+                    image=image_path(self.dataset, index),
                     id=info.get('img_id'),
                     objects=len(truth),
                     difference=_difference(self.scores[index]),
@@ -127,7 +129,7 @@ class Comparison:
             images_judged=len(self.scores),
             chosen=images,
             f1_of_all={
-                Path(path_of(self.dataset, index)).name: dict(zip(names, scores, strict=True))
+                Path(image_path(self.dataset, index)).name: dict(zip(names, scores, strict=True))
                 for index, scores in self.scores.items()
             },
         )
@@ -136,60 +138,60 @@ class Comparison:
 def compare(
     detectors: Sequence[Compared], images: Sequence[int], progress: Progress = iter
 ) -> Comparison:
-    """Detectors on the images of some indices.
+    """Compare detectors on the given images.
 
     Args:
-        detectors: At least one; where one has no ``score_thr``, all get 0.5.
+        detectors: At least one; each without ``score_thr`` gets 0.5.
         images: Indices into their data sets.
-        progress: Wraps the images.
+        progress: Wraps the iteration over images, for a progress bar.
     """
     for each in detectors:
         each.score_thr = SCORE_THR if each.score_thr is None else each.score_thr
-    return Comparison(detectors, list(images), _judge_all(detectors, images, progress))
+    return Comparison(detectors, list(images), _f1_of_images(detectors, images, progress))
 
 
 def most_different(
     detectors: Sequence[Compared], count: int, progress: Progress = iter
 ) -> Comparison:
-    """Detectors on those images of a data set whose F1 differs most between them.
+    """Compare detectors on the images of a data set with the largest difference of F1.
 
-    Of images that differ alike, those with more objects come first. Where a detector has no
-    ``score_thr``, it gets the one of its highest F1 on these images.
+    If images have the same difference, those with more objects come first. A detector without ``score_thr``
+    gets the threshold of its highest F1 on these images.
 
     Args:
         detectors: At least two.
-        count: How many images; fewer where fewer differ.
-        progress: Wraps the images.
+        count: Maximum number of images; images without a difference are not selected.
+        progress: Wraps the iteration over images, for a progress bar.
 
     Raises:
-        ConfigError: They differ on no image.
+        ConfigError: The detectors have the same F1 on every image.
     """
     every = range(len(detectors[0].dataset))
     for index in progress(every):
         for each in detectors:
-            each.find(index)
+            each.detections(index)
     for each in detectors:
         if each.score_thr is None:
             each.score_thr = best_threshold(each)
-    scores = _judge_all(detectors, every)
+    scores = _f1_of_images(detectors, every)
     numbers = [len(ground_truth(detectors[0].dataset, index)) for index in every]
     order = sorted(every, key=lambda i: (-_difference(scores[i]), -numbers[i], i))
     chosen = [i for i in order[:count] if _difference(scores[i]) > 0]
     if not chosen:
         raise ConfigError(
             f'--most-different: {", ".join(each.name for each in detectors)} have the same F1 on each of '
-            f'{len(every)} images; name images with --images'
+            f'{len(every)} images; select images with --images'
         )
     return Comparison(detectors, chosen, scores)
 
 
-def _judge_all(
+def _f1_of_images(
     detectors: Sequence[Compared], images: Iterable[int], progress: Progress = iter
 ) -> dict[int, list[float]]:
     scores = {}
     for index in progress(images):
         truth = ground_truth(detectors[0].dataset, index)
-        scores[index] = [judge(each.shown(index), truth).f1 for each in detectors]
+        scores[index] = [match_boxes(each.shown(index), truth).f1 for each in detectors]
     return scores
 
 
@@ -198,21 +200,21 @@ def _difference(scores: Sequence[float]) -> float:
 
 
 def best_threshold(detector: Compared) -> float:
-    """The score of a detector's highest mean F1 over classes, on all images of its data set.
+    """The score threshold with the highest mean F1 over classes, on all images of the data set.
 
     Args:
-        detector: It has been run on all of them.
+        detector: A detector with cached detections of all images.
     """
     per_class: dict[int, list[tuple[float, bool]]] = {}
     objects: dict[int, int] = {}
     for index, found in detector.found.items():
         truth = ground_truth(detector.dataset, index)
         found = found.above(0)
-        judgement = judge(found, truth)
-        counted = judgement.right | judgement.wrong
+        matches = match_boxes(found, truth)
+        counted = matches.right | matches.wrong
         assert found.scores is not None
         for label, score, right in zip(
-            found.labels[counted], found.scores[counted], judgement.right[counted], strict=True
+            found.labels[counted], found.scores[counted], matches.right[counted], strict=True
         ):
             per_class.setdefault(int(label), []).append((float(score), bool(right)))
         for label in truth.labels.tolist():

@@ -1,7 +1,6 @@
-"""What a detector costs: parameters, multiply-adds, milliseconds per image.
+"""Cost of a detector at inference: parameters, multiply-adds, milliseconds per image.
 
-For any MMDetection detector as it is deployed, that is for the plain student and never for a
-Distiller with its teacher.
+For any MMDetection detector. A Distiller is measured as its plain student, without the teacher.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ class Complexity:
     """The cost of a detector.
 
     Attributes:
-        parameters: How many, trainable or not.
-        flops: Multiply-adds for one image, counted as MMDetection counts its GFLOPs: one
-            multiplication with its addition is one.
-        input_size: Height and width of that image as the network sees it, padding included, px.
-        ms_per_image: Median time of one image, batch size one: preprocessing on the device,
-            network, decoding and NMS; without reading the file. ``None`` if it was not timed.
+        parameters: Number of parameters, trainable or not.
+        flops: Multiply-adds for one image. One multiplication with its addition counts as one, as in the
+            GFLOPs of MMDetection.
+        input_size: Height and width of the network input with padding, px.
+        ms_per_image: Median time of one image with batch size one: preprocessing on the device, network,
+            decoding and NMS, without reading the file. ``None`` if it was not timed.
     """
 
     parameters: int
@@ -52,17 +51,17 @@ class Complexity:
 
 
 def load_detector(config: Config, checkpoint: str | None, device: str | None = None) -> BaseModel:
-    """Build a config's detector for inference.
+    """Build the detector of a config for inference.
 
     Args:
         config: An MMDetection config.
-        checkpoint: Its weights, which must fit without a missing or unexpected key; ``None`` for
-            random ones.
-        device: As torch names it; by default the GPU where there is one.
+        checkpoint: The weights, which must match without missing or unexpected keys; ``None`` for random
+            weights.
+        device: A torch device; by default the GPU if available.
 
     Raises:
         MissingFileError: The checkpoint does not exist.
-        CheckpointError: It would run code when read, or does not fit the config.
+        CheckpointError: Reading the checkpoint would run code, or it does not match the config.
     """
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(config.model)
@@ -75,42 +74,37 @@ def load_detector(config: Config, checkpoint: str | None, device: str | None = N
 
 
 def build_test_data(config: Config, loader: str = 'test_dataloader') -> BaseDataset:
-    """The dataset a config is tested on.
+    """Build the test data set of a config.
 
     Args:
         config: An MMDetection config.
-        loader: Or ``'val_dataloader'``, the one a run is validated on.
+        loader: ``'test_dataloader'`` or ``'val_dataloader'``.
     """
     scope = DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdet')
-    with scope, contextlib.redirect_stdout(io.StringIO()):  # pycocotools says what it does
+    with scope, contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         return DATASETS.build(config[loader].dataset)
 
 
 def count_parameters(model: Detector) -> int:
-    """The number of parameters, trainable or not, each shared one once.
-
-    Args:
-        model: Any module.
-    """
+    """The number of parameters, trainable or not; shared parameters count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_flops(model: Detector, inputs: torch.Tensor, **arguments: Any) -> int:
-    """Multiply-adds of one forward pass, by mmengine's analysis.
+    """Multiply-adds of one forward pass, counted by mmengine.
 
-    Operators that mmengine does not count, such as RoIAlign and NMS, count nothing, but for attention; so do
-    element-wise ones. Detectors with proposals cost more the more proposals they keep, so give trained
-    weights.
+    Attention is counted. Other operators that mmengine does not count, such as RoIAlign, NMS and
+    element-wise operators, count as 0. The cost of detectors with proposals grows with the number of
+    proposals, so use trained weights.
 
     Args:
-        model: Any module; left in the mode it was in.
-        inputs: The first argument of its ``forward``.
-        **arguments: The further ones, e.g. ``data_samples``.
+        model: Any module; its training mode is restored.
+        inputs: The first argument of ``forward``.
+        **arguments: Further arguments of ``forward``, e.g. ``data_samples``.
     """
     forward, training = model.forward, model.training
     model.eval()
-    # The analysis traces positional tensors only; the rest is bound beforehand, as mmdet's
-    # get_flops does.
+    # The analysis traces only positional tensors; other arguments are bound first, as in mmdet's get_flops.
     model.forward = partial(forward, **arguments)
     try:
         with torch.no_grad():
@@ -120,13 +114,13 @@ def count_flops(model: Detector, inputs: torch.Tensor, **arguments: Any) -> int:
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             flops = analysis.total()
     finally:
-        del model.forward  # the instance attribute; the class's method shows again
+        del model.forward  # removes the instance attribute, which restores the method of the class
         model.train(training)
     return int(flops)
 
 
 def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
-    """Queries times keys, then weights times values; mmengine's analysis has no count of its own."""
+    """Multiply-adds of queries times keys and of weights times values, which mmengine does not count."""
     queries, values = get_shape(inputs[0]), get_shape(inputs[2])
     return math.prod(queries[:-1]) * values[-2] * (queries[-1] + values[-1])
 
@@ -138,14 +132,14 @@ def measure(
     warm_up: int = 5,
     timed: bool = True,
 ) -> Complexity:
-    """Count and time a detector on the first images of a dataset.
+    """Count and time a detector on the first images of a data set.
 
     Args:
         model: From :func:`load_detector`.
-        dataset: From :func:`build_test_data`, or what its pipeline gave.
-        images: How many to time; fewer if the dataset has fewer.
-        warm_up: How many to run before.
-        timed: Otherwise the first image is counted and nothing timed.
+        dataset: From :func:`build_test_data`, or a list of outputs of its pipeline.
+        images: Maximum number of images to time.
+        warm_up: Number of untimed runs before.
+        timed: Whether to time; without, only the first image is counted.
     """
     batches = [pseudo_collate([dataset[i]]) for i in range(min(images, len(dataset)))]
     first = model.data_preprocessor(batches[0])
@@ -166,20 +160,20 @@ def measure(
 def time_in_turns(
     models: Sequence[BaseModel], batches: Sequence[dict], rounds: int = 30, warm_up: int = 5
 ) -> list[float]:
-    """Time several detectors one after the other in each round.
+    """Time several detectors, all of them in each round.
 
     Args:
-        models: In evaluation mode.
-        batches: One of each, as its test data loader gives it.
-        rounds: How many count.
-        warm_up: How many are run before.
+        models: Detectors in evaluation mode.
+        batches: One batch of the test data loader per detector.
+        rounds: Number of timed rounds.
+        warm_up: Number of untimed rounds before.
 
     Returns:
-        The median seconds of each.
+        The median seconds of each detector.
     """
     taken: list[list[float]] = [[] for _ in models]
     for index in range(warm_up + rounds):
-        # Each round starts with another one: none always runs in the wake of the same.
+        # Rotate the order, so that no detector always runs after the same one.
         for turn in range(len(models)):
             i = (index + turn) % len(models)
             taken[i].append(time_one(models[i], batches[i]))
@@ -188,22 +182,22 @@ def time_in_turns(
 
 @torch.no_grad()
 def time_one(model: BaseModel, batch: dict) -> float:
-    """Seconds one ``test_step`` takes.
+    """Seconds of one ``test_step``.
 
     Args:
         model: A detector in evaluation mode.
-        batch: As the test data loader gives it.
+        batch: A batch of the test data loader.
     """
     wait = torch.cuda.synchronize if torch.cuda.is_available() else _nothing
     wait()
     start = time.perf_counter()
     model.test_step(batch)
-    wait()  # a GPU returns before it has finished
+    wait()  # calls on a GPU return before they have finished
     return time.perf_counter() - start
 
 
 def processor_name() -> str:
-    """The GPU where there is one, else the CPU."""
+    """The name of the GPU if available, else of the CPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     with contextlib.suppress(OSError, StopIteration):
@@ -213,7 +207,7 @@ def processor_name() -> str:
 
 
 def device_name() -> str:
-    """On what is measured: the GPU, or the CPU with the number of torch's threads."""
+    """The name of the GPU if available, else of the CPU with the number of torch threads."""
     name = processor_name()
     return name if torch.cuda.is_available() else f'{name}, {torch.get_num_threads()} threads'
 

@@ -1,4 +1,4 @@
-"""Training curves from the work directories of MMDetection runs: losses and a metric."""
+"""Training curves from work directories of MMDetection runs: losses and a validation metric."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from ..errors import ConfigError, did_you_mean
 from .work_dir import METRICS, WorkDir
 
 COLOURS = ('#4b5563', '#d97706', '#0f766e', '#7c3aed', '#be123c', '#2563eb')
-PANEL = 4.8  # inches, the width of a panel
+PANEL = 4.8  # width of a panel, inches
 STYLES = ('-', '--', ':', '-.')
-WIDE_RANGE = (
-    30.0  # distillation losses that differ by such a factor are drawn on a logarithmic scale
-)
+# Distillation losses are drawn on a logarithmic scale if they differ by more than this factor.
+WIDE_RANGE = 30.0
 
 
 @dataclass
 class Curve:
-    """Values over training.
+    """Values over iterations.
 
     Attributes:
-        steps: Iterations that were done.
-        values: One each.
+        steps: Iterations.
+        values: One value per iteration in ``steps``.
     """
 
     steps: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
     def add(self, step: float, value: float) -> None:
+        """Append one value."""
         self.steps.append(step)
         self.values.append(value)
 
 
 @dataclass
 class RunCurves:
-    """What a run logged.
+    """The logged values of a run.
 
     Attributes:
-        title: Its name.
-        task: The detector's own losses, summed.
-        distillation: Each distillation loss, with its weight.
-        metrics: Results on the validation images, by name.
+        title: Title of the run.
+        task: Sum of the detector's own losses.
+        distillation: Each distillation loss, including its weight, by name.
+        metrics: Validation metrics, by name.
     """
 
     title: str
@@ -59,10 +59,10 @@ class RunCurves:
     metrics: dict[str, Curve] = field(default_factory=dict)
 
     def numbers(self, metric: str | None) -> dict[str, Any]:
-        """Its curves in plain values.
+        """The curves as plain values, for JSON.
 
         Args:
-            metric: The only one of its metrics to keep.
+            metric: The metric to keep; others are dropped.
         """
         values = asdict(self)
         found = values.pop('metrics').get(metric)
@@ -73,36 +73,36 @@ def curves_of(run: WorkDir, title: str) -> RunCurves:
     """The curves of a run.
 
     Args:
-        run: Finished or not.
-        title: Its name in the figure.
+        run: A finished or unfinished run.
+        title: Title of the run in the figure.
 
     Raises:
-        ConfigError: It logged nothing.
+        ConfigError: The run logged neither losses nor metrics.
     """
     names = run.config.model.get('losses') or {} if run.distilled else {}
     found = read_curves(run.records, title, names)
     if not found.task.steps and not found.distillation and not found.metrics:
         raise ConfigError(
-            f'{run.path}: must have logged losses or metrics (vis_data/scalars.json), got none; the config '
-            f'needs a LocalVisBackend'
+            f'{run.path}: must have losses or metrics in vis_data/scalars.json, got none; add a '
+            f'LocalVisBackend to the config'
         )
     return found
 
 
 def read_curves(records: Iterable[dict], title: str, names: Iterable[str]) -> RunCurves:
-    """The curves in what mmengine logged.
+    """The curves in records of mmengine.
 
     Args:
         records: From :func:`read_scalars`.
-        title: The name of the run in the figure.
-        names: Of the distillation losses.
+        title: Title of the run in the figure.
+        names: Names of the distillation losses.
     """
     found, names = RunCurves(title), set(names)
     records = list(records)
     training = [record for record in records if 'iter' in record]
     per_epoch = max((r['iter'] / r['epoch'] for r in training if r.get('epoch')), default=1.0)
     for record in training:
-        # As mmengine sums what has `loss` in its name.
+        # mmengine adds all values with `loss` in their name.
         losses = {k: v for k, v in record.items() if 'loss' in k and k != 'loss'}
         task = [value for name, value in losses.items() if name not in names]
         if task:
@@ -112,7 +112,7 @@ def read_curves(records: Iterable[dict], title: str, names: Iterable[str]) -> Ru
     for record in records:
         if 'iter' in record:
             continue
-        # Runs counted in iterations log each validation as step 0.
+        # Runs that count iterations log each validation with step 0.
         step = record['step'] * per_epoch if record.get('step') else record.get('after', 0)
         for name, value in record.items():
             if '/' in name and isinstance(value, (int, float)):
@@ -121,20 +121,20 @@ def read_curves(records: Iterable[dict], title: str, names: Iterable[str]) -> Ru
 
 
 def metric_of(runs: Sequence[RunCurves], name: str | None = None) -> str | None:
-    """The metric to draw: COCO's mAP, else another mAP that was logged.
+    """The metric to draw: COCO mAP if it was logged, else another mAP.
 
     Args:
-        runs: Of one figure.
-        name: The one that is asked for.
+        runs: The runs of one figure.
+        name: The requested metric, if any.
 
     Raises:
-        ConfigError: No run logged that.
+        ConfigError: No run logged the requested metric.
     """
     logged = list(dict.fromkeys(metric for run in runs for metric in run.metrics))
     if name is not None:
         if name not in logged:
             raise ConfigError(
-                f'--metric: must be one that a run logged, got {name!r}{did_you_mean(name, logged)}'
+                f'--metric: must be a logged metric, got {name!r}{did_you_mean(name, logged)}'
             )
         return name
     wanted = [METRICS['mAP'], *(metric for metric in logged if metric.endswith('mAP'))]
@@ -145,8 +145,8 @@ def draw_curves(runs: Sequence[RunCurves], metric: str | None = METRICS['mAP']) 
     """Draw losses and a metric over iterations, one colour per run.
 
     Args:
-        runs: Any number.
-        metric: The name of a validation result; values in 0..1 are drawn in percent.
+        runs: Any number of runs.
+        metric: Name of a validation metric; values in 0..1 are drawn in percent.
     """
     distilled = any(run.distillation for run in runs)
     panels = 2 + distilled
@@ -160,7 +160,7 @@ def draw_curves(runs: Sequence[RunCurves], metric: str | None = METRICS['mAP']) 
         values = run.metrics.get(metric or '', Curve())
         percent = [100 * value if _is_share(values) else value for value in values.values]
         axes[-1].plot(values.steps, percent, color=colour, linewidth=1.6, marker='o', markersize=4)
-        # In the key, as numbers beside the curves would cover each other.
+        # The last value is in the legend, as numbers next to the curves would overlap.
         last = f' ({percent[-1]:.1f})' if percent else ''
         handles.append(Line2D([], [], color=colour, linewidth=2, label=f'{run.title}{last}'))
     if distilled:
@@ -202,7 +202,7 @@ def _draw_distillation(axes: Axes, runs: Sequence[RunCurves], colours: Sequence[
 
 
 def run_colours(count: int) -> list[Any]:
-    """A colour for each of ``count`` runs."""
+    """One colour for each of ``count`` runs."""
     if count <= len(COLOURS):
         return list(COLOURS[:count])
     colours = matplotlib.colormaps['turbo']

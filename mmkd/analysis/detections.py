@@ -1,4 +1,4 @@
-"""How good detections are on a sample of a data set, and which classes they are taken for."""
+"""Accuracy of detections on a sample of a data set, and the classes of the objects that they cover."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-# Of a detection with the object that it lies on.
+# Minimum IoU of a detection with an object to count as a detection of that object.
 OVERLAP = 0.5
 
 
 @dataclass(frozen=True)
 class Score:
-    """Average precision on a sample, 0..1, as COCO defines it; 0 without objects."""
+    """COCO average precision on a sample, 0..1; 0 without objects."""
 
     map: float
     ap50: float
@@ -32,8 +32,8 @@ class Sample:
     """Images of a data set with their objects.
 
     Attributes:
-        batches: One image each, as a data loader gives them.
-        instances: Of each image, as the data set lists its objects: ``bbox`` in pixels of the file,
+        batches: Batches of one image, as from a data loader.
+        instances: Objects per image, as in the data set: ``bbox`` in px of the original image,
             ``bbox_label``, ``ignore_flag``.
         classes: Class names.
     """
@@ -44,7 +44,7 @@ class Sample:
 
     @classmethod
     def of(cls, dataset: BaseDataset, images: int) -> Sample:
-        """Images at even distances through a data set."""
+        """At most ``images`` images, spread evenly over a data set."""
         count = min(images, len(dataset))
         chosen = [index * len(dataset) // count for index in range(count)]
         return cls(
@@ -62,19 +62,19 @@ class Sample:
         """The detections in each image.
 
         Args:
-            predict: Gives those in a batch.
-            swapped: Whether it gets images with red and blue exchanged.
+            predict: Returns the detections in a batch.
+            swapped: Swap red and blue in the images.
         """
-        return [each for batch in self._given(swapped) for each in predict(batch)]
+        return [each for batch in self._batches(swapped) for each in predict(batch)]
 
-    def _given(self, swapped: bool) -> Iterator[dict[str, Any]]:
+    def _batches(self, swapped: bool) -> Iterator[dict[str, Any]]:
         for batch in self.batches:
             if swapped:
                 batch = dict(batch, inputs=[image.flip(0) for image in batch['inputs']])
             yield batch
 
     def without_classes(self) -> Sample:
-        """The same objects as of one class."""
+        """The same images and objects, with a single class."""
         instances = [[dict(it, bbox_label=0) for it in each] for each in self.instances]
         return Sample(self.batches, instances, ('object',))
 
@@ -82,7 +82,7 @@ class Sample:
         """The average precision of detections.
 
         Args:
-            found: Of each image, with labels of this sample's classes.
+            found: Detections per image, with labels of this sample's classes.
         """
         if not any(self.instances) or not any(len(each) for each in found):
             return Score(0.0, 0.0)
@@ -103,37 +103,40 @@ class Sample:
                 zip(self.batches, self.instances, found, strict=True)
             )
         ]
-        with redirect_stdout(StringIO()):  # pycocotools says what it does
+        with redirect_stdout(StringIO()):  # pycocotools prints its progress
             metric.process({}, samples)
             result = metric.evaluate(len(samples))
         values = (result['coco/bbox_mAP'], result['coco/bbox_mAP_50'])
         return Score(*(max(0.0, float(value)) for value in values))
 
     def confidence(self, found: Sequence[InstanceData]) -> Tensor:
-        """Of each object the highest score of the detections of its class that lie on it, else 0.
+        """For each object, the highest score of the detections of its class on it, or 0 without any.
 
         Args:
-            found: Of each image, with labels of this sample's classes.
+            found: Detections per image, with labels of this sample's classes.
+
+        Returns:
+            Shape (number of objects,).
         """
         values = []
-        for labels, detections, lies in self._overlaps(found):
-            right = lies & (detections.labels[:, None] == labels)
+        for labels, detections, covers in self._overlaps(found):
+            right = covers & (detections.labels[:, None] == labels)
             values.append(torch.where(right, detections.scores[:, None], 0.0).amax(0))
         return torch.cat(values) if values else torch.zeros(0)
 
-    def matches(self, found: Sequence[InstanceData], classes: int) -> Tensor:
-        """Which class the objects have that detections lie on, whatever theirs.
+    def label_scores(self, found: Sequence[InstanceData], classes: int) -> Tensor:
+        """Sum the scores of detections by their label and by the class of the object under them.
 
         Args:
-            found: Of each image, with labels of ``classes`` classes.
+            found: Detections per image, with labels of ``classes`` classes.
             classes: Number of the detector's classes.
 
         Returns:
-            Sums of scores of shape (``classes``, number of this sample's classes).
+            Sums of scores, shape (``classes``, number of this sample's classes).
         """
         sums = torch.zeros(classes, len(self.classes))
-        for labels, detections, lies in self._overlaps(found):
-            which, on = lies.nonzero(as_tuple=True)
+        for labels, detections, covers in self._overlaps(found):
+            which, on = covers.nonzero(as_tuple=True)
             cells = (detections.labels[which], labels[on])
             sums.index_put_(cells, detections.scores[which].float(), accumulate=True)
         return sums
@@ -141,7 +144,7 @@ class Sample:
     def _overlaps(
         self, found: Sequence[InstanceData]
     ) -> Iterator[tuple[Tensor, InstanceData, Tensor]]:
-        """Of each image with both: labels of its objects, detections, which of these lie on which object."""
+        """Per image with objects: their labels, the detections, and which detection covers which object."""
         for instances, each in zip(self.instances, found, strict=True):
             known = [it for it in instances if not it.get('ignore_flag')]
             if not known:
@@ -160,11 +163,11 @@ class Sample:
 
 
 def relabelled(found: Sequence[InstanceData], labels: Sequence[int]) -> list[InstanceData]:
-    """Detections with other labels; those whose new label is below 0 are left out.
+    """Detections with new labels; detections with a negative new label are dropped.
 
     Args:
-        found: Of each image.
-        labels: The new label of each old one.
+        found: Detections per image.
+        labels: New label of each old label.
     """
     table = torch.tensor(labels)
     changed = []

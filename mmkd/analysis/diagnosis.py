@@ -1,4 +1,4 @@
-"""What is wrong with a distillation before it is trained, from a few real batches."""
+"""Find faults of a distillation before training, from a few real batches."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ from .detections import Sample, Score, relabelled
 from .gradients import TASK, LossGradient, measure_gradients
 from .training_cost import TrainingCost, measure
 
-# Of a gradient beside that of the task losses; tuned weights of the studies lie at 0.04 to 2.5.
-WEAKEST, STRONGEST = 0.01, 10.0
-# What a weight is set to by advice: GradientRatio's default.
-ADVISED = 1.0
-OPPOSED = -0.3
-# AP50 below which a teacher has nothing to teach.
-NOTHING = 0.05
-# Of a paired one-sided t-test over objects, and Cohen's kappa from which on classes agree at all ("fair" in
-# Landis and Koch 1977).
-SIGNIFICANT, AGREES = 0.01, 0.2
+# Ratio of a loss's gradient to that of the task losses; tuned weights of the studies have 0.04 to 2.5.
+MIN_RATIO, MAX_RATIO = 0.01, 10.0
+# Ratio that a suggested weight results in: the default of GradientRatio.
+TARGET_RATIO = 1.0
+# Minimum cosine between the gradients of a loss and of the task losses.
+MIN_COSINE = -0.3
+# Minimum AP50 of a useful teacher.
+MIN_AP50 = 0.05
+# Maximum p-value of a paired one-sided t-test over objects, and minimum Cohen's kappa of classes that agree
+# ("fair" in Landis and Koch 1977).
+MAX_P_VALUE, MIN_KAPPA = 0.01, 0.2
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong.
+    """A fault that was found.
 
     Attributes:
-        key: The config key it concerns.
-        what: What was measured.
-        todo: What to change.
+        key: The config key of the fault.
+        what: The measurement.
+        todo: The change to make.
     """
 
     key: str
@@ -59,17 +60,17 @@ class Finding:
 
 @dataclass
 class Diagnosis:
-    """What was measured, and what is wrong.
+    """Measurements and faults of a distillation.
 
     Attributes:
         images: Number of validation images.
-        scores: Of each teacher, and of the student if it has weights.
-        preprocessing: Settings of each, by name.
-        classes: Of each teacher, the student's class names with the teacher's.
-        gradients: Of each loss.
-        cost: Of a step.
-        notes: What was not measured, and why.
-        findings: What is wrong.
+        scores: Scores of each teacher, and of the student if it has weights, by name.
+        preprocessing: Preprocessing settings of each teacher and of the student, by name.
+        classes: For each teacher, the student's class names and the matching names of the teacher.
+        gradients: Gradient of each loss.
+        cost: Cost of a training step.
+        notes: Measurements that were left out, with the reason.
+        findings: The faults.
     """
 
     images: int = 0
@@ -89,14 +90,14 @@ def diagnose(
     images: int,
     is_trained: bool = False,
 ) -> Diagnosis:
-    """Look at a distillation.
+    """Measure a distillation and find its faults.
 
     Args:
-        distiller: As a training run starts it.
-        batches: Of the training data.
-        validation: Data with labels that teachers are tested on, or None.
-        images: How many of them.
-        is_trained: Whether the student has weights that are worth a test.
+        distiller: The distiller with the weights that a training run starts with.
+        batches: Batches of the training data.
+        validation: Data set with labels for testing the teachers, or None.
+        images: Number of its images to use.
+        is_trained: Whether the student has trained weights, so it is tested too.
     """
     found = Diagnosis()
     sample = Sample.of(validation, images) if validation is not None else None
@@ -108,40 +109,40 @@ def diagnose(
         name: _settings(model.data_preprocessor) for name, model in models.items()
     }
     if sample is None:
-        found.notes.append('no val_dataloader: the teacher was not tested')
+        found.notes.append('teacher: not tested, as the config has no val_dataloader')
     else:
         score_models(distiller, sample, is_trained, found)
     found.gradients = measure_gradients(distiller, batches)
-    found.findings += of_gradients(distiller, found.gradients)
+    found.findings += check_gradients(distiller, found.gradients)
     found.cost = measure(distiller, batches, iterations=2, warmup=1)
     return found
 
 
-# ---------------------------------------------------------------------- teachers and student, tested
+# ---------------------------------------------------------------------- tests of teachers and student
 
 
 def score_models(distiller: Distiller, sample: Sample, is_trained: bool, found: Diagnosis) -> None:
-    """Test the teachers, and the student, and note what is wrong with them.
+    """Test the teachers and the student.
 
     Args:
-        distiller: The teachers are loaded.
-        sample: What to test on.
-        is_trained: Whether the student has weights that are worth a test.
-        found: Where scores, notes and findings go; the preprocessing is in it.
+        distiller: A distiller with loaded teachers.
+        sample: The images to test on.
+        is_trained: Whether the student has trained weights, so it is tested too.
+        found: Gets scores, notes and findings; its preprocessing is already set.
     """
     for name, teacher in distiller.teachers.items():
         key = distiller.teachers.config_key(name)
         if isinstance(teacher, AveragedTeacher):
-            found.notes.append(f'{key}: not tested, it is the average of the student')
+            found.notes.append(f'{key}: not tested, as it is the average of the student')
         elif not isinstance(teacher, LiveTeacher):
             found.notes.append(
-                f'{key}: not tested, its cache has no weights; set {key}.config and .checkpoint beside it'
+                f'{key}: not tested, as a cache has no weights; set {key}.config and {key}.checkpoint too'
             )
         else:
             found.findings += _test_teacher(distiller, key, teacher, sample, found)
     if not is_trained:
         found.notes.append(
-            'student: not tested, it has no weights yet; give some with --checkpoint'
+            'student: not tested, as it has no trained weights; name some with --checkpoint'
         )
         return
     student = distiller.student.eval()
@@ -150,7 +151,7 @@ def score_models(distiller: Distiller, sample: Sample, is_trained: bool, found: 
     finally:
         distiller.train(distiller.training)
     score = found.scores['student'] = sample.score(given)
-    found.findings += _of_channels('student', sample, given, swapped, found)
+    found.findings += _check_channels('student', sample, given, swapped, found)
     for name in distiller.teachers:
         key = distiller.teachers.config_key(name)
         if key in found.scores and found.scores[key].map < score.map:
@@ -159,7 +160,7 @@ def score_models(distiller: Distiller, sample: Sample, is_trained: bool, found: 
                     key,
                     f'its mAP of {_percent(found.scores[key].map)} is below the {_percent(score.map)} of the '
                     f'student, on {len(sample)} validation images',
-                    'take a better teacher, or test on more images with --images',
+                    'use a better teacher, or test on more images with --images',
                 )
             )
 
@@ -170,27 +171,31 @@ def _test_teacher(
     given, swapped = _as_is_and_swapped(teacher, sample)
     labels = _labels(distiller, teacher, sample, key, found)
     if labels is None:
-        found.notes.append(f'{key}: tested without classes, which have no names in common')
+        found.notes.append(
+            f'{key}: tested without classes, as teacher and student share no class names'
+        )
         sample = sample.without_classes()
         labels = [0] * (teacher.family.num_classes() or len(teacher.classes or ()))
     score = found.scores[key] = sample.score(relabelled(given, labels))
     wrong = [
-        *_of_channels(key, sample, relabelled(given, labels), relabelled(swapped, labels), found),
-        *_of_classes(key, sample, given, labels, teacher.classes or (), score),
+        *_check_channels(
+            key, sample, relabelled(given, labels), relabelled(swapped, labels), found
+        ),
+        *_check_classes(key, sample, given, labels, teacher.classes or (), score),
     ]
     yield from wrong
-    if score.ap50 < NOTHING and not wrong:
+    if score.ap50 < MIN_AP50 and not wrong:
         yield Finding(
             f'{key}.checkpoint',
-            f'AP50 is {_percent(score.ap50)} on {len(sample)} validation images: it finds next to nothing',
-            'take weights that were trained with its config and on such images',
+            f'AP50 is only {_percent(score.ap50)} on {len(sample)} validation images',
+            'use weights that were trained with this config on similar images',
         )
 
 
 def _labels(
     distiller: Distiller, teacher: LiveTeacher, sample: Sample, key: str, found: Diagnosis
 ) -> list[int] | None:
-    """The student's label of each class of a teacher, -1 where it has none."""
+    """The student's label of each teacher class, -1 for unshared classes; None if no class is shared."""
     try:
         shared = teacher.shared_labels(sample.classes, distiller.class_map_config)
     except UserError:
@@ -203,7 +208,7 @@ def _labels(
 def _as_is_and_swapped(
     detector: LiveTeacher | Detector, sample: Sample
 ) -> tuple[list[InstanceData], list[InstanceData]]:
-    """What is found in the images, and in the images with red and blue exchanged."""
+    """Detections in the images, and in the images with red and blue swapped."""
     with preserve_rng_state():
         return tuple(  # type: ignore[return-value]
             sample.run(lambda batch: _predict(detector, batch), swapped=swap)
@@ -211,25 +216,26 @@ def _as_is_and_swapped(
         )
 
 
-def _of_channels(
+def _check_channels(
     key: str,
     sample: Sample,
     given: Sequence[InstanceData],
     swapped: Sequence[InstanceData],
     found: Diagnosis,
 ) -> Iterator[Finding]:
+    """Report a detector that is significantly better with red and blue swapped."""
     score, other = sample.score(given), sample.score(swapped)
-    if other.ap50 > NOTHING and _is_better(sample, swapped, given):
+    if other.ap50 > MIN_AP50 and _is_better(sample, swapped, given):
         yield Finding(
             key if key == 'student' else f'{key}.config',
-            f'it scores objects higher with red and blue exchanged (AP50 {_percent(other.ap50)} instead of '
+            f'it scores objects higher with red and blue swapped (AP50 {_percent(other.ap50)} instead of '
             f'{_percent(score.ap50)} on {len(sample)} validation images)',
-            f'its data_preprocessor has {found.preprocessing[key]["channels"]}: change that, or let mean and '
-            f'std be those that its weights were trained with',
+            f'its data_preprocessor has {found.preprocessing[key]["channels"]}: change that, or set mean and '
+            f'std to the values of its training',
         )
 
 
-def _of_classes(
+def _check_classes(
     key: str,
     sample: Sample,
     given: Sequence[InstanceData],
@@ -237,9 +243,9 @@ def _of_classes(
     names: Sequence[str],
     score: Score,
 ) -> Iterator[Finding]:
-    """Whether a teacher's classes are others than their names say, by the objects its detections lie on."""
+    """Report teacher classes whose detections are mostly on objects of another class."""
     known = [theirs for theirs, label in enumerate(labels) if label >= 0]
-    seen = sample.matches(given, len(labels))[known]
+    seen = sample.label_scores(given, len(labels))[known]
     if len(sample.classes) < 2 or not seen.sum():
         return
     rows, columns = linear_sum_assignment(seen, maximize=True)
@@ -248,31 +254,31 @@ def _of_classes(
         if seen[row, column] > 0:
             fitting[known[row]] = column
     moved = [theirs for theirs in known if fitting[theirs] != labels[theirs]]
-    if not moved or _kappa(seen[rows][:, columns]) < AGREES:
+    if not moved or _kappa(seen[rows][:, columns]) < MIN_KAPPA:
         return
     better = relabelled(given, fitting)
     if _is_better(sample, better, relabelled(given, labels)):
-        found = [f"its '{names[it]}' lies on '{sample.classes[fitting[it]]}'" for it in moved]
+        found = [f"its '{names[it]}' detects '{sample.classes[fitting[it]]}'" for it in moved]
         yield Finding(
             f'{key}.classes',
-            f'{", ".join(found)}; AP50 is {_percent(sample.score(better).ap50)} with these and '
+            f'{", ".join(found)}; AP50 is {_percent(sample.score(better).ap50)} with these classes and '
             f'{_percent(score.ap50)} with its names, on {len(sample)} validation images',
-            f'put {key}.classes in the order that its checkpoint was trained with',
+            f'write {key}.classes in the class order of its training',
         )
 
 
 def _is_better(
     sample: Sample, other: Sequence[InstanceData], given: Sequence[InstanceData]
 ) -> bool:
-    """Whether detections score the objects significantly higher than others of the same images."""
+    """Whether the first detections score the objects significantly higher than the second ones."""
     first, second = sample.confidence(other), sample.confidence(given)
     if len(first) < 2 or torch.equal(first, second):
         return False
-    return bool(ttest_rel(first, second, alternative='greater').pvalue < SIGNIFICANT)
+    return bool(ttest_rel(first, second, alternative='greater').pvalue < MAX_P_VALUE)
 
 
 def _kappa(counts: Tensor) -> float:
-    """Cohen's kappa of a square table: agreement beyond what rows and columns share by chance."""
+    """Cohen's kappa of a square table: agreement corrected for chance."""
     total = counts.sum()
     chance = float((counts.sum(0) * counts.sum(1)).sum() / total**2)
     return (float(counts.trace() / total) - chance) / max(1 - chance, 1e-9)
@@ -288,7 +294,7 @@ def _predict(detector: LiveTeacher | Detector, batch: dict[str, Any]) -> list[In
 
 
 def _settings(preprocessor: BaseDataPreprocessor) -> dict[str, Any]:
-    """What a preprocessor does to an image."""
+    """Settings of a preprocessor."""
     normalises = getattr(preprocessor, '_enable_normalize', False)
     swaps = bool(getattr(preprocessor, '_channel_conversion', False))
     return dict(
@@ -306,40 +312,38 @@ def _numbers(values: Tensor) -> list[float]:
 # ---------------------------------------------------------------------- losses
 
 
-def of_gradients(distiller: Distiller, gradients: dict[str, LossGradient]) -> Iterator[Finding]:
-    """What is wrong with the sizes and directions of gradients."""
+def check_gradients(distiller: Distiller, gradients: dict[str, LossGradient]) -> Iterator[Finding]:
+    """Report losses with a zero, very small, very large or opposed gradient."""
     if TASK not in gradients:
         return
     for name, entry in distiller.entries.items():
         found, key = gradients[name], f'losses.{name}'
-        advice = (
-            f"set it to {entry.loss_weight * ADVISED / max(found.ratio, 1e-9):.2g}, or to 'auto'"
-        )
+        advice = f"set it to {entry.loss_weight * TARGET_RATIO / max(found.ratio, 1e-9):.2g}, or to 'auto'"
         if not any(found.norms.values()):
             yield Finding(
                 key,
-                'has no gradient at any weight of the student',
-                'look whether it finds something to compare (class map, alignment), or leave it out',
+                'has no gradient at any parameter of the student',
+                'check that it has something to compare (class map, alignment), or remove it',
             )
         elif math.isnan(found.ratio):
             continue
-        elif found.ratio > STRONGEST:
+        elif found.ratio > MAX_RATIO:
             yield Finding(
                 f'{key}.loss_weight',
                 f'its gradient is {found.ratio:.3g} times that of the task losses',
                 advice,
             )
-        elif found.ratio < WEAKEST:
+        elif found.ratio < MIN_RATIO:
             yield Finding(
                 f'{key}.loss_weight',
                 f'its gradient is only {found.ratio:.2g} times that of the task losses',
                 advice,
             )
-        if found.cosine < OPPOSED:
+        if found.cosine < MIN_COSINE:
             yield Finding(
                 key,
-                f'works against the task losses (cosine {found.cosine:.2f})',
-                'look at the class map and at what is said of the teacher, or lower its loss_weight',
+                f'its gradient opposes that of the task losses (cosine {found.cosine:.2f})',
+                'check the class map and the findings on the teacher, or lower its loss_weight',
             )
 
 

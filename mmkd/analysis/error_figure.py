@@ -1,4 +1,4 @@
-"""The errors of several detectors as a table and as a figure."""
+"""Errors of several detectors as tables and as a figure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ALL = 'all'
 
 
 def error_table(found: Mapping[str, dict[str, Any]]) -> str:
-    """AP50 and the dAP of each kind of errors with their number, a pair of columns per detector.
+    """A table of AP50, and of dAP and number of errors of each kind; two columns per detector.
 
     Args:
-        found: :meth:`Errors.numbers` by title.
+        found: :meth:`Errors.numbers` of each detector, by title.
     """
     rows = [['', *(cell for name in found for cell in (name, 'errors'))]]
     rows.append(['AP50', *(cell for n in found.values() for cell in (f'{n["AP50"]:.1f}', ''))])
@@ -33,10 +33,10 @@ def error_table(found: Mapping[str, dict[str, Any]]) -> str:
 
 
 def size_table(found: Mapping[str, dict[str, Any]]) -> str:
-    """AP50, and dAP of each kind, by the size of the objects.
+    """A table of AP50 and of the dAP of each kind, by object size.
 
     Args:
-        found: :meth:`Errors.numbers` by title.
+        found: :meth:`Errors.numbers` of each detector, by title.
     """
     rows = [['', *(f'{name}, {size}' for name in found for size in SIZES)]]
     columns = [(numbers, size) for numbers in found.values() for size in SIZES]
@@ -53,10 +53,10 @@ def _signed(value: float) -> str:
 
 
 def draw_errors(found: Mapping[str, dict[str, Any]]) -> Figure:
-    """The dAP of each kind, a bar per detector: for all objects and for those of each size.
+    """Draw the dAP of each kind as one bar per detector, for all objects and per object size.
 
     Args:
-        found: :meth:`Errors.numbers` by title.
+        found: :meth:`Errors.numbers` of each detector, by title.
     """
     groups = (ALL, *SIZES)
     height = 0.8 / len(found)
@@ -68,10 +68,10 @@ def draw_errors(found: Mapping[str, dict[str, Any]]) -> Figure:
     for number, (numbers, colour) in enumerate(
         zip(found.values(), run_colours(len(found)), strict=True)
     ):
-        places = [row - 0.4 + height * (number + 0.5) for row in range(len(KINDS))]
+        positions = [row - 0.4 + height * (number + 0.5) for row in range(len(KINDS))]
         for axis, group in zip(axes, groups, strict=True):
             values = [numbers['dAP'][kind][group] for kind in KINDS]
-            bars = axis.barh(places, values, 0.9 * height, color=colour)
+            bars = axis.barh(positions, values, 0.9 * height, color=colour)
             axis.bar_label(bars, [f'{value:.1f}' for value in values], padding=2, fontsize=8)
         handles.append(bars)
     for axis, group in zip(axes, groups, strict=True):

@@ -1,4 +1,4 @@
-"""Which kinds of errors a detector makes, and what average precision each costs it (TIDE).
+"""Kinds of errors of a detector, and how much average precision each costs (TIDE).
 
 Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020,
 https://arxiv.org/abs/2008.08115, sections 2.2 and 2.3. Matching and AP are COCO's, at an IoU of 0.5.
@@ -20,27 +20,27 @@ from pycocotools import mask
 from ..f1_metric import MAX_DETECTIONS
 from .coco_results import Truth
 
-FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU, tf and tb of the paper
+FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU thresholds tf and tb of the paper
 CORRECTABLE = ('classification', 'localisation')
 FALSE_POSITIVES = (*CORRECTABLE, 'both', 'duplicate', 'background')
 KINDS = (*FALSE_POSITIVES, 'missed')
-#: Fixed in one: all that is found wrongly, and all that is not found.
+#: All false positives, and all false negatives, fixed together.
 SUMS = ('false positives', 'false negatives')
-#: COCO's, px².
+#: Object sizes of COCO, px².
 SIZES = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, 1e10)}
 RIGHT = ''
 
 
 @dataclass(frozen=True)
-class Found:
-    """A detection that is right, or an error.
+class Detection:
+    """A correct detection, or an error.
 
     Attributes:
-        category: Its id.
+        category: Id of its class.
         score: In 0..1.
         kind: One of :data:`KINDS`, or :data:`RIGHT`.
-        size: One of :data:`SIZES`: of the object that it concerns; of itself in the background.
-        target: Id of that object, ``None`` in the background.
+        size: One of :data:`SIZES`: the size of the related object; of a background error, its own size.
+        target: Id of the related object, ``None`` for a background error.
     """
 
     category: int
@@ -52,13 +52,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Object:
-    """An object that counts.
+    """An object that is evaluated.
 
     Attributes:
-        category: Its id.
+        category: Id of its class.
         size: One of :data:`SIZES`.
         found: Whether a detection matches it.
-        missed: Whether none does, and no classification or localisation error concerns it.
+        missed: Whether no detection matches it and no classification or localisation error relates to it.
     """
 
     category: int
@@ -72,32 +72,32 @@ class Errors:
     """The errors of a detector on a data set.
 
     Attributes:
-        detections: All that count, in the order of COCO's evaluation.
-        objects: By id.
-        categories: Ids of classes.
-        ap_by_size: COCO's AP at IoU 0.5 of objects of each size; ``None`` where there are none.
+        detections: The evaluated detections, in the order of COCO evaluation.
+        objects: The evaluated objects, by id.
+        categories: Ids of the classes.
+        ap_by_size: COCO AP at IoU 0.5 per object size; ``None`` for sizes without objects.
     """
 
-    detections: list[Found]
+    detections: list[Detection]
     objects: dict[int, Object]
     categories: list[int]
     ap_by_size: dict[str, float | None] = field(default_factory=dict)
 
     def average_precision(self, fixed: Collection[str] = (), size: str | None = None) -> float:
-        """AP at IoU 0.5, in 0..1, as it were without some kinds of errors.
+        """AP at IoU 0.5, in 0..1, after fixing some kinds of errors.
 
-        A classification or localisation error is corrected, so that it finds its object; where that has been
-        found, or an error of a higher score finds it, it is removed. Errors of other kinds are removed. A
-        missed object is taken out of those to be found.
+        A classification or localisation error is corrected, so that it matches its object. It is removed if
+        the object already has a match, or if a corrected error with a higher score matches it. Errors of
+        other kinds are removed. A missed object is removed from the ground truth.
 
         Args:
-            fixed: Of :data:`KINDS` and :data:`SUMS`.
-            size: The only one of whose errors are fixed.
+            fixed: Kinds to fix, of :data:`KINDS` and :data:`SUMS`.
+            size: Fix only errors of this object size; None for all.
         """
         fixes = set(fixed)
         corrects = fixes & {*CORRECTABLE} if 'false positives' not in fixes else set()
         removes = {*FALSE_POSITIVES} if 'false positives' in fixes else fixes & {*FALSE_POSITIVES}
-        best: dict[int, int] = {}  # for each object the error that finds it
+        best: dict[int, int] = {}  # the error that is corrected to match each object
         for index, each in enumerate(self.detections):
             if each.kind not in corrects or size not in (None, each.size):
                 continue
@@ -116,26 +116,26 @@ class Errors:
                 kept[each.category].append((each.score, each.kind == RIGHT))
         wanted: dict[int, int] = defaultdict(int)
         for item in self.objects.values():
-            given_up = 'false negatives' in fixes or ('missed' in fixes and item.missed)
-            if item.found or not given_up or size not in (None, item.size):
+            removed = 'false negatives' in fixes or ('missed' in fixes and item.missed)
+            if item.found or not removed or size not in (None, item.size):
                 wanted[item.category] += 1
         values = [_average_precision(kept[each], wanted[each]) for each in wanted]
-        if not values:  # nothing is left to be found
+        if not values:  # all objects were removed
             return 1.0 if self.objects else 0.0
         return float(np.mean(values))
 
     def gain(self, kind: str, size: str | None = None) -> float:
-        """dAP: the points of AP, in 0..1, that fixing a kind of errors brings."""
+        """dAP: the gain of AP, in 0..1, from fixing a kind of errors."""
         return self.average_precision([kind], size) - self.average_precision()
 
     def count(self, kind: str, size: str | None = None) -> int:
-        """How many errors of a kind there are."""
+        """The number of errors of a kind."""
         if kind == 'missed':
             return sum(o.missed and size in (None, o.size) for o in self.objects.values())
         return sum(d.kind == kind and size in (None, d.size) for d in self.detections)
 
     def numbers(self) -> dict[str, Any]:
-        """All of it in plain values; AP and dAP in percent."""
+        """All results as plain values, for JSON; AP and dAP in percent."""
         sizes: dict[str, str | None] = {'all': None} | {size: size for size in SIZES}
         return dict(
             AP50=100 * self.average_precision(),
@@ -159,12 +159,12 @@ class Errors:
 
 
 def find_errors(truth: Truth, results: Sequence[dict[str, Any]]) -> Errors:
-    """Sort out what a detector found.
+    """Classify the errors of a detector.
 
     Args:
-        truth: What is to be found.
-        results: In COCO's form: ``image_id``, ``category_id``, ``score`` and ``bbox`` (x, y, width and height
-            in px).
+        truth: The ground truth.
+        results: Detections in COCO format: ``image_id``, ``category_id``, ``score`` and ``bbox`` (x, y,
+            width and height in px).
     """
     evaluation = _evaluate(truth, results)
     everywhere = [e for e in evaluation.evalImgs if e and e['aRng'] == evaluation.params.areaRng[0]]
@@ -182,12 +182,12 @@ def find_errors(truth: Truth, results: Sequence[dict[str, Any]]) -> Errors:
                 by_image[each['image_id']].append(annotation)
     detections = []
     for each in everywhere:
-        overlaps = _Overlaps(by_image[each['image_id']], each['category_id'])
+        overlaps = _ImageObjects(by_image[each['image_id']], each['category_id'])
         for number, identity in enumerate(each['dtIds']):
             if each['dtIgnore'][0][number]:
                 continue
             score = float(each['dtScores'][number])
-            found = Found(int(each['category_id']), score)
+            found = Detection(int(each['category_id']), score)
             if not each['dtMatches'][0][number]:
                 found = overlaps.error(evaluation.cocoDt.anns[identity], found)
             detections.append(found)
@@ -223,16 +223,16 @@ def _by_size(evaluation: COCOeval) -> dict[str, float | None]:
     return values
 
 
-class _Overlaps:
-    """The objects of an image, to tell of which kind errors of one class are."""
+class _ImageObjects:
+    """The objects of an image, for classifying the errors of one class."""
 
     def __init__(self, objects: list[dict[str, Any]], category: int) -> None:
         self.objects = objects
         self.boxes = np.array([each['bbox'] for each in objects], dtype=float).reshape(-1, 4)
         self.same = np.array([each['category_id'] == category for each in objects], dtype=bool)
 
-    def error(self, detection: dict[str, Any], found: Found) -> Found:
-        """An unmatched detection with its kind; the order of the questions is that of TIDE's code."""
+    def error(self, detection: dict[str, Any], found: Detection) -> Detection:
+        """Classify an unmatched detection, with the rules in the order of TIDE's code."""
         own = size_of(detection['area'])
         if not self.objects:
             return replace(found, kind='background', size=own)
@@ -254,12 +254,12 @@ class _Overlaps:
 
 
 def size_of(area: float) -> str:
-    """COCO's name for an area in px²."""
+    """The COCO size name of an area in px²."""
     return next(size for size, (_, end) in SIZES.items() if area < end or size == 'large')
 
 
 def _average_precision(found: list[tuple[float, bool]], objects: int) -> float:
-    """COCO's AP: the mean over 101 recalls of the highest precision at that recall or beyond."""
+    """COCO AP: the mean, over 101 recalls, of the highest precision at that recall or above."""
     scores = np.array([score for score, _ in found])
     right = np.array([right for _, right in found], dtype=bool)
     right = right[np.argsort(-scores, kind='mergesort')]

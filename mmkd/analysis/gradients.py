@@ -1,7 +1,7 @@
-"""How strongly each loss pulls at the student's weights.
+"""Gradient of each loss at the student's parameters.
 
-Values of losses say little: CWD and PKD of 5 each can differ six times in the gradient they send back. What
-a ``loss_weight`` is to balance are the gradients.
+Loss values are no measure of influence: with the same value of 5, the gradients of CWD and PKD can differ by
+a factor of six. A ``loss_weight`` must balance gradients.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from ..distillers.gradient_ratio import (
 )
 from ..errors import ConfigError
 from ..random_state import preserve_rng_state
-from .training_cost import buffers_kept
+from .training_cost import preserve_buffers
 
-#: The student's own losses, added up.
+#: Name of the sum of the student's own losses.
 TASK = 'task losses'
 
 
 @dataclass(frozen=True)
 class LossGradient:
-    """What a loss does to the student's weights; means over batches.
+    """The gradient of one loss; means over batches.
 
     Attributes:
-        value: The loss, with its weight.
-        norms: Euclidean norm of its gradient at the trained weights of each module of the student, by
-            the module's name; 0 where it does not reach.
-        ratio: Norm of its gradient over that of the task losses', both at the weights that both reach,
-            as :class:`mmkd.distillers.gradient_ratio.GradientRatio` takes it. NaN without task losses.
-        cosine: Between these two gradients: 1 where both want the same, below 0 where the loss works
-            against the labels.
+        value: The loss, including its weight.
+        norms: Euclidean norm of its gradient at the trained parameters of each module of the student, by
+            name of the module; 0 for modules without gradient.
+        ratio: Norm of its gradient divided by that of the task losses, at the parameters with both
+            gradients, as in :class:`mmkd.distillers.gradient_ratio.GradientRatio`. NaN without task losses.
+        cosine: Cosine of these two gradients: 1 for the same direction, below 0 if the loss opposes the
+            task losses.
     """
 
     value: float
@@ -49,46 +49,46 @@ class LossGradient:
 
 
 def measure_gradients(distiller: Distiller, batches: Iterable[dict]) -> dict[str, LossGradient]:
-    """The gradient of each loss by itself, at the weights as they are.
+    """Measure the gradient of each loss separately, at the current weights.
 
-    Nothing is trained: weights, BatchNorm statistics and random number generators are left as they were.
-    Losses act as their schedules say at present, which outside a run is its start.
+    Weights, BatchNorm statistics and random number generators are restored. Schedules of losses are at their
+    current step; outside a training run this is the start.
 
     Args:
-        distiller: On its device, with the weights that are to be looked at.
-        batches: Raw data as a train data loader gives it.
+        distiller: A distiller on its device, with the weights to measure at.
+        batches: Batches of the train data loader, before preprocessing.
 
     Returns:
-        By name, first :data:`TASK` where the student has its own losses, then the distillation losses.
+        Gradients by name: :data:`TASK`, if the student computes its own losses, then the distillation losses.
 
     Raises:
-        ConfigError: No loss is active, or there is no batch.
+        ConfigError: No loss is active, or ``batches`` is empty.
     """
     found: list[dict[str, LossGradient]] = []
     training = distiller.training
-    with buffers_kept(distiller), preserve_rng_state():
-        distiller.train()  # which is when a backbone freezes its stages
+    with preserve_buffers(distiller), preserve_rng_state():
+        distiller.train()  # backbones freeze their stages here
         weights = {
             name: it for name, it in distiller.student.named_parameters() if it.requires_grad
         }
         try:
             for raw in batches:
                 data = distiller.data_preprocessor(raw, True)
-                found.append(_of_step(distiller, data, weights))
+                found.append(_step_gradients(distiller, data, weights))
         finally:
             distiller.train(training)
     if not found:
-        raise ConfigError('there is no batch to look at')
+        raise ConfigError('train_dataloader: returned no batch, so no gradient can be measured')
     return {name: _mean([step[name] for step in found]) for name in found[0]}
 
 
-def _of_step(
+def _step_gradients(
     distiller: Distiller, data: dict, weights: dict[str, Tensor]
 ) -> dict[str, LossGradient]:
     losses = distiller.loss(**data)
     active = {name for name, entry in distiller.entries.items() if entry.schedule() > 0}
     if not active:
-        raise ConfigError('no distillation loss is active; see losses')
+        raise ConfigError('losses: none is active, so there is no gradient to measure')
     tasks = task_losses(losses, distiller.entries)
     totals = {TASK: torch.stack([*tasks.values()]).sum()} if tasks else {}
     totals |= {name: sum_of_means(losses[name]) for name in distiller.entries if name in active}
@@ -100,7 +100,7 @@ def _of_step(
         name: LossGradient(
             float(loss.detach()),
             _norms(found[name]),
-            *_against(found[name], found.get(TASK)),
+            *_ratio_and_cosine(found[name], found.get(TASK)),
         )
         for name, loss in totals.items()
     }
@@ -116,7 +116,7 @@ def _norms(gradient: dict[str, Tensor | None]) -> dict[str, float]:
     }
 
 
-def _against(
+def _ratio_and_cosine(
     own: dict[str, Tensor | None], task: dict[str, Tensor | None] | None
 ) -> tuple[float, float]:
     if task is None:
@@ -126,7 +126,7 @@ def _against(
     norm = float(gradient_norm(mine for mine, _ in pairs))
     length = float(gradient_norm(theirs for _, theirs in pairs))
     if not norm:
-        return 0.0, math.nan  # it found nothing to compare in this batch
+        return 0.0, math.nan  # the loss had nothing to compare in this batch
     if not length:
         return math.nan, math.nan
     product = sum(float((mine * theirs).float().sum()) for mine, theirs in pairs)

@@ -1,4 +1,4 @@
-"""What the modules of two detectors compute, and which of their outputs can be compared."""
+"""Outputs of the modules of two detectors, and which of these outputs can be compared."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ..types import Detector
 from .complexity import count_parameters
 
 Size = tuple[int, int]
-# Of a test pipeline; what else resizes images is not known by name.
-RESIZES = ('Resize', 'FixScaleResize', 'FixShapeResize')
+# Transforms with an option `scale` that resize images.
+RESIZE_TRANSFORMS = ('Resize', 'FixScaleResize', 'FixShapeResize')
 DEFAULT_SIZE = (800, 1333)
 
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """What one module of a detector computed.
+    """A module of a detector and its outputs in one forward pass.
 
     Attributes:
-        path: Its dotted path, by which a loss names it.
-        kind: Its class.
+        path: Dotted path of the module, as used in losses.
+        kind: Class of the module.
         shapes: Shapes of the tensors in its output, in order.
-        strides: Pixels per position, of those that are maps of the whole images; 0 for others.
-        calls: How many times it was called in the pass.
-        parameters: Number of parameters in it.
-        share: Of the parameters of the detector, from 0 to 1.
+        strides: Stride, in px, of each tensor that is a feature map of the whole image; 0 for others.
+        calls: Number of calls in the pass.
+        parameters: Number of parameters.
+        share: Fraction of the detector's parameters, 0 to 1.
     """
 
     path: str
@@ -49,20 +49,20 @@ class ModuleCall:
 
     @property
     def maps(self) -> list[tuple[int, ...]]:
-        """The shapes of its outputs that are maps of the whole images."""
+        """Shapes of the outputs that are feature maps of the whole image."""
         return [shape for shape, stride in zip(self.shapes, self.strides, strict=True) if stride]
 
 
 @dataclass(frozen=True)
 class Match:
-    """Whether the maps of two modules can be compared.
+    """Whether the feature maps of two modules can be compared.
 
     Attributes:
         student: Path in the student.
         teacher: Path in the teacher.
-        levels: Number of maps of the same size.
-        connector: Config of the connector that is needed, None for none.
-        problem: Why they cannot be compared, None if they can.
+        levels: Number of levels with the same size.
+        connector: Config of the required connector, None if none is needed.
+        problem: The reason why they cannot be compared, None if they can.
     """
 
     student: str
@@ -74,13 +74,13 @@ class Match:
 
 @dataclass
 class Inspection:
-    """A detector and what its modules computed for an image.
+    """A detector and the outputs of its modules for one image.
 
     Attributes:
         model: The detector.
-        size: Height and width of the images with their padding, px.
-        modules: The modules that were called, each before those in it.
-        idle: Paths of modules with parameters of which none was called.
+        size: Height and width of the image with padding, px.
+        modules: The modules that were called; parents before their children.
+        idle: Paths of modules with parameters that were not called.
     """
 
     model: Detector
@@ -93,27 +93,27 @@ class Inspection:
 
 
 def image_size(config: Config) -> Size:
-    """Height and width of the images that a config tests on, as its pipeline resizes them; px."""
+    """Height and width of test images after the resizing of the test pipeline, px."""
     for loader in ('test_dataloader', 'val_dataloader'):
         dataset = (config.get(loader) or {}).get('dataset') or {}
         while 'dataset' in dataset:
             dataset = dataset['dataset']
         for step in dataset.get('pipeline') or ():
             scale = step.get('scale')
-            if step.get('type') in RESIZES and isinstance(scale, (tuple, list)):
+            if step.get('type') in RESIZE_TRANSFORMS and isinstance(scale, (tuple, list)):
                 longer, shorter = max(scale), min(scale)
                 return (shorter, longer)
     return DEFAULT_SIZE
 
 
 def random_batch(model: Detector, size: Size, images: int = 1, classes: int = 1) -> dict[str, Any]:
-    """Random images with labels, as the detector's preprocessor makes them.
+    """Random images with labels, after the detector's preprocessor.
 
     Args:
         model: The detector.
         size: Height and width, px.
-        images: How many.
-        classes: Number of classes that labels are drawn from.
+        images: Number of images.
+        classes: Number of classes; labels are random.
     """
     shapes, boxes = [(3, *size)] * images, [4] * images
     with_mask = getattr(model, 'with_mask', False)
@@ -122,12 +122,12 @@ def random_batch(model: Detector, size: Size, images: int = 1, classes: int = 1)
     )
     for sample in raw['data_samples']:
         sample.gt_instances.labels %= max(1, classes)
-    return model.data_preprocessor(raw, False)  # what augments whole batches needs a training run
+    return model.data_preprocessor(raw, False)  # batch augmentation would need a training run
 
 
 @torch.no_grad()
 def inspect_detector(model: Detector, size: Size) -> Inspection:
-    """Run a detector on a random image and look at what each of its modules computes.
+    """Run a detector on a random image and record the outputs of all modules.
 
     Args:
         model: The detector; its weights may be random.
@@ -168,7 +168,7 @@ def inspect_detector(model: Detector, size: Size) -> Inspection:
             )
         elif count and path and not any(inner in calls for inner in module.modules()):
             parent = model.get_submodule(path.rpartition('.')[0])
-            # Weights that are used without a call: of its projection, and embeddings of queries.
+            # These weights are used without a call: the projections of attention, and query embeddings.
             if not isinstance(parent, nn.MultiheadAttention) and not isinstance(
                 module, nn.Embedding
             ):
@@ -177,7 +177,7 @@ def inspect_detector(model: Detector, size: Size) -> Inspection:
 
 
 def _run(model: Detector, inputs: Tensor, samples: Sequence[DetDataSample]) -> None:
-    """The forward pass without decoding where a detector has one, else its prediction or its features."""
+    """Run a detector: its forward pass without decoding, or if that fails, its prediction or its features."""
     problems = []
     for run in (
         lambda: model(inputs, samples, mode='tensor'),
@@ -187,13 +187,13 @@ def _run(model: Detector, inputs: Tensor, samples: Sequence[DetDataSample]) -> N
         try:
             run()
             return
-        except Exception as error:  # of the detector's own code; the next way may do
+        except Exception as error:  # the detector may not support this mode; try the next one
             problems.append(error)
     raise problems[0]
 
 
 def _stride(tensor: Tensor, size: Size, path: str) -> float:
-    """Pixels per position of a map of the whole images, 0 for all other tensors."""
+    """Stride, in px, of a feature map of the whole image; 0 for all other tensors."""
     if tensor.dim() != 4 or tensor.shape[0] != 1 or path.startswith('roi_head'):
         return 0.0
     strides = {position_stride(*each) for each in zip(size, tuple(tensor.shape[2:]), strict=True)}
@@ -202,10 +202,11 @@ def _stride(tensor: Tensor, size: Size, path: str) -> float:
 
 
 def matches(student: Inspection, teacher: Inspection) -> list[Match]:
-    """The maps of both detectors, compared by the paths of their modules.
+    """Compare the feature maps of corresponding modules of both detectors.
 
-    Backbone and neck, across each other where one has no neck; and what stands directly in them and in
-    heads, each with the module of the same path or, in the same parent, of the same map sizes.
+    Compares backbone and neck; if a detector has no neck, also backbone with neck. Compares their direct
+    children and those of heads with the module of the same path, or with a sibling of that module with the
+    same map sizes.
     """
     pairs = [(path, path) for path in ('neck', 'backbone')]
     if student['neck'] is None or teacher['neck'] is None:
@@ -222,7 +223,7 @@ def matches(student: Inspection, teacher: Inspection) -> list[Match]:
 
 
 def _counterpart(module: ModuleCall, other: Inspection) -> str:
-    """The module of the same path if its maps have the same sizes, else the last beside it that has them."""
+    """The path of the same module if its map sizes match, else of the last sibling with matching sizes."""
     sizes = [shape[2:] for shape in module.maps]
     parent = module.path.rpartition('.')[0]
     alike = [
@@ -234,7 +235,7 @@ def _counterpart(module: ModuleCall, other: Inspection) -> str:
 
 
 def match(student: ModuleCall, teacher: ModuleCall) -> Match:
-    """Whether the maps of two modules can be compared, and with which connector."""
+    """Check whether the feature maps of two modules can be compared, and with which connector."""
     ours, theirs = (
         [torch.empty(shape, device='meta') for shape in each.maps] for each in (student, teacher)
     )
@@ -244,23 +245,25 @@ def match(student: ModuleCall, teacher: ModuleCall) -> Match:
         return Match(student.path, teacher.path, problem=str(error))
     connector = None
     if any(one.shape[1] != other.shape[1] for one, other in pairs):
-        # All of the student's maps pass through it, those that nothing is compared with, too.
+        # All maps of the student pass through the connector, also those without a counterpart.
         widths = [
             next((other.shape[1] for one, other in pairs if one is level), pairs[-1][1].shape[1])
             for level in ours
         ]
         given = [level.shape[1] for level in ours]
-        connector = dict(type='ConvConnector', in_channels=_one(given), out_channels=_one(widths))
+        connector = dict(
+            type='ConvConnector', in_channels=_one_or_all(given), out_channels=_one_or_all(widths)
+        )
         if isinstance(connector['in_channels'], int) != isinstance(connector['out_channels'], int):
             connector.update(in_channels=given, out_channels=widths)
     return Match(student.path, teacher.path, len(pairs), connector)
 
 
-def _one(numbers: list[int]) -> int | list[int]:
-    """The number that all are, or all of them."""
+def _one_or_all(numbers: list[int]) -> int | list[int]:
+    """The number if all are equal, else the list."""
     return numbers[0] if len(set(numbers)) == 1 else numbers
 
 
-def shown(modules: Sequence[ModuleCall], depth: int) -> Iterator[ModuleCall]:
-    """The modules whose path has at most ``depth`` names."""
+def up_to_depth(modules: Sequence[ModuleCall], depth: int) -> Iterator[ModuleCall]:
+    """The modules with at most ``depth`` names in their path."""
     return (each for each in modules if each.path.count('.') < depth)

@@ -1,4 +1,4 @@
-"""Where a tool writes: checked before it works, and written whole or not at all."""
+"""Output files of tools: checked before the work starts, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..errors import ConfigError
 
 
 def check_output(path: str | os.PathLike[str], option: str, ending: str) -> Path:
-    """A file that can be written; its folder is made when it is.
+    """Check that a file can be written; :func:`write_files` creates its folder.
 
     Args:
         path: The file.
-        option: How messages call it.
-        ending: What its name must end with.
+        option: Name of the option, for messages.
+        ending: Required file extension.
 
     Raises:
-        ConfigError: It cannot be written.
+        ConfigError: The file cannot be written.
     """
     file = Path(path)
     if file.suffix.lower() != ending:
@@ -30,17 +30,20 @@ def check_output(path: str | os.PathLike[str], option: str, ending: str) -> Path
         raise ConfigError(f'{option}: must be a file, got the folder {path}; name a file in it')
     folder = next(each for each in file.absolute().parents if each.exists())
     if not folder.is_dir():
-        raise ConfigError(f'{option}: must be in a folder, got {path}, but {folder} is a file')
+        raise ConfigError(
+            f'{option}: must be in a folder, got {path}, but {folder} is a file; name another file'
+        )
     if not os.access(folder, os.W_OK):
-        raise ConfigError(f'{option}: must be in a folder you may write to, got {path}')
+        raise ConfigError(f'{option}: must be in a writable folder, got {path}; name another file')
     return file
 
 
 def write_files(files: Mapping[Path, Callable[[Path], None]]) -> None:
-    """Write several files, or none.
+    """Write several files completely, or none of them.
 
     Args:
-        files: What writes each; it is given a path with the same ending.
+        files: For each file, a function that writes to the temporary path that it gets; the path has the
+            same file extension.
     """
     with TemporaryDirectory() as folder:
         written = {}
@@ -49,14 +52,14 @@ def write_files(files: Mapping[Path, Callable[[Path], None]]) -> None:
             write(written[file])
         for file, temporary in written.items():
             file.parent.mkdir(parents=True, exist_ok=True)
-            # A rename is possible within a file system alone.
-            beside = file.with_name(f'.{file.name}.part')
-            beside.write_bytes(temporary.read_bytes())
-            beside.replace(file)
+            # Files cannot be renamed across file systems, so copy to the folder first.
+            part = file.with_name(f'.{file.name}.part')
+            part.write_bytes(temporary.read_bytes())
+            part.replace(file)
 
 
 def write_json(content: Any) -> Callable[[Path], None]:
-    """Writes ``content`` to the path that it is given."""
+    """A function that writes ``content`` as JSON to a path, for :func:`write_files`."""
 
     def write(path: Path) -> None:
         path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')

@@ -20,7 +20,7 @@ HEAD = (
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """The table, a row each; what is not known is a dash."""
+    """A Markdown table with one line per row; unknown values are a dash."""
     return markdown_table([HEAD, *map(_cells, rows)], left=2)
 
 
@@ -51,29 +51,30 @@ def _percent(values: list[float] | None) -> str:
 
 
 def _checkpoints(row: Row) -> list[str]:
-    """File names, each once."""
+    """Distinct names of the checkpoint files."""
     return list(dict.fromkeys(Path(run.checkpoint).name for run in row.runs if run.checkpoint))
 
 
 def describe(
     rows: Sequence[Row], image_size: tuple[int, int], device: str, best: bool = False
 ) -> str:
-    """How the numbers came about, who was compared with whom, and notes on each row."""
+    """Explain the numbers, and list teacher, baseline and notes of each row."""
     when = (
-        "of each training's best epoch, chosen by mAP on these very images, which flatters"
+        'of the best epoch of each run; it was chosen by mAP on the same images, so these numbers are too '
+        'high'
         if best
-        else "after each training's last epoch"
+        else 'after the last epoch of each run'
     )
     lines = [
-        f"Accuracy in percent on each config's validation images, {when}: mAP over IoU 0.5 to 0.95, "
-        'AP50 and F1 at IoU 0.5, F1 at the best score threshold of each class. Gain: points of mAP '
-        'over the baseline. Gap closed: the share of the way from baseline to teacher. A dash: not '
-        'known, or not comparable.'
+        f"Accuracy in percent on each config's validation images, {when}. mAP: over IoU 0.5 to 0.95. "
+        'AP50: at IoU 0.5. F1: at IoU 0.5 and the best score threshold of each class. Gain: points of mAP '
+        'above the baseline. Gap closed: the gain as a fraction of the difference between teacher and '
+        'baseline. A dash: not known, or not comparable.'
     ]
     if any(len(row.runs) > 1 for row in rows):
         lines.append(
-            "± is half of the 95 % confidence interval of the mean over runs (Student's t), of a gain "
-            "that of the difference of two such means (Welch's t)."
+            "± is half the width of the 95 % confidence interval: of the mean over runs (Student's t), or "
+            "for a gain, of the difference of two means (Welch's t)."
         )
     measured = [(row, row.cost) for row in rows if row.cost is not None]
     if measured:
@@ -82,11 +83,11 @@ def describe(
             inputs.setdefault('{} x {}'.format(*cost.input_size), []).append(row.name)
         sizes = ', '.join(f'{size} ({", ".join(names)})' for size, names in inputs.items())
         timed = any(cost.ms_per_image is not None for _, cost in measured)
-        time = f' ms per image: the median on {device}, batch size 1.' if timed else ''
+        time = f' ms per image: median on {device}, batch size 1.' if timed else ''
         lines.append(
-            'Parameters, GFLOPs and time are of the detector as deployed, a distilled one without its '
-            f'teacher. GFLOPs: billions of multiply-adds for an image of noise of {image_size[0]} x '
-            f'{image_size[1]} px (height x width), which its test pipeline makes {sizes}.{time}'
+            'Parameters, GFLOPs and time are those of the deployed detector, without a teacher. GFLOPs: '
+            f'billions of multiply-adds for a noise image of {image_size[0]} x {image_size[1]} px (height x '
+            f'width), resized by the test pipeline to {sizes}.{time}'
         )
     notes = []
     for row in rows:
@@ -101,7 +102,7 @@ def _pair(row: Row) -> tuple[tuple[str, Row | None], ...]:
 
 
 def format_csv(rows: Sequence[Row], image_size: tuple[int, int], device: str) -> str:
-    """A line a row, numbers as they were logged, an empty cell where there is none."""
+    """CSV with one line per row: unrounded numbers, and empty cells for unknown values."""
     lines = [_record(row, image_size, device) for row in rows]
     file = io.StringIO()
     writer = csv.DictWriter(file, list(lines[0]), lineterminator='\n')

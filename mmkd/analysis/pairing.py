@@ -1,6 +1,6 @@
-"""Which runs are a run's teacher and baseline, read from the configs.
+"""Find the teacher and the baseline of each distilled run from the configs.
 
-What they do not determine, or would compare unlike things, is left out, with a note why.
+A pair that the configs do not determine, or that is not comparable, is left out; a note states the reason.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 from ..errors import ConfigError, UserError
 from ..teachers.live import load_config
 from .rows import ROLES, Row
-from .work_dir import WorkDir, essence
+from .work_dir import WorkDir, comparable_config
 
-NO_MODEL = ('_scope_',)  # keys that say nothing of a model
+NON_MODEL_KEYS = ('_scope_',)  # keys of a model config that do not affect the model
 
 
 def assign_roles(
@@ -22,20 +22,23 @@ def assign_roles(
     teachers: Mapping[str, str] | None = None,
     baselines: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """Find out who is whose teacher and baseline.
+    """Set the role, teacher, baseline and notes of each row.
 
     Args:
-        rows: Of a report; roles, pairs and notes are set.
-        teachers: For a distilled student's folder that of its teacher, where it is to be overruled.
-        baselines: The same of its baseline.
+        rows: The rows of a report.
+        teachers: Teachers that the user named: folder of a distilled student to folder of its teacher.
+        baselines: Baselines that the user named, in the same form.
 
     Returns:
-        Teachers first, then baselines, distilled students, others.
+        The rows, sorted: teachers, baselines, distilled students, others.
 
     Raises:
-        ConfigError: A folder that is to be overruled, or named for it, is not among them.
+        ConfigError: A folder in ``teachers`` or ``baselines`` is not in the report.
     """
-    given_teachers, given_baselines = _told(rows, teachers), _told(rows, baselines)
+    given_teachers, given_baselines = (
+        _resolve_pairs(rows, teachers),
+        _resolve_pairs(rows, baselines),
+    )
     for row in rows:
         if row.first.distilled:
             row.baseline = _checked_baseline(row, given_baselines) or _find_baseline(row, rows)
@@ -52,62 +55,66 @@ def assign_roles(
 
 
 def row_of(path: str, rows: Iterable[Row]) -> Row:
-    """The row that a work directory belongs to.
+    """The row of a work directory.
 
     Raises:
-        ConfigError: It is not among them.
+        ConfigError: No row contains the work directory.
     """
     for row in rows:
         if any(run.path.resolve() == Path(path).resolve() for run in row.runs):
             return row
-    raise ConfigError(f'{path} is not among the work directories of this report; name it there too')
+    raise ConfigError(
+        f'{path}: must be one of the work directories of this report; name it there too'
+    )
 
 
-def _told(rows: Sequence[Row], pairs: Mapping[str, str] | None) -> dict[Row, Row]:
+def _resolve_pairs(rows: Sequence[Row], pairs: Mapping[str, str] | None) -> dict[Row, Row]:
     told = {}
     for path, other in (pairs or {}).items():
-        row, told_row = row_of(path, rows), row_of(other, rows)
+        row, other_row = row_of(path, rows), row_of(other, rows)
         if not row.first.distilled:
-            raise ConfigError(f'{path} is no distilled student: its model.type is no Distiller')
-        if told_row is row:
-            raise ConfigError(f'{path} cannot be compared with itself, {other}')
-        told[row] = told_row
+            raise ConfigError(
+                f'{path}: must be a distilled student, but its model.type is not Distiller'
+            )
+        if other_row is row:
+            raise ConfigError(f'{path}: cannot be compared with itself, {other}; name another run')
+        told[row] = other_row
     return told
 
 
 def _checked_baseline(row: Row, given: Mapping[Row, Row]) -> Row | None:
-    """A baseline that was named, with a note on what it does not share."""
+    """The baseline that the user named, if any; differences are added to the notes."""
     baseline = given.get(row)
     differences = _differences(baseline, row) if baseline else ''
     if baseline is not None and differences:
-        row.notes.append(f'baseline {baseline.name}, as told, differs: {differences}')
+        row.notes.append(f'baseline {baseline.name}, named by --baseline, differs: {differences}')
     return baseline
 
 
 def _find_baseline(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The plain training of the same student, schedule and data."""
-    student = essence(row.first.config.model.student, NO_MODEL)
+    """The run of the same student without distillation, with the same schedule and data."""
+    student = comparable_config(row.first.config.model.student, NON_MODEL_KEYS)
     same = [
         other
         for other in rows
         if not other.first.distilled
         and other.first.trained is not None
-        and essence(other.first.config.model, NO_MODEL) == student
+        and comparable_config(other.first.config.model, NON_MODEL_KEYS) == student
     ]
     fit = [other for other in same if not _differences(other, row)]
     finished = [other for other in fit if other.finished]
     for other in same:
         if other not in fit:
-            row.notes.append(f'{other.name} is no baseline: {_differences(other, row)}')
+            row.notes.append(f'{other.name} is not a baseline: {_differences(other, row)}')
         elif not other.finished and not finished:
             row.notes.append(f'the baseline {other.name} is unfinished')
     if not same:
-        row.notes.append('no baseline here: no work directory trains its student alone')
+        row.notes.append('no baseline: no work directory trains its student without distillation')
     return finished[0] if finished else None
 
 
 def _differences(other: Row, row: Row) -> str:
-    """In which settings a plain training is not what the distilled one is without its teacher."""
+    """The settings, except for the teacher, in which a plain run differs from a distilled run."""
     return differences(
         other.first.recipe(other.first.deployed().model),
         row.first.recipe(row.first.deployed().model),
@@ -115,11 +122,11 @@ def _differences(other: Row, row: Row) -> str:
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """In which settings two configs differ, the first three in words; empty where in none.
+    """The first three settings in which two configs differ, as text; empty if they are equal.
 
     Args:
-        theirs: Plain dicts and lists, as :func:`essence` gives them.
-        ours: Likewise; what the message calls ``here``.
+        theirs: Plain dicts and lists, as from :func:`comparable_config`.
+        ours: The same; the text calls it ``here``.
     """
     theirs, ours = dict(_leaves(theirs)), dict(_leaves(ours))
     keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
@@ -143,13 +150,13 @@ def _short(value: Any) -> str:
 
 
 def _find_teacher(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The training that wrote the teacher's checkpoint, or one of the teacher's config."""
+    """The run that wrote the teacher's checkpoint, or else the only run with the teacher's config."""
     model = row.first.config.model
     declared = [model.get('teacher'), *(model.get('teachers') or {}).values()]
     teachers = [teacher for teacher in declared if teacher and 'checkpoint' in teacher]
     if len(teachers) != 1:
         what = 'several teachers' if teachers else 'no teacher with a checkpoint'
-        row.notes.append(f'{what}, so there is no gap; --teacher names one to compare with')
+        row.notes.append(f'gap unknown: {what}; name one with --teacher')
         return None
     weights = str(teachers[0].checkpoint)
     for other in rows:
@@ -157,27 +164,33 @@ def _find_teacher(row: Row, rows: Sequence[Row]) -> Row | None:
             if _wrote(run, weights):
                 shown = [Path(one.checkpoint or '').name for one in other.runs]
                 if Path(weights).name not in shown or len(other.runs) > 1:
-                    row.notes.append(f'taught by {run.path.name}/{Path(weights).name}')
+                    row.notes.append(f'teacher checkpoint: {run.path.name}/{Path(weights).name}')
                 return other
     try:
-        config = essence(load_config(teachers[0].config).model, NO_MODEL)
+        config = comparable_config(load_config(teachers[0].config).model, NON_MODEL_KEYS)
     except UserError:
         config = None
-    alike = [other for other in rows if essence(other.first.deployed().model, NO_MODEL) == config]
+    alike = [
+        other
+        for other in rows
+        if comparable_config(other.first.deployed().model, NON_MODEL_KEYS) == config
+    ]
     if len(alike) == 1 and alike[0] is not row:
-        row.notes.append(f'teacher {alike[0].name} by its config; taught by {weights}')
+        row.notes.append(
+            f'teacher {alike[0].name} was matched by its config; teacher checkpoint: {weights}'
+        )
         return alike[0]
     names = ', '.join(other.name for other in alike)
     row.notes.append(
-        f'its teacher is one of {names}; name it by --teacher'
+        f'its teacher may be any of {names}; name it with --teacher'
         if len(alike) > 1
-        else f'its teacher is not here: {weights}'
+        else f'its teacher is not in this report: {weights}'
     )
     return None
 
 
 def _wrote(run: WorkDir, checkpoint: str) -> bool:
-    if run.trained is None:  # a test of weights from elsewhere
+    if run.trained is None:  # a test, not a training run
         return run.checkpoint == checkpoint
     return '://' not in checkpoint and Path(checkpoint).resolve().parent == run.path.resolve()
 

@@ -1,6 +1,6 @@
-"""A table of training runs: what each costs and reaches, what distilling gained, how much of the gap.
+"""Rows of a report: accuracy and cost of training runs, gain of distillation, and closed gap to the teacher.
 
-Which training is whose teacher and whose baseline is found by :mod:`mmkd.analysis.pairing`.
+:mod:`mmkd.analysis.pairing` finds the teacher and the baseline of each run.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ ROLES = ('teacher', 'baseline', 'distilled', 'other')
 
 @dataclass(eq=False)
 class Row:
-    """Trainings of one config, which differ in their seeds.
+    """Training runs of one config with different seeds.
 
     Attributes:
         runs: At least one.
-        name: Of the folder, or what the folders' names share.
+        name: Name of the folder, or the common part of the names of all folders.
         role: One of :data:`ROLES`.
-        teacher: Of a distilled student.
-        baseline: The same student trained alone.
+        teacher: The teacher of a distilled student.
+        baseline: The same student, trained without distillation.
         comparable: Whether it is validated on the same images and classes as its teacher.
-        cost: Of the deployed detector, with the checkpoint of the first run.
-        notes: For the reader.
+        cost: Cost of the deployed detector, with the checkpoint of the first run.
+        notes: Notes for the reader.
     """
 
     runs: list[WorkDir]
@@ -61,11 +61,13 @@ class Row:
 
     @property
     def first(self) -> WorkDir:
+        """The first run."""
         return self.runs[0]
 
     @property
     def finished(self) -> bool:
-        return self.first.finished  # only finished runs share a row
+        """Whether the runs are finished; an unfinished run has a row of its own."""
+        return self.first.finished
 
     def values(self, metric: str) -> list[float] | None:
         """A metric of each run, in 0..1; ``None`` if one of them lacks it."""
@@ -73,13 +75,14 @@ class Row:
         return values if len(values) == len(self.runs) else None
 
     def mean(self, metric: str) -> float | None:
+        """The mean of a metric over the runs, in 0..1; ``None`` if one of them lacks it."""
         values = self.values(metric)
         return None if values is None else interval(values)[0]
 
     def gain(self) -> tuple[float, float] | None:
-        """mAP above the baseline's, in 0..1, and half of its 95 % interval (see :func:`difference`).
+        """mAP above the baseline, in 0..1, and half of its 95 % interval (see :func:`difference`).
 
-        The interval is nan where one of the two was trained once.
+        The interval is nan if one of the two has a single run.
         """
         ours = self.values('mAP')
         theirs = self.baseline.values('mAP') if self.baseline else None
@@ -89,21 +92,21 @@ class Row:
         return found.mean, found.half
 
     def gap_closed(self) -> float | None:
-        """The share of the way from the baseline to the teacher; see :func:`statistics.gap_closed`."""
+        """The gain divided by the difference of teacher and baseline; see :func:`statistics.gap_closed`."""
         means = [row and row.mean('mAP') for row in (self.teacher, self.baseline, self)]
         known = [mean for mean in means if isinstance(mean, float)]
         return gap_closed(*known) if self.comparable and len(known) == 3 else None
 
 
 def read_rows(paths: Iterable[str | os.PathLike[str]], best: bool = False) -> list[Row]:
-    """Read work directories; those of one config and several seeds are one row.
+    """Read work directories; runs of one config with several seeds form one row.
 
     Args:
-        paths: One that is named twice counts once.
-        best: The best epoch of each counts in place of the last.
+        paths: Work directories; repeated ones are ignored.
+        best: Use the best epoch of each run instead of the last.
 
     Raises:
-        UserError: A folder is no work directory, or two are the same training.
+        UserError: A folder is not a work directory, or two runs have the same config and seed.
     """
     runs = [read_work_dir(path, best) for path in {Path(p).resolve(): p for p in paths}.values()]
     rows = _grouped(runs)
@@ -112,7 +115,7 @@ def read_rows(paths: Iterable[str | os.PathLike[str]], best: bool = False) -> li
 
 
 def _grouped(runs: list[WorkDir]) -> list[Row]:
-    """Finished runs of one recipe share a row."""
+    """Group finished runs with the same recipe into rows."""
     rows: list[tuple[Any, Row]] = []
     for run in runs:
         recipe = run.recipe() if run.finished and run.trained is not None else None
@@ -123,8 +126,8 @@ def _grouped(runs: list[WorkDir]) -> list[Row]:
                 )
                 if twin is not None:
                     raise ConfigError(
-                        f'{twin.path} and {run.path} are the same training: the same config and '
-                        f'seed {run.seed}; give one of them'
+                        f'{twin.path} and {run.path} are the same run: same config and seed {run.seed}; name '
+                        f'one of them'
                     )
                 row.runs.append(run)
                 break
@@ -140,7 +143,7 @@ def _grouped(runs: list[WorkDir]) -> list[Row]:
 
 
 def _name(rows: list[Row]) -> None:
-    """By the folders; where two are called the same, by their paths."""
+    """Name rows after their folders, or if two have the same name, after their paths."""
     for row in rows:
         names = [run.path.resolve().name for run in row.runs]
         shared = os.path.commonprefix(names) if len(names) > 1 else names[0]
@@ -153,14 +156,14 @@ def _name(rows: list[Row]) -> None:
             row.name = str(row.first.path)
 
 
-# ------------------------------------------------------------------------------------ measuring
+# ------------------------------------------------------------------------------------ measurements
 
 
 def add_f1(row: Row) -> None:
-    """Evaluate again each run of which a metric is not known, on its validation images.
+    """Evaluate each run with a missing metric on its validation images.
 
     Raises:
-        UserError: Its images are not there, or it is not evaluated as COCO does.
+        UserError: The images do not exist, or the run is not evaluated with a COCO metric.
     """
     for run in row.runs:
         absent = [name for name in METRICS if name not in run.scores]
@@ -172,17 +175,17 @@ def add_f1(row: Row) -> None:
         data = build_test_data(config, f'{part}_dataloader')
         scores = evaluate(model, data, config[f'{part}_evaluator'])
         run.scores |= {name: scores[METRICS[name]] for name in absent if METRICS[name] in scores}
-        whose = f'{run.path.name}: ' if len(row.runs) > 1 else ''
-        row.notes.append(f'{whose}{", ".join(absent)} evaluated for this report')
+        prefix = f'{run.path.name}: ' if len(row.runs) > 1 else ''
+        row.notes.append(f'{prefix}{", ".join(absent)} evaluated for this report')
 
 
 def add_costs(rows: Iterable[Row], image_size: tuple[int, int], timed: bool = True) -> None:
-    """Count, and time, the detectors as they are deployed; distilled ones without their teacher.
+    """Measure the cost of the deployed detectors, without teachers.
 
     Args:
-        rows: Their ``cost`` is set, where a checkpoint is there.
-        image_size: Height and width of the image that the test pipelines get, px.
-        timed: Whether to time them: in turns, so that what else the machine does meets them all.
+        rows: ``cost`` is set for rows with a checkpoint.
+        image_size: Height and width of the image before the test pipelines, px.
+        timed: Whether to time them. All are timed in turns, so other load affects all alike.
     """
     rows = [row for row in rows if row.first.checkpoint is not None and row.finished]
     models, inputs = [], []
@@ -199,7 +202,7 @@ def add_costs(rows: Iterable[Row], image_size: tuple[int, int], timed: bool = Tr
 
 
 def _test_input(config: Any, size: tuple[int, int]) -> dict:
-    """What the test pipeline makes of an image of noise."""
+    """The output of the test pipeline for a noise image."""
     dataset = config.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset

@@ -1,4 +1,4 @@
-"""The detectors of work directories, ready to be run on the images that all were validated on."""
+"""Load the detectors of work directories, to run them on their common validation images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmengine.model import BaseModel
 from ..errors import ConfigError
 from ..preflight import PlannedRun, require
 from ..teachers import CACHE_OPTIONS, DeclaredTeachers, LiveTeacher
-from ..visualization import Boxes, of_sample, path_of
+from ..visualization import Boxes, image_path, predicted_boxes
 from .comparison import Compared
 from .complexity import build_test_data, load_detector
 from .work_dir import WorkDir, latest_checkpoint, read_work_dir, titles_of
@@ -28,16 +28,16 @@ def read_detectors(
     best: bool = False,
     teachers: bool = False,
 ) -> list[Compared]:
-    """The detectors of work directories, each as it is deployed.
+    """The deployed detectors of work directories.
 
     Args:
         paths: Work directories.
-        names: Their titles; by default those of the folders.
-        best: The epoch of the highest mAP of each in place of the last.
-        teachers: Add the teachers of distilled students, first; one that several learn from once.
+        names: Their titles; by default the names of the folders.
+        best: Use the epoch with the highest mAP instead of the last.
+        teachers: Add the distinct teachers of distilled students, before the students.
 
     Raises:
-        UserError: A folder is no work directory or has no checkpoint, or two were validated on
+        UserError: A folder is not a work directory or has no checkpoint, or two were validated on
             different images or classes.
     """
     names = titles_of(paths, names)
@@ -49,21 +49,23 @@ def read_detectors(
     found = _teachers(runs, names, datasets) if teachers else []
     for run, name, checkpoint, dataset in zip(runs, names, checkpoints, datasets, strict=True):
         model = load_detector(run.deployed(), checkpoint)
-        found.append(Compared(name, of_model(model), dataset, run.score_thr))
+        found.append(Compared(name, detect_with_model(model), dataset, run.score_thr))
     return found
 
 
-def of_model(model: BaseModel) -> Callable[[dict[str, Any]], Boxes]:
-    """What a detector in evaluation mode finds in the image of a batch, at any score."""
-    return lambda batch: of_sample(model.test_step(batch)[0])
+def detect_with_model(model: BaseModel) -> Callable[[dict[str, Any]], Boxes]:
+    """A function that returns the detections of a model in a batch of one image, with all scores."""
+    return lambda batch: predicted_boxes(model.test_step(batch)[0])
 
 
 def _dataset(run: WorkDir) -> BaseDataset:
     loader, config = f'{run.part}_dataloader', run.deployed()
     if not config.get(loader):
-        raise ConfigError(f'{run.path}: its config has no {loader}, so there are no images')
+        raise ConfigError(
+            f'{run.path}: its config has no {loader}, so there are no images; name another run'
+        )
     require(PlannedRun(config, (run.part,), path=str(run.path)), only=('data files', 'annotations'))
-    with redirect_stdout(StringIO()):  # pycocotools prints
+    with redirect_stdout(StringIO()):  # pycocotools prints its progress
         return build_test_data(config, loader)
 
 
@@ -81,9 +83,10 @@ def _require_same(
         )
     if dataset is other:
         return
-    # Where the data lies may differ, as on two machines.
+    # Compare names only, as the data folders of two machines may differ.
     images, other_images = (
-        [os.path.basename(path_of(each, i)) for i in range(len(each))] for each in (dataset, other)
+        [os.path.basename(image_path(each, i)) for i in range(len(each))]
+        for each in (dataset, other)
     )
     if images != other_images:
         raise ConfigError(
@@ -99,27 +102,27 @@ def _short(names: Sequence[str]) -> str:
 def _teachers(
     runs: Sequence[WorkDir], names: Sequence[str], datasets: Sequence[BaseDataset]
 ) -> list[Compared]:
-    """The teachers of the runs that distil."""
+    """The distinct teachers of the distilled runs."""
     found: dict[tuple[str, str], Compared] = {}
     distilled = [each for each in zip(runs, names, datasets, strict=True) if each[0].distilled]
     if not distilled:
         raise ConfigError(
-            '--teacher: must be given with a distilled run, got none; name a work directory whose model.type '
-            'is Distiller'
+            '--teacher: needs a distilled run, got none; name a work directory with model.type Distiller'
         )
     for run, name, dataset in distilled:
         for teacher in _live_teachers(run.config, name):
             key = (str(teacher.model_config), str(teacher.checkpoint))
-            # Two runs may show the same teacher images of different sizes.
+            # The same teacher in two runs counts once, even if they test on different image sizes.
             if key not in found:
-                detect = of_teacher(teacher, dataset, run.config.model.get('class_map'))
+                detect = detect_with_teacher(teacher, dataset, run.config.model.get('class_map'))
                 found[key] = Compared('teacher', detect, dataset)
     several = len(found) > 1
     for number, each in enumerate(found.values(), 1):
         each.name = f'teacher {number}' if several else each.name
     if any(each.name in names for each in found.values()):
         raise ConfigError(
-            '--names: must not be the title of the column of the teacher, got teacher; give another title'
+            "--names: must not be 'teacher' with --teacher, as the teacher's column has that title; write "
+            'another name'
         )
     return list(found.values())
 
@@ -133,7 +136,7 @@ def _live_teachers(config: Config, name: str) -> list[LiveTeacher]:
         if not {'config', 'checkpoint'} <= options.keys():
             raise ConfigError(
                 f'--teacher: {name}: model.{key} must have a config and a checkpoint, got '
-                f'{", ".join(options)}; leave --teacher out'
+                f'{", ".join(options)}; remove --teacher'
             )
         options = {k: v for k, v in options.items() if k not in CACHE_OPTIONS}
         teacher = LiveTeacher(name=key, **options)
@@ -142,13 +145,13 @@ def _live_teachers(config: Config, name: str) -> list[LiveTeacher]:
     return found
 
 
-def of_teacher(
+def detect_with_teacher(
     teacher: LiveTeacher, dataset: BaseDataset, class_map: dict[str, Any] | None
 ) -> Callable[[dict[str, Any]], Boxes]:
-    """What a teacher finds of the classes of a data set, in the image of a batch, at any score.
+    """A function that returns a teacher's detections in a batch of one image, with labels of a data set.
 
     Raises:
-        ConfigError: The names of its classes are not known.
+        ConfigError: The class names of the teacher are not known.
     """
     labels = teacher.shared_labels(dataset.metainfo.get('classes') or (), class_map)
-    return lambda batch: of_sample(teacher.predict(batch)[0]).relabelled(labels)
+    return lambda batch: predicted_boxes(teacher.predict(batch)[0]).relabelled(labels)

@@ -1,4 +1,4 @@
-"""A distillation as a training run starts it, and batches of its data, to be looked at."""
+"""Build a distillation with the weights of a starting training run, and batches of its data."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from ..hooks import STATE
 
 
 def with_all_active(config: Config, name: str) -> Config:
-    """A config whose losses all act, and whose teachers with a checkpoint run in place of their caches.
+    """Activate all losses of a config, and use teachers with a checkpoint instead of their caches.
 
-    Caches may not be written yet, and know no other images than theirs.
+    Caches may not exist yet, and contain only the images that they were written for.
 
     Args:
-        config: Of a distillation; changed in place.
-        name: Of the config, for the message.
+        config: Config of a distillation; changed in place.
+        name: Name of the config, for the message.
 
     Raises:
-        ConfigError: The config distils nothing.
+        ConfigError: ``model.type`` is not ``Distiller``.
     """
     model = config.get('model') or {}
     if model.get('type') != 'Distiller':
-        raise ConfigError(f'{name} distils nothing: its model.type is not Distiller')
+        raise ConfigError(
+            f'{name}: model.type must be Distiller, got {model.get("type")}; name the config of a '
+            f'distillation'
+        )
     for entry in filter(None, (model.get('losses') or {}).values()):
         entry.pop('schedule', None)
     for teacher in (model.get('teacher'), *(model.get('teachers') or {}).values()):
@@ -42,7 +45,7 @@ def with_all_active(config: Config, name: str) -> Config:
     return config
 
 
-def start_of(
+def build_distillation(
     config: Config,
     batches: int,
     batch_size: int | None = None,
@@ -52,23 +55,23 @@ def start_of(
     """Build the distiller of a config with the weights that a training run starts with.
 
     Args:
-        config: Of a distillation, from :func:`with_all_active`.
-        batches: How many of the training data.
-        batch_size: Images per batch; default the config's.
-        seed: Of the batches.
-        checkpoint: Weights of the student in place of the first; the connectors too if it was distilled with
-            these losses.
+        config: Config of a distillation, from :func:`with_all_active`.
+        batches: Number of batches of the training data.
+        batch_size: Images per batch; by default that of the config.
+        seed: Seed of the batches.
+        checkpoint: Weights of the student instead of its initial ones. Connectors are loaded too if it was
+            distilled with the same losses.
 
     Returns:
-        The distiller on its device, the training data, and the batches as a loader gives them.
+        The distiller on its device, the training data, and the batches of its loader.
 
     Raises:
-        CheckpointError: The checkpoint does not fit the student.
+        CheckpointError: The checkpoint does not match the student.
     """
     model = config.model
     loader = dict(config.train_dataloader, num_workers=0, persistent_workers=False)
     loader['batch_size'] = batch_size or loader['batch_size']
-    with redirect_stdout(StringIO()):  # pycocotools says what it does
+    with redirect_stdout(StringIO()):  # pycocotools prints its progress
         loader = Runner.build_dataloader(loader, seed=seed)
     model.classes = model.get('classes') or loader.dataset.metainfo.get('classes')
     distiller = MODELS.build(model)
@@ -83,13 +86,15 @@ def start_of(
 
 
 def load_student(distiller: Distiller, checkpoint: str, key: str = '--checkpoint') -> None:
-    """Load the weights of a student, and the connectors that lie beside them where they fit the losses."""
+    """Load the weights of a student, and the connectors in the checkpoint if they match the losses."""
     where = f'{key} {checkpoint}'
-    content = read_checkpoint(checkpoint, where, 'give the file of a trained student')
+    content = read_checkpoint(checkpoint, where, 'name the checkpoint of a trained student')
     load_weights(distiller.student, content, where)
     connectors = content.get(STATE, {}).get('connectors', {})
     if connectors:
         try:
             distiller.load_connector_state(connectors)
         except ConfigError:
-            print(f'{where} was trained with other losses: connectors are as at a start')
+            print(
+                f'{where}: was trained with other losses, so connectors have their initial weights'
+            )

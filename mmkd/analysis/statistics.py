@@ -1,4 +1,4 @@
-"""Means, differences and their chance: what training runs of several seeds show."""
+"""Means, differences and significance tests for training runs with several seeds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two means.
+    """The difference of two means.
 
     Attributes:
-        mean: Ours less theirs.
-        half: Half width of its 95 % confidence interval; nan where one side is a single run.
-        p: Two-sided, that both means are the same; nan likewise.
+        mean: First mean minus second mean.
+        half: Half width of its 95 % confidence interval; nan if one side has a single run.
+        p: Two-sided p-value of the hypothesis that both means are equal; nan if one side has a single run.
     """
 
     mean: float
@@ -34,15 +34,16 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Of runs that share nothing but their settings (Welch's t-test).
+    """The difference of the means of two groups of independent runs (Welch's t-test).
 
-    Runs of one seed are no pairs: after the first steps two losses lead to other weights, and the seed
-    decides neither's result. Pairs would find intervals that are too narrow by chance.
+    Runs with the same seed are not treated as pairs: with different losses, the weights differ after a few
+    steps, so the seed does not correlate the results. A paired test could give intervals that are too narrow
+    by chance.
     """
     mean = float(np.mean(ours) - np.mean(theirs))
     if min(len(ours), len(theirs)) < 2:
         return Difference(mean, float('nan'), float('nan'))
-    if np.var(ours) == np.var(theirs) == 0:  # no scatter to compare with
+    if np.var(ours) == np.var(theirs) == 0:  # the t-test is undefined
         return Difference(mean, 0.0, float(mean == 0))
     found = stats.ttest_ind(ours, theirs, equal_var=False)
     low, high = found.confidence_interval(0.95)
@@ -50,9 +51,10 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several comparisons, such that below 0.05 one in twenty tables has a wrong one.
+    """p-values corrected for several comparisons.
 
-    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scand. J. Statist. 6 (1979).
+    With a limit of 0.05, one in twenty tables contains a false positive. Source: Holm, A Simple Sequentially
+    Rejective Multiple Test Procedure, Scand. J. Statist. 6 (1979).
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, least = [0.0] * len(p_values), 0.0
@@ -63,7 +65,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def prediction_interval(values: Sequence[float], share: float = 0.99) -> tuple[float, float]:
-    """Where one more run falls with a probability of ``share`` (Student's t); nan for one value."""
+    """Interval that contains one more run with probability ``share`` (Student's t); nan for one value."""
     array = np.asarray(values, dtype=float)
     if len(array) < 2:
         return float('nan'), float('nan')
@@ -73,16 +75,16 @@ def prediction_interval(values: Sequence[float], share: float = 0.99) -> tuple[f
 
 
 def gap_closed(teacher: float, student: float, distilled: float) -> float | None:
-    """The share of what the student lacks to the teacher that distillation gave it.
+    """The gain of distillation, as a fraction of the difference between teacher and student.
 
     Args:
-        teacher: Its mAP.
-        student: That of the student trained alone.
-        distilled: That of the distilled student.
+        teacher: mAP of the teacher.
+        student: mAP of the student trained without distillation.
+        distilled: mAP of the distilled student.
 
     Returns:
-        1 when the distilled student is as good as the teacher, negative when it got worse, and
-        ``None`` when the teacher is no better than the student.
+        1 if the distilled student is as good as the teacher, negative if distillation reduced mAP,
+        ``None`` if the teacher is not better than the student.
     """
     if teacher <= student:
         return None

@@ -1,4 +1,4 @@
-"""Losses that run for a pair of detectors, found by trying them."""
+"""Suggest losses for a pair of detectors; each is run once before it is suggested."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from ..types import Detector
 from .inspection import Inspection, Match, match, random_batch
 
 Entry = dict[str, Any]
-# Of the random images that losses are tried on; a multiple of all strides.
+# Size of the random images for trial steps; a multiple of all strides.
 TRIAL_SIZE = (256, 256)
 HINTON = 'tau: Hinton et al. 2015 (arXiv 1503.02531), sec. 3'
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A loss that may suit a pair.
+    """A loss that may work for a pair.
 
     Attributes:
-        name: Its key in ``losses``.
-        entry: Its config.
-        why: What it compares, and where its numbers come from.
-        group: Of several in one group the first that runs is taken.
+        name: Key in ``losses``.
+        entry: Config of the loss.
+        why: The compared outputs, and the source of the numbers in the config.
+        group: Only the first loss of a group that works is suggested.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Candidate:
 
 @dataclass
 class Suggestion:
-    """What runs for a pair.
+    """The losses that work for a pair.
 
     Attributes:
         losses: Configs by name.
-        why: Of each, what it compares and where its numbers come from.
-        refused: Of the groups in which nothing runs, the reason of the first.
+        why: For each loss, the compared outputs and the source of its numbers.
+        refused: For each group without a loss that works, the error of its first loss.
     """
 
     losses: dict[str, Entry] = field(default_factory=dict)
@@ -66,9 +66,9 @@ class Pair:
     """Two inspected detectors.
 
     Attributes:
-        student, teacher: What their modules computed.
-        model_configs: The ``model`` config of each.
-        classes: The class names of each, or None if they are not known.
+        student, teacher: Outputs of their modules.
+        model_configs: The ``model`` configs of student and teacher.
+        classes: The class names of student and teacher, None if unknown.
     """
 
     student: Inspection
@@ -78,17 +78,13 @@ class Pair:
 
 
 def suggest(pair: Pair) -> Suggestion:
-    """Try losses on random images and weights, and return those that run.
-
-    Args:
-        pair: The detectors.
-    """
+    """Run candidate losses on random images and weights, and return those that work."""
     found = Suggestion()
     student, teacher = pair.student.model, pair.teacher.model
-    if not any(it.covers(student) and it.covers(teacher) for it in OFFERED):
+    if not any(it.covers(student) and it.covers(teacher) for it in CANDIDATES_BY_FAMILY):
         kinds = f'{type(student).__name__} and {type(teacher).__name__}'
         found.refused['heads'] = (
-            f'{kinds} have heads of different kinds; their features can be compared'
+            f'{kinds} have different types of heads, so only features can be compared'
         )
     options = dict(family_of(teacher).options, scale=1.0)
     done: set[str] = set()
@@ -96,7 +92,9 @@ def suggest(pair: Pair) -> Suggestion:
         group, name = candidate.group, candidate.name
         if group in done:
             continue
-        problem = _refusal(candidate, pair, options) or _try(pair, {name: candidate.entry})
+        problem = _static_problem(candidate, pair, options) or _trial_problem(
+            pair, {name: candidate.entry}
+        )
         if problem is None:
             done.add(group)
             found.losses[name], found.why[name] = candidate.entry, candidate.why
@@ -106,8 +104,8 @@ def suggest(pair: Pair) -> Suggestion:
     return found
 
 
-def _refusal(candidate: Candidate, pair: Pair, options: dict[str, Any]) -> str | None:
-    """Why an entry does not suit the detectors, as far as that is known without running them."""
+def _static_problem(candidate: Candidate, pair: Pair, options: dict[str, Any]) -> str | None:
+    """The error of a loss that can be found without running the detectors, None if there is none."""
     try:
         entry = LossEntry(candidate.name, deepcopy(candidate.entry))
         entry.check(pair.student.model, pair.teacher.model, options)
@@ -116,8 +114,8 @@ def _refusal(candidate: Candidate, pair: Pair, options: dict[str, Any]) -> str |
     return None
 
 
-def _try(pair: Pair, losses: dict[str, Entry]) -> str | None:
-    """Run one training step with losses; why it does not run, or None."""
+def _trial_problem(pair: Pair, losses: dict[str, Entry]) -> str | None:
+    """Run one training step with the losses; returns the error message, None if it works."""
     count = family_of(pair.student.model).num_classes() or 1
     named, other = pair.classes
     ours: tuple[str, ...] = tuple(named or [f'class {index}' for index in range(count)])
@@ -155,22 +153,22 @@ def _counts_agree(pair: Pair) -> bool:
     return len(counts) == 1
 
 
-# ---------------------------------------------------------------------- what is tried
+# ---------------------------------------------------------------------- candidates
 
 
 def candidates(pair: Pair) -> Iterator[Candidate]:
-    """What may suit a pair, by the families of its detectors; the best known first."""
+    """The candidate losses for a pair, by the families of its detectors, most established first."""
     student, teacher = pair.student.model, pair.teacher.model
-    for family, offered in OFFERED.items():
+    for family, offered in CANDIDATES_BY_FAMILY.items():
         if family.covers(student) and family.covers(teacher):
             yield from offered(student, teacher)
             break
-    yield from _on_maps(pair)
-    yield from _on_memory(pair)
+    yield from _feature_candidates(pair)
+    yield from _memory_candidates(pair)
 
 
-def _of_proposals(student: Detector, teacher: Detector) -> Iterator[Candidate]:
-    # Of a cascade the alignments choose the first stage.
+def _two_stage_candidates(student: Detector, teacher: Detector) -> Iterator[Candidate]:
+    # With a cascade, the alignments select the first stage.
     explicit = not (is_cascade(student) or is_cascade(teacher))
     scores, boxes = (
         dict.fromkeys(('student', 'teacher'), f'roi_head.bbox_head.{layer}') if explicit else {}
@@ -185,7 +183,7 @@ def _of_proposals(student: Detector, teacher: Detector) -> Iterator[Candidate]:
             **scores,
             align=dict(type='RoIClassAlignment'),
         ),
-        f'Class scores of the same proposals. {HINTON}; loss_weight: as the task loss beside it.',
+        f'Class scores of the same proposals. {HINTON}; loss_weight: same as the task loss.',
         'class scores',
     )
     yield Candidate(
@@ -196,19 +194,20 @@ def _of_proposals(student: Detector, teacher: Detector) -> Iterator[Candidate]:
             **boxes,
             align=dict(type='RoIBoxAlignment', select='labels'),
         ),
-        'Box deltas of foreground proposals. loss_weight: as the task loss beside it.',
+        'Box deltas of foreground proposals. loss_weight: same as the task loss.',
         'boxes',
     )
 
 
-def _of_priors(student: Detector, teacher: Detector) -> Iterator[Candidate]:
+def _dense_candidates(student: Detector, teacher: Detector) -> Iterator[Candidate]:
     try:
         quality = dense_head(teacher.bbox_head).quality
         softmax = uses_softmax(teacher.bbox_head)
     except UserError:
         return
     head = dict(student='bbox_head', teacher='bbox_head')
-    # Of most priors the objectness is near 0; the sum of the teacher's confidences estimates the objects.
+    # The objectness of most priors is near 0; the sum of the teacher's confidences estimates the number of
+    # objects.
     normalizer = dict(normalizer='confidence') if quality == OBJECTNESS else {}
     yield Candidate(
         'loss_kd_cls',
@@ -218,8 +217,8 @@ def _of_priors(student: Detector, teacher: Detector) -> Iterator[Candidate]:
             **head,
             align=dict(type='DenseClassAlignment', **normalizer),
         ),
-        f'Class scores of the same priors. {f"{HINTON}; " if softmax else ""}loss_weight: as the task loss '
-        f'beside it.',
+        f'Class scores of the same priors. {f"{HINTON}; " if softmax else ""}loss_weight: same as the task '
+        f'loss.',
         'class scores',
     )
     yield Candidate(
@@ -242,7 +241,7 @@ def _of_priors(student: Detector, teacher: Detector) -> Iterator[Candidate]:
             **head,
             align=dict(type='DenseBoxAlignment', **normalizer),
         ),
-        'Decoded boxes. loss_weight: of the box loss of GFL and ATSS.',
+        'Decoded boxes. loss_weight: same as the box loss of GFL and ATSS.',
         'boxes',
     )
     for kind, align in (
@@ -259,18 +258,18 @@ def _of_priors(student: Detector, teacher: Detector) -> Iterator[Candidate]:
                     **head,
                     align=dict(type=align, **normalizer),
                 ),
-                f'The {kind} of the same priors. loss_weight: as the task loss beside it.',
+                f'The {kind} of the same priors. loss_weight: same as the task loss.',
                 'quality',
             )
 
 
-def _of_queries(student: Detector, teacher: Detector) -> Iterator[Candidate]:
+def _query_candidates(student: Detector, teacher: Detector) -> Iterator[Candidate]:
     head = dict(student='bbox_head', teacher='bbox_head')
     softmax = uses_softmax(teacher.bbox_head)
     match_queries = dict(type='HungarianQueryAlignment')
     layers = len(getattr(teacher.decoder, 'layers', ())) or 6
-    # DETR sums its losses over the layers; these are means over them.
-    source = f'loss_weight: the task loss of DETR, for the mean of {layers} layers'
+    # DETR sums its losses over the layers; these losses are means over the layers.
+    source = f'loss_weight: same as the task loss of DETR, times {layers} for the mean over layers'
     yield Candidate(
         'loss_kd_cls',
         dict(
@@ -284,9 +283,9 @@ def _of_queries(student: Detector, teacher: Detector) -> Iterator[Candidate]:
     )
     yield Candidate(
         'loss_kd_bbox',
-        # Of DETR 5, for the sum of four coordinates.
+        # DETR has 5 for the sum of four coordinates; this loss is their mean.
         dict(type='L1', loss_weight=20.0 * layers, **head, align=dict(match_queries, of='box')),
-        f'Boxes of matched queries. {source} and four coordinates.',
+        f'Boxes of matched queries. {source}, times 4 for the mean over coordinates.',
         'boxes',
     )
     yield Candidate(
@@ -297,13 +296,13 @@ def _of_queries(student: Detector, teacher: Detector) -> Iterator[Candidate]:
             **head,
             align=dict(match_queries, of='box', box_format='xyxy'),
         ),
-        f'Overlap of these boxes. {source}.',
+        f'GIoU of these boxes. {source}.',
         'overlap',
     )
 
 
-def _on_maps(pair: Pair) -> Iterator[Candidate]:
-    """Neck or backbone maps of the same size; PKD compares no magnitudes, which suits unlike detectors."""
+def _feature_candidates(pair: Pair) -> Iterator[Candidate]:
+    """Neck or backbone maps of the same size; PKD ignores magnitudes, which differ between detectors."""
     for ours, theirs in (
         ('neck', 'neck'),
         ('neck', 'backbone'),
@@ -331,11 +330,11 @@ def _maps_of(found: Match) -> str:
     of_both = (
         found.student if found.student == found.teacher else f'{found.student} and {found.teacher}'
     )
-    return f'Feature maps of the {of_both}, {found.levels} of the same size'
+    return f'Feature maps of the {of_both}, {found.levels} levels of the same size'
 
 
-def _on_memory(pair: Pair) -> Iterator[Candidate]:
-    """The encoder of a transformer, against that or the neck of the other."""
+def _memory_candidates(pair: Pair) -> Iterator[Candidate]:
+    """The encoder of a transformer, compared with the encoder or the neck of the other detector."""
     student, teacher = pair.student.model, pair.teacher.model
     ours, theirs = (Transformer.covers(model) for model in (student, teacher))
     if not (ours or theirs):
@@ -359,13 +358,13 @@ def _on_memory(pair: Pair) -> Iterator[Candidate]:
     yield Candidate(
         'loss_kd_memory',
         entry,
-        'Encoder outputs, position by position. loss_weight: not tuned.',
+        'Encoder outputs per position. loss_weight: not tuned.',
         'encoder',
     )
 
 
 def _width(inspection: Inspection, path: str) -> int | None:
-    """The channels of an output; None if its parts have different ones, or it is not there."""
+    """The number of channels of an output; None if levels differ, or if the module does not exist."""
     found = inspection[path]
     if found is None or not found.shapes:
         return None
@@ -374,28 +373,28 @@ def _width(inspection: Inspection, path: str) -> int | None:
     return widths.pop() if len(widths) == 1 else None
 
 
-OFFERED: dict[Any, Callable[[Detector, Detector], Iterator[Candidate]]] = {
-    TwoStage: _of_proposals,
-    Transformer: _of_queries,
-    SingleStage: _of_priors,
+CANDIDATES_BY_FAMILY: dict[Any, Callable[[Detector, Detector], Iterator[Candidate]]] = {
+    TwoStage: _two_stage_candidates,
+    Transformer: _query_candidates,
+    SingleStage: _dense_candidates,
 }
 
 
-# ---------------------------------------------------------------------- as a config
+# ---------------------------------------------------------------------- config text
 
 
 def as_config(suggestion: Suggestion) -> str:
-    """The losses as Python text that a config can hold, with a comment for each."""
+    """The losses as Python code for a config, with a comment for each."""
     lines = ['losses = dict(']
     for name, entry in suggestion.losses.items():
-        lines += [f'    # {suggestion.why[name]}', f'    {name}={_text(entry, 1)},']
+        lines += [f'    # {suggestion.why[name]}', f'    {name}={_as_python(entry, 1)},']
     return '\n'.join([*lines, ')'])
 
 
-def _text(value: Any, depth: int) -> str:
+def _as_python(value: Any, depth: int) -> str:
     if not isinstance(value, dict):
         return repr(value)
-    items = [f'{key}={_text(each, depth + 1)}' for key, each in value.items()]
+    items = [f'{key}={_as_python(each, depth + 1)}' for key, each in value.items()]
     line = f'dict({", ".join(items)})'
     if depth > 1 and len(line) < 80:
         return line

@@ -1,24 +1,24 @@
-"""How tables of results are written: means with their errors, Markdown."""
+"""Format tables of results as Markdown, with confidence intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-DASH = '–'  # stands where nothing was measured
+DASH = '–'  # marks unknown values
 
 
 def with_error(mean: float, half: float, signed: bool = False) -> str:
-    """``1.2 ± 0.3``, or the mean alone where there is no interval."""
+    """``1.2 ± 0.3``, or only the mean if ``half`` is nan."""
     text = f'{mean:+.1f}' if signed else f'{mean:.1f}'
     return text if half != half else f'{text} ± {half:.1f}'
 
 
 def markdown_table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table whose columns also line up on a terminal.
+    """A Markdown table with padded columns, so that it is readable on a terminal too.
 
     Args:
         rows: Cells; the first row is the head.
-        left: How many columns, from the first, are aligned to the left; the others to the right.
+        left: Number of left-aligned columns, from the first; the others are right-aligned.
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
 

@@ -1,4 +1,4 @@
-"""Accuracy against size: what a teacher has, what a student lacks, what distilling gave it."""
+"""Draw accuracy against size for teachers, baselines and distilled students."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 COLOUR_OF = dict(teacher='#0f766e', baseline='#6b7280', distilled='#d97706', other='#2563eb')
-SPACING = 0.06  # between labels, of the height of the axes
+SPACING = 0.06  # minimum distance of labels, as a fraction of the height of the axes
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Point:
     """One detector.
 
     Attributes:
-        name: Its label.
+        name: Label of the point.
         role: A key of :data:`COLOUR_OF`.
-        parameters: How many.
+        parameters: Number of parameters.
         mAP: In 0..1.
-        error: Half of its interval, nan without one.
-        baseline: The label of the point that an arrow comes from.
+        error: Half of the confidence interval, nan without one.
+        baseline: Label of the point at which an arrow to this point starts.
     """
 
     name: str
@@ -38,8 +38,8 @@ def draw_tradeoff(points: Sequence[Point], out_file: str | os.PathLike[str]) -> 
     """Draw mAP against millions of parameters, with arrows from baselines to distilled students.
 
     Args:
-        points: Any number; each teacher is a line too.
-        out_file: A PNG file.
+        points: Any number; each teacher is also drawn as a horizontal line.
+        out_file: The PNG file to write.
     """
     figure = Figure(figsize=(8, 5), layout='constrained')
     FigureCanvasAgg(figure)
@@ -87,7 +87,7 @@ def draw_tradeoff(points: Sequence[Point], out_file: str | os.PathLike[str]) -> 
 
 
 def _label_heights(points: Sequence[Point], top: float) -> list[float]:
-    """Where the labels stand: at their points, or higher where another label is in the way."""
+    """The heights of the labels: at their points, or higher to avoid overlap with other labels."""
     heights = [0.0] * len(points)
     last = float('-inf')
     for i in sorted(range(len(points)), key=lambda i: points[i].mAP):

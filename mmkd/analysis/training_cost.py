@@ -1,8 +1,8 @@
-"""What distilling costs beside plain training: seconds and memory of one training step.
+"""Cost of distillation compared to plain training: time and memory of one training step.
 
-Distilling adds to the student's own step, which plain training has as well, one pass of the teacher
-and the losses between the two. A distillation step that takes longer than student and teacher
-together spends the rest in mmkd, and :attr:`TrainingCost.overhead_ratio` shows it.
+A distillation step consists of the student's own step, as in plain training, the teacher's forward pass, and
+the distillation losses. :attr:`TrainingCost.overhead_ratio` is the time of the distillation step divided by
+that of student step and teacher pass.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from ..random_state import preserve_rng_state
 from ..types import Detector
 
 PASSES = ('student_step', 'teacher_pass', 'kd_step')
-OBJECTS = 7  # an image of COCO's train2017 shows 7.3 on average
-#: Runs something and gives a number: the seconds it took, or the bytes.
+OBJECTS = 7  # an image of COCO train2017 has 7.3 objects on average
+#: Runs a function and returns a measurement: its seconds or its bytes.
 Meter = Callable[[Callable[[], Any]], float]
 
 
@@ -45,18 +45,18 @@ class TrainingCost:
     """The cost of a training step; times are medians over rounds, in seconds.
 
     Attributes:
-        student_step_s: Plain training: the student's forward pass, its own losses, backward.
-        teacher_pass_s: The parts of the teacher that the active losses read. Where its head is run on the
-            student's maps (CrossKD), that too, forward and backward.
-        kd_step_s: The distillation step: ``Distiller.loss``, backward.
-        losses_s: Of each loss entry: connector, alignment and loss, and the backward pass to what was
-            recorded of the student. What several entries share, as a matching of queries, counts
-            for the first of them.
-        peak_memory_mb: Of these three, in MB of 10^6 bytes: the weights of the models that run and
-            what is allocated beside them at the peak: activations, gradients, workspaces.
-        teacher_weights_mb, teacher_outputs_mb: Of the peak of the distillation step, the weights of the
-            teachers and what is recorded of them, which it cannot do without.
-        rounds: Seconds of these three in each round.
+        student_step_s: Plain training step: the student's forward pass, its own losses, backward pass.
+        teacher_pass_s: The modules of the teacher that the active losses read. If its head runs on the
+            student's maps (CrossKD), that is included, forward and backward.
+        kd_step_s: The distillation step: ``Distiller.loss`` and backward pass.
+        losses_s: Per loss entry: connector, alignment and loss, and the backward pass to the recorded
+            outputs of the student. Shared work of several entries, such as query matching, counts for the
+            first of them.
+        peak_memory_mb: Per pass, in MB of 10^6 bytes: weights of the models that run, plus the peak of other
+            allocations: activations, gradients, workspaces.
+        teacher_weights_mb, teacher_outputs_mb: The unavoidable part of the peak of the distillation step:
+            weights and recorded outputs of the teachers.
+        rounds: Seconds of the three passes in each round.
     """
 
     student_step_s: float
@@ -70,30 +70,30 @@ class TrainingCost:
 
     @property
     def overhead_ratio(self) -> float:
-        """The distillation step over student step and teacher pass; 1 is distilling for nothing."""
+        """Distillation step divided by the sum of student step and teacher pass; 1 means no overhead."""
         return self.kd_step_s / (self.student_step_s + self.teacher_pass_s)
 
     @property
     def step_ratio(self) -> float:
-        """The distillation step over the student's own."""
+        """Distillation step divided by student step."""
         return self.kd_step_s / self.student_step_s
 
     @property
     def memory_ratio(self) -> float:
-        """The peak of the distillation step over student step, teacher weights and teacher outputs."""
+        """Peak of the distillation step divided by the sum of student step, teacher weights and outputs."""
         needed = self.peak_memory_mb['student_step'] + self.teacher_weights_mb
         return self.peak_memory_mb['kd_step'] / (needed + self.teacher_outputs_mb)
 
     @property
     def overhead_quartiles(self) -> tuple[float, float]:
-        """Between which half of the rounds lie, each with a ratio of its own."""
+        """First and third quartile of the overhead ratio over rounds."""
         student, teacher, kd = (np.array(times) for times in self.rounds.values())
         low, high = np.quantile(kd / (student + teacher), (0.25, 0.75))
         return float(low), float(high)
 
     @property
     def shares(self) -> dict[str, float]:
-        """The fraction of the distillation step that each loss entry takes."""
+        """Time of each loss entry as a fraction of the distillation step."""
         return {name: seconds / self.kd_step_s for name, seconds in self.losses_s.items()}
 
 
@@ -104,23 +104,22 @@ def measure(
     warmup: int = 3,
     amp: bool = False,
 ) -> TrainingCost:
-    """Time and weigh student step, teacher pass and distillation step, one after the other in each round.
+    """Measure time and memory of student step, teacher pass and distillation step, all in each round.
 
-    Optimizer steps, loading and preprocessing of images are left out: plain training has them too.
-    Weights, BatchNorm statistics and random number generators are left as they were, gradients are
-    dropped. Losses act as their schedules say at present, which outside a run is its start.
+    Optimizer steps, and loading and preprocessing of images, are excluded, as plain training has them too.
+    Weights, BatchNorm statistics and random number generators are restored, gradients are dropped.
+    Schedules of losses are at their current step; outside a training run this is the start.
 
     Args:
-        distiller: On its device, with the weights that are to be measured; detectors with proposals
-            cost more the more proposals they find.
-        batches: Raw data as a train data loader gives it, one batch a round, from the first again
-            where there are fewer.
-        iterations: Rounds that count.
-        warmup: Rounds before them.
-        amp: Automatic mixed precision of the forward passes.
+        distiller: A distiller on its device. The cost of detectors with proposals grows with the number of
+            proposals, so use trained weights.
+        batches: Batches of the train data loader, before preprocessing; one per round, repeated if needed.
+        iterations: Number of measured rounds.
+        warmup: Number of rounds before.
+        amp: Use automatic mixed precision in forward passes.
 
     Returns:
-        Medians over the rounds that count; the peak of memory is that of one further step.
+        Medians over the measured rounds; the peak memory is that of one additional step.
 
     Raises:
         ConfigError: No loss is active.
@@ -129,12 +128,12 @@ def measure(
     device = next(distiller.parameters()).device
     seconds, peak_bytes = partial(_seconds, device), partial(_peak_bytes, device)
     rounds, training = [], distiller.training
-    with buffers_kept(distiller), preserve_rng_state():
+    with preserve_buffers(distiller), preserve_rng_state():
         distiller.train()
         try:
             for index, raw in zip(range(warmup + iterations), cycle(batches)):  # noqa: B905
                 data = distiller.data_preprocessor(raw, True)
-                # Each round starts with another one: none always runs in the wake of the same.
+                # Rotate the order, so that no pass always runs after the same one.
                 start = index % len(PASSES)
                 names = PASSES[start:] + PASSES[:start]
                 taken = {name: getattr(passes, name)(data, seconds) for name in names}
@@ -158,15 +157,15 @@ def measure(
 def random_batch(
     size: tuple[int, int], images: int, classes: int, objects: int = OBJECTS, seed: int = 0
 ) -> dict:
-    """Raw data as a train data loader gives it: noise, with boxes anywhere.
+    """A batch as from a train data loader, before preprocessing: noise images with random boxes.
 
     Args:
-        size: Height and width of the images, px; every other one is an eighth narrower, so that
-            there is padding.
-        images: How many.
-        classes: Labels are below.
-        objects: Boxes of each image.
-        seed: Of all of it.
+        size: Height and width of the images, px; every second image is narrower by an eighth, so that the
+            batch has padding.
+        images: Number of images.
+        classes: Number of classes.
+        objects: Number of boxes per image.
+        seed: Seed of images, boxes and labels.
     """
     draw = torch.Generator().manual_seed(seed)
     inputs, samples = [], []
@@ -190,7 +189,7 @@ def random_batch(
 
 
 class _Passes:
-    """What is measured. Each takes preprocessed data and a meter, which it hands the part that counts."""
+    """The measured passes. Each gets preprocessed data and a meter, with which it measures its main part."""
 
     def __init__(self, distiller: Distiller, amp: bool) -> None:
         distiller.prepare()
@@ -201,7 +200,7 @@ class _Passes:
         device = next(distiller.parameters()).device
         self.autocast = partial(torch.autocast, device.type, enabled=amp)
         teacher = sum(_bytes(teacher.detector) for teacher in distiller.teachers.values())
-        #: Bytes of what is recorded of the teachers in a pass.
+        #: Bytes of the recorded outputs of the teachers in one pass.
         self.outputs = 0
         #: Bytes of the weights of each pass.
         self.weights = dict(
@@ -211,9 +210,11 @@ class _Passes:
         )
 
     def student_step(self, data: dict, meter: Meter) -> float:
+        """Measure a plain training step of the student."""
         return self._step(self.distiller.student, data, meter)
 
     def kd_step(self, data: dict, meter: Meter) -> float:
+        """Measure a distillation step."""
         return self._step(self.distiller, data, meter)
 
     def _step(self, model: Detector, data: dict, meter: Meter) -> float:
@@ -227,6 +228,7 @@ class _Passes:
 
     @torch.no_grad()
     def teacher_pass(self, data: dict, meter: Meter) -> float:
+        """Measure the teachers' forward passes on the recorded outputs of the student."""
         distiller = self.distiller
         record = distiller._recorders_of(self.active)
 
@@ -238,7 +240,7 @@ class _Passes:
                 for name in self.active
                 if distiller.entries[name].align.runs_teacher_layers
             ]
-            # Once for each maps of the student, which several losses may read.
+            # Once per student output, which several losses may read.
             for entry in {entry.student: entry for entry in deep}.values():
                 self._run_on_student(entry, record, data['data_samples'])
 
@@ -255,7 +257,7 @@ class _Passes:
 
     @torch.enable_grad()
     def _run_on_student(self, entry: LossEntry, record: StepRecorders, samples: SampleList) -> None:
-        """What a teacher computes of the student's output, forward and back."""
+        """Run the teacher's layers on the student's output, forward and backward."""
         student = record.student[entry.student]
         for name, step in record.steps(entry, samples).items():
             own = map_tensors(lambda each: each.detach().requires_grad_(), student)
@@ -266,7 +268,7 @@ class _Passes:
             torch.autograd.grad(given, ends, [torch.ones_like(each) for each in given])
 
     def losses(self, data: dict, meter: Meter) -> dict[str, float]:
-        """The meter's value for each active entry in a step of its own, which has no other backward."""
+        """Measure each active entry in a step without other backward passes."""
         entries = self.distiller.entries
         metered: Any = {name: _MeteredEntry(entry, meter) for name, entry in entries.items()}
         self.distiller.entries = metered
@@ -279,10 +281,10 @@ class _Passes:
 
 
 class _MeteredEntry:
-    """Stands in for a loss entry: the same, with a meter on it and on its own part of the backward pass.
+    """Wraps a loss entry to measure it and its part of the backward pass.
 
-    That part ends at what was recorded of the student, since from there on the gradients join those
-    of the student's own losses, which go back anyway.
+    That part ends at the recorded outputs of the student: from there, its gradients are added to those of the
+    student's own losses, which have a backward pass in any case.
     """
 
     def __init__(self, entry: LossEntry, meter: Meter) -> None:
@@ -315,8 +317,8 @@ def _differentiable(value: Any) -> list[Tensor]:
 
 
 @contextmanager
-def buffers_kept(model: Detector) -> Iterator[None]:
-    """Put back what training steps without an optimizer change: BatchNorm statistics."""
+def preserve_buffers(model: Detector) -> Iterator[None]:
+    """Restore the buffers of a model, such as BatchNorm statistics, after a ``with`` block."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         yield
@@ -326,7 +328,7 @@ def buffers_kept(model: Detector) -> Iterator[None]:
 
 
 def _recorded_bytes(run: TeacherPass) -> int:
-    """What losses read of a teacher, bytes; parts of one tensor count once, as a whole."""
+    """Bytes of the recorded outputs of a teacher; views of one tensor count once, with its full storage."""
     found = [each for source in run.sources for each in tensors_of(run.recorder_of(source)[source])]
     storages = {
         each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found
@@ -336,7 +338,9 @@ def _recorded_bytes(run: TeacherPass) -> int:
 
 def _bytes(model: Detector) -> int:
     tensors = (*model.parameters(), *model.buffers())
-    return sum(tensor.nbytes for tensor in tensors if not tensor.is_meta)  # a cached teacher's
+    return sum(
+        tensor.nbytes for tensor in tensors if not tensor.is_meta
+    )  # cached teachers have meta tensors
 
 
 def _seconds(device: torch.device, run: Callable[[], Any]) -> float:
@@ -344,15 +348,14 @@ def _seconds(device: torch.device, run: Callable[[], Any]) -> float:
     wait()
     start = time.perf_counter()
     run()
-    wait()  # a GPU returns before it has finished
+    wait()  # calls on a GPU return before they have finished
     return time.perf_counter() - start
 
 
 def _peak_bytes(device: torch.device, run: Callable[[], Any]) -> int:
-    """How far the memory of tensors rises while something runs, above where it stood.
+    """The maximum increase of tensor memory while a function runs.
 
-    On the CPU torch keeps no account of it, but its profiler reports each block that torch's
-    allocator gives out and takes back.
+    On the CPU, torch does not count it, but its profiler reports each allocation and deallocation.
     """
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""Public backbone weights, from the names of those who publish them to those of models here."""
+"""Convert the names of published backbone weights to those of mmkd and MMDetection models."""
 
 from .convert import FORMATS, convert
 from .initializer import ConvertedCheckpoint

@@ -1,4 +1,4 @@
-"""From one set of names to another, or an error with the reason."""
+"""Convert the names of published weights, or raise an error with the reason."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ FORMATS = {
     'torchvision-mobilenetv2': TORCHVISION_MOBILENET_V2,
     'vitdet': VITDET,
 }
-# Where the weights lie if a file holds more than them; a checkpoint of DINO has a teacher and a student.
-HOLDERS = ('teacher', 'model', 'state_dict')
+# Keys that may contain the weights in a file; a training checkpoint of DINO has a teacher and a student.
+WEIGHT_KEYS = ('teacher', 'model', 'state_dict')
 
 
 def find_format(source: str) -> Format:
-    """The format of that name.
+    """The checkpoint format of the given name.
 
     Raises:
-        ConfigError: There is none; the message offers near names.
+        ConfigError: The format does not exist; the message suggests similar names.
     """
     if source not in FORMATS:
         raise ConfigError(
-            f'source={source!r} is no format of checkpoints; there are {", ".join(FORMATS)}'
+            f'source: must be one of {", ".join(FORMATS)}, got {source!r}'
             f'{did_you_mean(str(source), FORMATS)}'
         )
     return FORMATS[source]
@@ -45,24 +45,24 @@ def convert(
     backbone_only: bool = False,
     where: str = 'this checkpoint',
 ) -> State:
-    """Rename weights.
+    """Convert the names of weights.
 
     Args:
-        source: A name in ``FORMATS``: where the weights come from.
-        state: A file's content: weights by name, or a dict that holds them under ``teacher``, ``model``
-            or ``state_dict``.
-        class_token: Whether a vision transformer's class token and its position are kept.
-        backbone_only: Of a detector (``vitdet``), only the backbone, by the backbone's own names; else
-            names begin with ``backbone.`` and ``neck.``.
-        where: How messages call the file.
+        source: The publisher of the weights, a key of ``FORMATS``.
+        state: Content of the file: weights by name, or a dict with the weights under ``teacher``,
+            ``model`` or ``state_dict``.
+        class_token: Keep the class token of a vision transformer and its position embedding.
+        backbone_only: Of a detector (``vitdet``), return only the backbone, with names as in the backbone.
+            By default names start with ``backbone.`` and ``neck.``.
+        where: Name of the file in messages.
 
     Returns:
-        Weights by the names of :class:`~mmkd.models.VisionTransformer`, or of MMDetection's backbone.
+        Weights with the names of :class:`~mmkd.models.VisionTransformer`, or of MMDetection's backbone.
 
     Raises:
-        ConfigError: There is no such format.
-        CheckpointError: The file is of another format, lacks something or has what the format does not
-            know; the message names it.
+        ConfigError: ``source`` is not a key of ``FORMATS``.
+        CheckpointError: The file has another format, lacks weights, or has unknown weights; the message
+            names them.
     """
     form = find_format(source)
     state = _weights(state)
@@ -84,20 +84,20 @@ def convert(
 
 
 def part(state: Mapping[str, Any], name: str) -> State:
-    """What lies under ``name``, by the names it has inside."""
+    """The weights of the submodule ``name``, with names as in that submodule."""
     return {key[len(name) + 1 :]: state[key] for key in state if key.startswith(f'{name}.')}
 
 
 def _weights(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    for holder in HOLDERS:
-        if isinstance(state.get(holder), Mapping):
-            state = state[holder]
+    for key in WEIGHT_KEYS:
+        if isinstance(state.get(key), Mapping):
+            state = state[key]
             break
     return {str(key).removeprefix('module.'): value for key, value in state.items()}
 
 
 def _drop_class_position(state: State, key: str) -> None:
-    """Positions of a square of patches may have one of the class token before them."""
+    """Drop the position embedding of the class token, if one precedes those of a square of patches."""
     positions = state[key]
     if math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
-        state[key] = positions[:, 1:].clone()  # a view would be saved with all it is a view of
+        state[key] = positions[:, 1:].clone()  # torch.save would write the whole storage of a view

@@ -1,4 +1,4 @@
-"""What a format of checkpoints is, and how one is converted."""
+"""Description and conversion of a checkpoint format."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Format:
-    """The names of weights in one family of files, and those of the same weights in a model here.
+    """Maps the names of weights in published files to names in a model of mmkd or MMDetection.
 
     Attributes:
-        names: A name in the file and the one in the model, for weights that are there once.
-        layer_names: The same for weights of every layer; what follows the layer's prefix.
-        layer_prefixes: What precedes a layer's index, in the file and in the model.
-        optional: Names (of either kind) that files of this format may lack.
-        dropped: Regular expression of whole names that have no place in the model.
-        cut: Regular expression of what is taken out of the file's names first.
+        names: Name in the file to name in the model, for weights outside of layers.
+        layer_names: The same for the weights of each layer, without the prefix and index of the layer.
+        layer_prefixes: Prefixes of a layer's index, in the file and in the model.
+        optional: Names (of either mapping) that files of this format may lack.
+        dropped: Regular expression that matches complete names of weights to drop.
+        cut: Regular expression of the parts of names that are removed first.
     """
 
     names: Mapping[str, str]
@@ -33,14 +33,13 @@ class Format:
     cut: str = r'(?!)'
 
     def match(self, state: Mapping[str, Any]) -> tuple[State, list[str], list[str]]:
-        """Rename what has a name of this format.
+        """Convert the names of this format.
 
         Args:
-            state: Weights by the file's names.
+            state: Weights with the names of the file.
 
         Returns:
-            Weights by the model's names; names the format needs and the file lacks; names in the file
-            that the format does not have.
+            The weights with the names of the model, the missing names, and the unknown names.
         """
         old_prefix, new_prefix = self.layer_prefixes
         in_layer = re.compile(re.escape(old_prefix) + r'(\d+)\.(.+)')
@@ -74,5 +73,5 @@ class Format:
 
 
 def with_suffixes(names: Mapping[str, str], *suffixes: str) -> dict[str, str]:
-    """The names of parameters from those of modules: ``a`` to ``a.weight``, ``a.bias``, …"""
+    """Names of parameters from names of modules: ``a`` becomes ``a.weight``, ``a.bias``, …"""
     return {f'{old}.{s}': f'{new}.{s}' for old, new in names.items() for s in suffixes}

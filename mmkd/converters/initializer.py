@@ -1,4 +1,4 @@
-"""``init_cfg=dict(type='ConvertedCheckpoint', …)``: a model starts with weights as they are published."""
+"""Initialise a model from published weights: ``init_cfg=dict(type='ConvertedCheckpoint', …)``."""
 
 from __future__ import annotations
 
@@ -14,33 +14,45 @@ from ..errors import ConfigError
 from .convert import convert, find_format
 from .reading import read_weights
 
-# Pretraining has no relative positions; where a detector has them they start as it sets them.
+# Weights that a file may lack: pretrained models have no relative positions, converted detectors no heads.
 REL_POS = r'layers\.\d+\.attn\.rel_pos_[hw]'
 HEADS = r'(?!backbone\.|neck\.).+'
 
 
 @WEIGHT_INITIALIZERS.register_module()
 class ConvertedCheckpoint:
-    """Start a backbone, or a detector's backbone and neck, with a published file.
+    """Initialises a backbone, or the backbone and neck of a detector, from published weights.
 
-    Everything has to fit, but for
+    The weights must match exactly, with these exceptions:
 
-    - position embeddings of another grid, which the model interpolates as it loads them,
-    - the class token and the final norm, which are left out if the model has none,
-    - relative positions, which the model keeps as they are if the file (``dino``, ``dinov2``, ``mae``)
-      has none,
-    - a detector's heads, to which ``vitdet`` gives nothing.
+    - Position embeddings of another grid are interpolated.
+    - The class token and the final norm are dropped if the model has none.
+    - Relative positions keep their initial values if the file (``dino``, ``dinov2``, ``mae``) has none.
+    - The heads of a detector keep their initial values with ``vitdet``.
 
     Args:
-        source: Where the weights come from, a name in :data:`mmkd.converters.FORMATS`. ``vitdet`` fills a
-            detector's ``backbone`` and ``neck`` in the ``init_cfg`` of the detector, and the backbone
-            alone in that of the backbone.
-        checkpoint: The file's path or URL.
+        source: The publisher of the weights, a key of :data:`mmkd.converters.FORMATS`. ``vitdet``
+            initialises ``backbone`` and ``neck`` in the ``init_cfg`` of a detector, and only the backbone
+            in the ``init_cfg`` of a backbone.
+        checkpoint: Path or URL of the published file.
 
     Raises:
-        ConfigError: There is no such source, or another entry of a list of ``init_cfg`` comes after this.
-        MissingFileError: There is no such file.
-        CheckpointError: The file is of another kind, or something is missing or left over.
+        ConfigError: ``source`` is unknown, or this is not the last entry of a list in ``init_cfg``.
+        MissingFileError: The file does not exist.
+        CheckpointError: The file has another format, lacks weights, or has unknown weights.
+
+    Examples:
+        >>> from mmengine.registry import WEIGHT_INITIALIZERS
+        >>> backbone = dict(
+        ...     type='MobileNetV2',
+        ...     init_cfg=dict(
+        ...         type='ConvertedCheckpoint',
+        ...         source='torchvision-mobilenetv2',
+        ...         checkpoint='mobilenet_v2-b0353104.pth',
+        ...     ),
+        ... )
+        >>> WEIGHT_INITIALIZERS.build(backbone['init_cfg']).source
+        'torchvision-mobilenetv2'
     """
 
     def __init__(self, source: str, checkpoint: str) -> None:
@@ -48,8 +60,9 @@ class ConvertedCheckpoint:
         self.source, self.checkpoint = source, checkpoint
 
     def __call__(self, module: nn.Module) -> None:
+        """Load the weights into a module; called by ``init_weights`` of MMEngine."""
         _check_last(module)
-        # MMEngine has children initialise themselves after this, unless they say that they have.
+        # Otherwise MMEngine would initialise the children later and overwrite these weights.
         child: Any
         for child in module.children():
             if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
@@ -72,7 +85,7 @@ class ConvertedCheckpoint:
         kept = sum(key not in state and not key.endswith('num_batches_tracked') for key in own)
         print_log(
             f'{type(module).__name__}: {len(state)} of {len(own)} entries from the {self.source} weights '
-            f'{self.checkpoint}' + (f', {kept} as they were initialised' if kept else ''),
+            f'{self.checkpoint}' + (f', {kept} keep their initial values' if kept else ''),
             logger='current',
         )
         if hasattr(module, '_params_init_info'):
@@ -84,6 +97,6 @@ def _check_last(module: nn.Module) -> None:
     names = (ConvertedCheckpoint, ConvertedCheckpoint.__name__)
     if isinstance(entries, (list, tuple)) and entries[-1].get('type') not in names:
         raise ConfigError(
-            f"{type(module).__name__}.init_cfg: type='ConvertedCheckpoint' has to be the last in the list, "
-            'or what follows would overwrite its weights'
+            f"{type(module).__name__}.init_cfg: type='ConvertedCheckpoint' must be last in the list, got "
+            f'{entries[-1].get("type")!r} last, which may overwrite its weights; move it to the end'
         )

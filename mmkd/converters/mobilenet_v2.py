@@ -1,26 +1,26 @@
-"""MobileNetV2 as torchvision names it (torchvision/models/mobilenetv2.py), to MMDetection's names."""
+"""MobileNetV2: from names of torchvision (torchvision/models/mobilenetv2.py) to names of MMDetection."""
 
 from __future__ import annotations
 
 from .format import Format, with_suffixes
 
-BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # in each of MMDetection's layers; Sandler et al. 2018, table 2
+BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # per layer of MMDetection; Sandler et al. 2018, table 2
 BATCH_NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 
 
 def _names() -> dict[str, str]:
-    # Convolutions and their normalisations: a pair (conv, bn) on either side.
+    # (convolution, batch norm) in torchvision: module in MMDetection that contains both as conv and bn.
     pairs = {('features.0.0', 'features.0.1'): 'conv1', ('features.18.0', 'features.18.1'): 'conv2'}
     index = 1
     for layer, count in enumerate(BLOCKS, start=1):
         for block in range(count):
             old, new = f'features.{index}.conv', f'layer{layer}.{block}'
-            # Only the first block does not widen its input first.
+            # The first block has no expansion convolution.
             names = ['depthwise_conv'] if index == 1 else ['expand_conv', 'depthwise_conv']
             pairs |= {
                 (f'{old}.{n}.0', f'{old}.{n}.1'): f'{new}.{name}' for n, name in enumerate(names)
             }
-            # The last convolution has no activation, so the original does not bundle it.
+            # The last convolution has no activation, so torchvision keeps it outside of a Sequential.
             last = len(names)
             pairs[f'{old}.{last}', f'{old}.{last + 1}'] = f'{new}.linear_conv'
             index += 1

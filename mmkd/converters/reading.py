@@ -1,4 +1,4 @@
-"""Read what is published, without running code it may carry: files of torch, and detectron2's pickles."""
+"""Read published weights without running code from the file: torch files and detectron2's pickles."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def read_weights(checkpoint: str, where: str, hint: str = '') -> dict[str, Any]:
     """Read a published file.
 
     Args:
-        checkpoint: A path or a http(s) URL (kept in torch hub's cache). Ending in ``.pkl``, a pickle of
-            numpy arrays; else a file of ``torch.save``.
-        where: How messages call it.
-        hint: What to do when there is no such file.
+        checkpoint: A path, or a http(s) URL, which is cached by torch hub. Files with the extension
+            ``.pkl`` are pickles of numpy arrays, all others files of ``torch.save``.
+        where: Name of the file in messages.
+        hint: What to do if the file does not exist, for messages.
 
     Returns:
-        The file's content, its arrays as tensors.
+        The content of the file, with tensors in place of arrays.
 
     Raises:
-        MissingFileError: There is no such file.
-        CheckpointError: It cannot be read, or wants to run code.
+        MissingFileError: The file does not exist.
+        CheckpointError: The file cannot be read, or reading it would run code.
     """
     if not urlparse(str(checkpoint)).path.endswith('.pkl'):
         return read_checkpoint(checkpoint, where, hint)['state_dict']
@@ -38,18 +38,18 @@ def read_weights(checkpoint: str, where: str, hint: str = '') -> dict[str, Any]:
         if not path.is_file():
             raise MissingFileError(f'{where} does not exist; {hint}')
         with open(path, 'rb') as file:
-            # Old ones are of Python 2, whose bytes are text to Python 3.
+            # Old files were written by Python 2, and their strings are bytes in Python 3.
             content = _ArraysOnly(file, encoding='latin1').load()
     except (MissingFileError, CheckpointError):
         raise
     except _Refused as error:
         raise CheckpointError(
-            f'{where} is refused: it holds {error} besides numpy arrays, and reading it could run code'
+            f'{where} is refused: it contains {error} besides numpy arrays, and reading it could run code'
         ) from None
-    except Exception as error:  # what a broken pickle raises is left open by Python's manual
+    except Exception as error:  # a broken pickle may raise any exception
         raise CheckpointError(f'{where} cannot be read: {first_line(error)}') from None
     if not isinstance(content, dict):
-        raise CheckpointError(f'{where} holds a {type(content).__name__}, not weights by name')
+        raise CheckpointError(f'{where} must contain a dict, got a {type(content).__name__}')
     return _to_tensors(content)
 
 
@@ -70,14 +70,15 @@ def _to_tensors(content: Any) -> Any:
 
 
 class _Refused(pickle.UnpicklingError):
-    """A name that a pickle wants and shall not have."""
+    """A pickle refers to a name that is not allowed."""
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds numpy arrays and plain containers, and calls nothing else."""
+    """An unpickler that builds numpy arrays and plain containers, and calls nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        # numpy 2 has renamed its core, and a pickle names what wrote it.
+        """The allowed replacement of a global name in the pickle; called by ``load``."""
+        # numpy 2 renamed its core module, and a pickle has the name of the version that wrote it.
         found = ALLOWED.get((module.replace('numpy._core', 'numpy.core'), name))
         if found is None:
             raise _Refused(f'{module}.{name}')
@@ -85,19 +86,19 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _to_bytes(text: str, encoding: str) -> bytes:
-    """How pickles of protocol 2 spell bytes; of all codecs this one."""
+    """Replacement of ``codecs.encode``, with which pickles of protocol 2 store bytes; latin1 only."""
     if encoding != 'latin1':
         raise _Refused(f'text in {encoding}')
     return text.encode('latin1')
 
 
 def _no_bytes() -> bytes:
-    """How they spell none at all."""
+    """Replacement of ``bytes``, with which pickles of protocol 2 store empty bytes."""
     return b''
 
 
 def _from_buffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
-    """How pickles of protocol 5 spell arrays."""
+    """Replacement of ``_frombuffer``, with which pickles of protocol 5 store arrays."""
     return np.frombuffer(buffer, dtype).reshape(shape, order=order).copy()
 
 

@@ -1,6 +1,6 @@
-"""DINO, DINOv2 and MAE: three releases of one transformer, which name its parts alike.
+"""DINO, DINOv2 and MAE: three releases of one transformer with similar names.
 
-DINO: github.com/facebookresearch/dino, vision_transformer.py and main_dino.py (what a training saves).
+DINO: github.com/facebookresearch/dino, vision_transformer.py and main_dino.py (its training checkpoints).
 DINOv2: github.com/facebookresearch/dinov2, dinov2/models/vision_transformer.py and dinov2/layers/.
 MAE: github.com/facebookresearch/mae, models_mae.py (pretraining) and models_vit.py (fine-tuning).
 """
@@ -28,7 +28,7 @@ LAYER = with_suffixes(
 DINO = Format(
     names={**TOKENS, **PATCH_EMBED, **FINAL_NORM},
     layer_names=LAYER,
-    dropped=r'head\..+',  # the projection head, only in a training's checkpoint
+    dropped=r'head\..+',  # the projection head, only in training checkpoints
     cut=r'^backbone\.',
 )
 
@@ -41,13 +41,13 @@ DINOV2 = Format(
     },
     optional=frozenset({'register_tokens'}),
     dropped=r'mask_token|(dino|ibot)_head\..+',
-    # A training cuts the layers into chunks, blocks.CHUNK.LAYER, but goes on counting.
+    # Training checkpoints group layers into chunks, blocks.CHUNK.LAYER; LAYER counts across chunks.
     cut=r'^backbone\.|(?<=blocks\.)\d+\.(?=\d+\.)',
 )
 
 MAE = Format(
     names={**TOKENS, **PATCH_EMBED, **FINAL_NORM},
     layer_names=LAYER,
-    optional=frozenset(FINAL_NORM),  # fine-tuned ones pool first and have fc_norm instead
+    optional=frozenset(FINAL_NORM),  # fine-tuned models pool first and have fc_norm instead
     dropped=r'mask_token|decoder_.+|(fc_norm|head)\..+',
 )

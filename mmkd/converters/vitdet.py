@@ -1,4 +1,4 @@
-"""ViTDet: backbone and feature pyramid of detectron2's detectors; their heads are left out.
+"""ViTDet: backbone and feature pyramid of detectron2's detectors, without their heads.
 
 Names: github.com/facebookresearch/detectron2, detectron2/modeling/backbone/vit.py.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from .format import Format, with_suffixes
 from .vision_transformers import LAYER, PATCH_EMBED
 
-# Of each level: the transposed convolutions and what is between them, the 1x1 and the 3x3 convolution,
-# as indices in the original's sequence. An activation or a pooling takes an index, but has no weights.
+# Per level, indices in detectron2's Sequential: the transposed convolutions and the norm between them, the
+# 1x1 and the 3x3 convolution. Activations and pooling take an index but have no weights.
 LEVELS = {2: ((0, 1, 3), 4, 5), 3: ((0,), 1, 2), 4: ((), 0, 1), 5: ((), 1, 2)}
 
 
@@ -33,6 +33,6 @@ VITDET = Format(
     names={**{f'backbone.net.{a}': f'backbone.{b}' for a, b in BACKBONE.items()}, **_pyramid()},
     layer_names={**LAYER, **REL_POS},
     layer_prefixes=('backbone.net.blocks.', 'backbone.layers.'),
-    optional=frozenset(REL_POS),  # a setting of the original
+    optional=frozenset(REL_POS),  # detectron2 can disable relative positions
     dropped=r'(proposal_generator|roi_heads)\..+|pixel_(mean|std)',
 )

@@ -1,4 +1,4 @@
-"""Data sets, their folders, and what is added to them in use."""
+"""Data sets, their folders, and changes to a data set during a run."""
 
 from .class_subset import ClassSubsetDataset
 from .loading import DropFlatBoxes

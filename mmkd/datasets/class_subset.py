@@ -1,4 +1,4 @@
-"""Some of a data set's classes: images that show them, and a share of those that do not."""
+"""A subset of the classes of a COCO data set, with a fraction of the images without these classes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,38 @@ from ..errors import ConfigError
 
 @DATASETS.register_module()
 class ClassSubsetDataset(CocoDataset):
-    """A COCO data set of chosen classes that keeps some images of none of them.
+    """A COCO data set of selected classes that keeps some images without these classes.
 
-    ``CocoDataset`` with ``metainfo=dict(classes=…)`` keeps all images without the classes or none,
-    by its ``filter_empty_gt``. A detector that is trained on none of them has never seen a scene
-    without its classes; with all of them, most of what it sees is empty.
+    ``CocoDataset`` with ``metainfo=dict(classes=…)`` keeps either all images without the classes or
+    none (``filter_empty_gt``). Without any, the detector never sees a scene without its classes. With
+    all, most training images may be empty.
 
     Args:
-        empty_images: How many images of none of the classes are kept, as a share of those that show
-            one. They are spread evenly over the annotation file.
-        args, kwargs: Those of ``CocoDataset``.
+        empty_images: Number of kept images without the classes, as a multiple of the number of images
+            with them. The kept images are spread evenly over the annotation file.
+        args, kwargs: Arguments of ``CocoDataset``.
 
     Raises:
-        ConfigError: A negative share, or no image shows one of the classes.
+        ConfigError: ``empty_images`` is negative, or no image contains one of the classes.
+
+    Examples:
+        >>> from mmdet.registry import DATASETS
+        >>> config = dict(
+        ...     type='ClassSubsetDataset', ann_file='train.json', empty_images=0.5, lazy_init=True,
+        ...     metainfo=dict(classes=('dog', 'person')),
+        ... )
+        >>> DATASETS.build(config).empty_images
+        0.5
     """
 
     def __init__(self, *args: Any, empty_images: float = 0.0, **kwargs: Any) -> None:
         if empty_images < 0:
-            raise ConfigError(f'empty_images={empty_images} must not be negative')
+            raise ConfigError(f'empty_images: must be at least 0, got {empty_images}')
         self.empty_images = empty_images
         super().__init__(*args, **kwargs)
 
     def filter_data(self) -> list[dict]:
+        """The images with the classes and the chosen ones without; all images in test mode."""
         if self.test_mode:
             return super().filter_data()
         every: Any = self.filter_cfg  # type: ignore[has-type]  # of mmengine's BaseDataset
@@ -47,8 +57,8 @@ class ClassSubsetDataset(CocoDataset):
             self.filter_cfg = every
         if not shown:
             raise ConfigError(
-                f'no image of {self.ann_file} shows {" or ".join(self.metainfo["classes"])}; choose '
-                f'other classes in metainfo.classes'
+                f'metainfo.classes: no image of {self.ann_file} contains '
+                f'{" or ".join(self.metainfo["classes"])}; choose other classes'
             )
         ids = {image['img_id'] for image in shown}
         empty = [image for image in kept if image['img_id'] not in ids]

@@ -1,4 +1,4 @@
-"""What is added to a data set as it is used: flat boxes are dropped, and images that fail are named."""
+"""Changes to a data set during a run: drop boxes without an area, and name images that cannot be read."""
 
 from __future__ import annotations
 
@@ -16,32 +16,39 @@ from ..errors import ConfigError, MissingFileError
 
 
 def has_area(instance: dict) -> bool:
-    """Whether the box of an instance (x1, y1, x2, y2) has an area."""
+    """Whether the box (x1, y1, x2, y2) of an instance has an area."""
     box = np.asarray(instance.get('bbox', ()), dtype=float)
     return box.size != 4 or bool(box[2] > box[0] and box[3] > box[1])
 
 
 @TRANSFORMS.register_module()
 class DropFlatBoxes(BaseTransform):
-    """Drops objects whose box has no width or no height, before annotations are loaded.
+    """Drops objects with a box without width or height, before annotations are loaded.
 
-    Trained on, such a box makes the box loss NaN in MMDetection.
+    In MMDetection, such a box makes the box loss NaN.
+
+    Examples:
+        >>> objects = [dict(bbox=[4, 4, 20, 30]), dict(bbox=[8, 8, 8, 30])]
+        >>> DropFlatBoxes()(dict(instances=objects))
+        {'instances': [{'bbox': [4, 4, 20, 30]}]}
     """
 
     def transform(self, results: dict) -> dict:
+        """Called by the pipeline with the data of one image; ``results['instances']`` is filtered."""
         if 'instances' in results:
             results['instances'] = [each for each in results['instances'] if has_area(each)]
         return results
 
 
 def drop_flat_boxes(dataset: Any) -> list[str]:
-    """Add :class:`DropFlatBoxes` to the pipeline of a data set that has such boxes.
+    """Add :class:`DropFlatBoxes` to the pipeline of a data set that contains such boxes.
 
     Args:
-        dataset: A data set as it is used, not a wrapper. ``CocoDataset`` drops them itself.
+        dataset: A built data set without wrappers. ``CocoDataset`` is not changed, as it drops these
+            boxes itself.
 
     Returns:
-        The image of each flat box.
+        The image path of each box without an area.
     """
     if isinstance(dataset, CocoDataset) or dataset.test_mode:
         return []
@@ -59,8 +66,8 @@ def drop_flat_boxes(dataset: Any) -> list[str]:
     return flat
 
 
-class _NamedImages:
-    """``prepare_data`` of a data set, with the image's path in what it raises."""
+class _PrepareData:
+    """``prepare_data`` of a data set, with the image path in its errors."""
 
     def __init__(self, prepare: Callable[[int], Any], dataset: Any) -> None:
         self.prepare, self.dataset = prepare, dataset
@@ -68,19 +75,20 @@ class _NamedImages:
     def __call__(self, index: int) -> Any:
         try:
             return self.prepare(index)
-        except Exception as error:  # whatever a pipeline raises
+        except Exception as error:  # pipelines raise many kinds
             info = self.dataset.get_data_info(index)
             path = info.get('img_path')
             if not isinstance(path, str) or '://' in path or self.dataset.backend_args:
                 raise
-            where = f'in {self.dataset.ann_file}'
+            listed_in = self.dataset.ann_file
             if not os.path.isfile(path):
                 raise MissingFileError(
-                    f'no such image: {path}, {where}; add the file, or take it out of there'
+                    f'{listed_in}: no such image: {path}; add the file, or remove it from the list'
                 ) from error
             if not _is_readable(path):
                 raise ConfigError(
-                    f'{path} is empty or cannot be read, {where}; replace the file, or take it out of there'
+                    f'{listed_in}: {path} is empty or cannot be read; replace the file, or remove it from '
+                    f'the list'
                 ) from error
             raise
 
@@ -93,6 +101,6 @@ def _is_readable(path: str) -> bool:
 
 
 def name_failing_images(dataset: Any) -> None:
-    """Let a data set raise a :class:`UserError` that names an image which is missing or cannot be read."""
-    if not isinstance(dataset.prepare_data, _NamedImages):
-        dataset.prepare_data = _NamedImages(dataset.prepare_data, dataset)
+    """Make a data set raise a :class:`UserError` that names an image if it is missing or cannot be read."""
+    if not isinstance(dataset.prepare_data, _PrepareData):
+        dataset.prepare_data = _PrepareData(dataset.prepare_data, dataset)

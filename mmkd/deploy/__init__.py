@@ -1,6 +1,6 @@
-"""What a trained student becomes: a folder to publish, predictions for images, an ONNX file.
+"""Use a trained student: publish it, predict on images, export it to ONNX.
 
-The last is in :mod:`.exporting`, which registers operators that need a recent torch.
+The ONNX export is in :mod:`.exporting`, which registers operators that need a recent torch.
 """
 
 from .prediction import Predicted, find_images, predict

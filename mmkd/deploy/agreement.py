@@ -1,4 +1,4 @@
-"""Whether two runs of a detector find the same."""
+"""Compare the boxes of two runs of a detector."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import torch
 from mmengine.structures import InstanceData
 
-#: Largest difference of scores.
-SCORE = 1e-3
-#: Largest difference of coordinates, relative, and in px for those near 0.
-RELATIVE, PIXELS = 1e-3, 1e-2
+#: Maximum difference of scores.
+SCORE_TOLERANCE = 1e-3
+#: Maximum relative difference of coordinates, and maximum difference in px of coordinates near 0.
+RELATIVE_TOLERANCE, PIXEL_TOLERANCE = 1e-3, 1e-2
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two lists of boxes compare.
+    """The result of comparing two lists of boxes; results are added with ``+``.
 
     Attributes:
-        boxes: Boxes of the same label, place and score.
-        different: Boxes that only one list has, without those at the cut.
+        boxes: Number of boxes with the same label, position and score in both lists.
+        different: Number of boxes in only one list, except those near the score cutoff.
         pixels: Largest difference of a coordinate, px.
         score: Largest difference of a score.
     """
@@ -39,26 +39,26 @@ class Agreement:
 
 
 def compare(first: InstanceData, second: InstanceData, limit: int, lowest: float) -> Agreement:
-    """Pair the boxes of two lists.
+    """Match the boxes of two lists.
 
-    Which of several boxes at the cut is kept may depend on the last digit of a score, so those may be
-    without a counterpart.
+    Boxes near the score cutoff may lack a match, as rounding of a score decides which of them a detector
+    keeps.
 
     Args:
-        first: With ``bboxes`` ``(N, 4)``, ``scores`` and ``labels``; scores fall.
+        first: Has ``bboxes`` ``(N, 4)``, ``scores`` in descending order, and ``labels``.
         second: The same.
-        limit: The number of boxes that are kept.
-        lowest: The score that boxes must have.
+        limit: Maximum number of boxes that a detector keeps.
+        lowest: Minimum score of boxes.
     """
     first, second = first[:limit], second[:limit]
     full = [each for each in (first, second) if len(each) == limit]
-    cut = max([lowest, *(float(each.scores.min()) for each in full if limit)]) + SCORE
+    cut = max([lowest, *(float(each.scores.min()) for each in full if limit)]) + SCORE_TOLERANCE
     free = torch.ones(len(second), dtype=torch.bool)
     pixels, score, different, pairs = 0.0, 0.0, 0, 0
     for box, value, label in zip(first.bboxes, first.scores, first.labels, strict=True):
         distance = (second.bboxes - box).abs()
-        allowed = (PIXELS + RELATIVE * box.abs()).expand_as(distance)
-        near = (distance <= allowed).all(1) & ((second.scores - value).abs() <= SCORE)
+        allowed = (PIXEL_TOLERANCE + RELATIVE_TOLERANCE * box.abs()).expand_as(distance)
+        near = (distance <= allowed).all(1) & ((second.scores - value).abs() <= SCORE_TOLERANCE)
         found = (near & free & (second.labels == label)).nonzero()
         if not len(found):
             different += int(value > cut)

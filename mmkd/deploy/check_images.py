@@ -1,4 +1,4 @@
-"""Images as a config's test pipeline makes them, to run an exported detector on."""
+"""Images from the test pipeline of a config, to compare an exported detector with PyTorch."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ from ..analysis.inspection import image_size
 from ..errors import ConfigError, MissingFileError, UserError
 from ..preflight import PlannedRun, require
 
-SHOWN = 4  # images of the test data that are taken
-# What a pipeline does besides changing the image.
-WITHOUT_IMAGE = ('LoadAnnotations', 'LoadPanopticAnnotations', 'LoadProposals', 'FilterAnnotations')
-LOADS, PACKS = 'LoadImageFromFile', 'PackDetInputs'
-AUGMENTS = ('TestTimeAug', 'MultiScaleFlipAug')
+MAX_IMAGES = 4  # from the test data
+# Transforms that do not change the image.
+ANNOTATION_TRANSFORMS = (
+    'LoadAnnotations',
+    'LoadPanopticAnnotations',
+    'LoadProposals',
+    'FilterAnnotations',
+)
+LOAD_TRANSFORM, PACK_TRANSFORM = 'LoadImageFromFile', 'PackDetInputs'
+TEST_TIME_AUGMENTATIONS = ('TestTimeAug', 'MultiScaleFlipAug')
 
 Image = dict[str, Any]  # ``inputs``, ``(3, height, width)``, and its ``data_samples``
 
 
-def test_steps(config: Config) -> list[dict]:
-    """The steps of the test pipeline that concern the image, from its file to the detector's input.
+def image_transforms(config: Config) -> list[dict]:
+    """The transforms of the test pipeline that change the image, from its file to the detector's input.
 
     Raises:
-        ConfigError: It augments images.
+        ConfigError: The pipeline uses test-time augmentation.
     """
     loader = config.get('test_dataloader') or config.get('val_dataloader') or {}
     dataset = loader.get('dataset') or {}
@@ -41,29 +46,30 @@ def test_steps(config: Config) -> list[dict]:
         dataset = dataset['dataset']
     steps = [dict(each) for each in dataset.get('pipeline') or ()]
     for each in steps:
-        if each['type'] in AUGMENTS:
+        if each['type'] in TEST_TIME_AUGMENTATIONS:
             raise ConfigError(
-                f'export: the test pipeline has {each["type"]}; test-time augmentation cannot be exported'
+                f'export: the test pipeline has {each["type"]}, but test-time augmentation cannot be '
+                f'exported; remove it'
             )
-    steps = [each for each in steps if each['type'] not in WITHOUT_IMAGE]
-    if not steps or steps[0]['type'] != LOADS:
-        steps = [dict(type=LOADS), *steps]
-    if steps[-1]['type'] != PACKS:
-        steps.append(dict(type=PACKS))
+    steps = [each for each in steps if each['type'] not in ANNOTATION_TRANSFORMS]
+    if not steps or steps[0]['type'] != LOAD_TRANSFORM:
+        steps = [dict(type=LOAD_TRANSFORM), *steps]
+    if steps[-1]['type'] != PACK_TRANSFORM:
+        steps.append(dict(type=PACK_TRANSFORM))
     keys = ('img_path', 'ori_shape', 'img_shape', 'scale_factor')
-    steps[-1] = dict(type=PACKS, meta_keys=keys)
+    steps[-1] = dict(type=PACK_TRANSFORM, meta_keys=keys)
     return steps
 
 
-def steps_before(config: Config) -> list[dict]:
-    """What a user of the file does to an image that is loaded: resizing, padding."""
-    return test_steps(config)[1:-1]
+def user_transforms(config: Config) -> list[dict]:
+    """The transforms between loading and packing, such as resizing; the user of the file must apply them."""
+    return image_transforms(config)[1:-1]
 
 
 def input_type(config: Config) -> torch.dtype:
-    """Of the images that the pipeline makes."""
-    floats = test_steps(config)[0].get('to_float32', False) or any(
-        each['type'] == 'Normalize' for each in steps_before(config)
+    """The data type of the images that the pipeline returns."""
+    floats = image_transforms(config)[0].get('to_float32', False) or any(
+        each['type'] == 'Normalize' for each in user_transforms(config)
     )
     return torch.float32 if floats else torch.uint8
 
@@ -71,22 +77,22 @@ def input_type(config: Config) -> torch.dtype:
 def load_images(
     config: Config, paths: Sequence[str], size: tuple[int, int] | None
 ) -> tuple[list[Image], str]:
-    """Images to compare on, and where they come from.
+    """Images for the comparison, and a description of their source.
 
     Args:
-        config: A plain detector's.
-        paths: Image files; without them the first of the test data, else random ones.
-        size: Height and width that all are resized to.
+        config: Config of a plain detector.
+        paths: Image files. If empty, the first images of the test data, or random images without test data.
+        size: Height and width to which all images are resized; None for the size of the test pipeline.
 
     Raises:
-        MissingFileError: A file is not there, or no image.
+        MissingFileError: A file does not exist or is not an image.
     """
     source = f'{len(paths)} images' if paths else ''
     if not paths:
-        paths = _of_test_data(config)
+        paths = _test_image_paths(config)
         source = f'{len(paths)} images of the test data'
     if not paths:
-        return _random(config, size), 'random images'
+        return _random_images(config, size), 'random images'
     return [_load(config, path, size) for path in paths], source
 
 
@@ -97,26 +103,28 @@ def _load(config: Config, path: str, size: tuple[int, int] | None) -> Image:
     if size:
         resized = mmcv.imresize(pixels, size[::-1])
         factor = (size[1] / pixels.shape[1], size[0] / pixels.shape[0])
-        return _packed(torch.from_numpy(resized).permute(2, 0, 1).to(input_type(config)), factor)
+        return _pack(torch.from_numpy(resized).permute(2, 0, 1).to(input_type(config)), factor)
     with DefaultScope.overwrite_default_scope(config.get('default_scope') or 'mmdet'):
-        return Compose(test_steps(config))(dict(img_path=path, img_id=0))
+        return Compose(image_transforms(config))(dict(img_path=path, img_id=0))
 
 
-def _packed(image: torch.Tensor, factor: tuple[float, float] = (1.0, 1.0)) -> Image:
+def _pack(image: torch.Tensor, factor: tuple[float, float] = (1.0, 1.0)) -> Image:
     shape = tuple(image.shape[1:])
     sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=factor))
     return dict(inputs=image, data_samples=sample)
 
 
-def _of_test_data(config: Config) -> list[str]:
+def _test_image_paths(config: Config) -> list[str]:
     part = 'test' if config.get('test_dataloader') else 'val'
     try:
         require(PlannedRun(config, (part,), path=''), only=('data files',))
-        with redirect_stdout(StringIO()):  # pycocotools tells what it reads
+        with redirect_stdout(StringIO()):  # pycocotools prints its progress
             data = build_test_data(config, f'{part}_dataloader')
-        found = [data.get_data_info(index)['img_path'] for index in range(min(SHOWN, len(data)))]
+        found = [
+            data.get_data_info(index)['img_path'] for index in range(min(MAX_IMAGES, len(data)))
+        ]
     except (UserError, OSError, KeyError, TypeError):
-        return []  # of data that is elsewhere, or of no data set
+        return []  # the test data is missing, or the config has none
     return found if all(map(_is_image, found)) else []
 
 
@@ -127,13 +135,13 @@ def _is_image(path: str) -> bool:
         return False
 
 
-def _random(config: Config, size: tuple[int, int] | None) -> list[Image]:
+def _random_images(config: Config, size: tuple[int, int] | None) -> list[Image]:
     height, width = size or image_size(config)
     generator = np.random.default_rng(0)
     found = []
     for shape in [(height, width)] if size else [(height, width), (width, height)]:
-        # Blocks of 32 px, so that there is something to see.
+        # Blocks of 32 px: a detector responds more to them than to noise of single pixels.
         blocks = generator.integers(0, 256, (-(-shape[0] // 32), -(-shape[1] // 32), 3), np.uint8)
         pixels = mmcv.imresize(blocks, shape[::-1])
-        found.append(_packed(torch.from_numpy(pixels).permute(2, 0, 1).to(input_type(config))))
+        found.append(_pack(torch.from_numpy(pixels).permute(2, 0, 1).to(input_type(config))))
     return found

@@ -27,8 +27,8 @@ from ..teachers.config import config_classes
 from ..teachers.config import load_config as load_teacher
 from ..types import Detector
 from ..version import __version__
-from .agreement import PIXELS, RELATIVE, SCORE, Agreement, compare
-from .check_images import Image, input_type, load_images, steps_before
+from .agreement import PIXEL_TOLERANCE, RELATIVE_TOLERANCE, SCORE_TOLERANCE, Agreement, compare
+from .check_images import Image, input_type, load_images, user_transforms
 from .detection_graph import DetectionGraph
 from .new_folder import check_new, new_folder
 from .onnx_detector import OnnxDetector, OpenVinoDetector, instances
@@ -36,19 +36,19 @@ from .onnx_file import INPUT, OUTPUTS, OnnxFile, require_packages, write_onnx
 from .publishing import plain_config
 
 MODEL, DESCRIPTION = 'model.onnx', 'model.json'
-MAP = 1e-3  # largest difference of mAP, in 0..1
+MAP_TOLERANCE = 1e-3  # maximum difference of mAP, in 0..1
 MB = 1e6
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A detector's size and median time per image; None where it does not run.
+class Timing:
+    """Sizes of a detector and its median time per image; None for a runtime that cannot run it.
 
     Attributes:
         name: ``student`` or ``teacher``.
-        mb: Of weights and of the ONNX file, MB of 10^6 bytes.
-        ms: By the name of the runtime.
-        note: Why something is missing.
+        mb: Size of the weights (``PyTorch``) and of the ONNX file (``ONNX``), MB of 10^6 bytes.
+        ms: Milliseconds per image, by runtime.
+        note: The reason for missing values.
     """
 
     name: str
@@ -59,15 +59,15 @@ class Timed:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Attributes:
-        folder: Where it is.
-        file: Which sizes of images it takes.
-        agreement: Of ONNX Runtime with PyTorch.
-        checked_on: On which images.
-        scores: mAP by runtime, in 0..1, if it was evaluated.
-        rows: Sizes and times.
+        folder: The folder with all files.
+        file: Properties of the ONNX file, such as the image sizes that it accepts.
+        agreement: Agreement of the boxes of ONNX Runtime and PyTorch.
+        checked_on: Description of the images of that comparison.
+        scores: mAP by runtime, in 0..1; empty without evaluation.
+        rows: Sizes and times of the detectors.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ class Exported:
     agreement: Agreement
     checked_on: str
     scores: dict[str, float]
-    rows: list[Timed]
+    rows: list[Timing]
 
 
 def export(
@@ -88,24 +88,25 @@ def export(
     teacher: bool = False,
     rounds: int = 20,
 ) -> Exported:
-    """Write the plain student of a checkpoint for runtimes of ONNX.
+    """Export the plain student of a checkpoint to ONNX.
 
-    The folder has ``model.onnx``, ``model.json`` that describes it, and the student's config. It is written
-    only if ONNX Runtime finds what mmdet's ``predict`` finds.
+    The folder gets ``model.onnx``, its description ``model.json``, and the student's config. It is written
+    only if the boxes of ONNX Runtime agree with those of mmdet's ``predict``.
 
     Args:
-        config: The config that it was trained with, of a distillation or a plain detector.
-        checkpoint: Its checkpoint, a file or a URL.
+        config: The config of the training run, with or without distillation.
+        checkpoint: The checkpoint of the student, a file or a URL.
         out: The folder; it must be new or empty.
-        images: Image files to compare on; without them the first of the test data, else random ones.
-        size: A fixed height and width of images, px; without it any size.
-        evaluated: Whether mAP is compared on the test data too.
-        teacher: Whether the teacher is timed too.
-        rounds: How often each is timed.
+        images: Image files for the comparison. If empty, the first images of the test data, or random
+            images without test data.
+        size: Fixed height and width of images, px; None for any size.
+        evaluated: Also compare mAP on the test data.
+        teacher: Also time the teacher.
+        rounds: Number of timed runs per runtime.
 
     Raises:
-        ConfigError: The detector cannot be exported, or the two do not find the same.
-        MissingFileError, CheckpointError: The checkpoint is not there, or does not belong to the config.
+        ConfigError: The detector cannot be exported, or the boxes do not agree.
+        MissingFileError, CheckpointError: The checkpoint does not exist or does not match the config.
     """
     require_packages()
     out = check_new(out)
@@ -113,10 +114,12 @@ def export(
     plain = plain_config(config)
     where = f'checkpoint {checkpoint}'
     content = read_checkpoint(str(checkpoint), where, 'name the file of a trained student')
-    graph = _graph(plain, content, where, size)
+    graph = _build_graph(plain, content, where, size)
     if evaluated:
         if size:
-            raise ConfigError('--evaluate: test images have other sizes than --size; leave one out')
+            raise ConfigError(
+                '--evaluate: cannot be combined with --size, as test images have other sizes; remove one'
+            )
         require(PlannedRun(plain, ('test',), path=''), only=('data files',))
     classes = (content.get('meta') or {}).get('dataset_meta', {}).get('classes')
     classes = list(classes or config_classes(plain) or ())
@@ -125,7 +128,7 @@ def export(
         path = folder / MODEL
         file = write_onnx(graph, path, size)
         session = OnnxDetector(path)
-        agreement = _compare(graph, session, loaded, file)
+        agreement = _check_agreement(graph, session, loaded, file)
         scores = _evaluate(plain, graph.detector, session) if evaluated else {}
         rows = [_time('student', graph, path, loaded[0], rounds)]
         if declared:
@@ -157,7 +160,7 @@ def export(
     return Exported(out, file, agreement, source, scores, rows)
 
 
-def _graph(
+def _build_graph(
     config: Config, content: dict, where: str, size: tuple[int, int] | None
 ) -> DetectionGraph:
     detector = build_detector(config.model, 'model', config.get('default_scope') or 'mmdet')
@@ -169,36 +172,36 @@ def _graph(
     return graph
 
 
-def find(detector: Detector, image: Image) -> InstanceData:
-    """What mmdet's ``predict`` finds in an image of the test pipeline, in px of that image."""
+def predict_boxes(detector: Detector, image: Image) -> InstanceData:
+    """Boxes of mmdet's ``predict`` for an image of the test pipeline, in px of that image."""
     sample = image['data_samples'].clone()
     data = detector.data_preprocessor(dict(inputs=[image['inputs']], data_samples=[sample]))
     return detector.predict(data['inputs'], data['data_samples'], rescale=False)[0].pred_instances
 
 
-def _compare(
+def _check_agreement(
     graph: DetectionGraph, session: OnnxDetector, images: list[Image], file: OnnxFile
 ) -> Agreement:
-    """Compare on each image; if the graph allows, also on a part of the first, and two images at once.
+    """Compare on each image; if the graph accepts them, also on a crop and on a batch of two images.
 
     Raises:
-        ConfigError: They do not find the same.
+        ConfigError: The boxes do not agree.
     """
     pairs: list[tuple[InstanceData, InstanceData]] = []
     for image in images:
-        pairs.append((find(graph.detector, image), session.find(image['inputs'])))
+        pairs.append((predict_boxes(graph.detector, image), session.detect(image['inputs'])))
     first = images[0]['inputs']
     if not {'height', 'width'} & set(file.fixed):
         step = max(graph.multiple, 32)
         height, width = ((side * 3 // 4) // step * step for side in first.shape[1:])
         if height >= file.least['height'] and width >= file.least['width']:
-            part = _part(images[0], first[:, :height, :width])
-            pairs.append((find(graph.detector, part), session.find(part['inputs'])))
+            part = _with_inputs(images[0], first[:, :height, :width])
+            pairs.append((predict_boxes(graph.detector, part), session.detect(part['inputs'])))
     if 'batch' not in file.fixed:
-        both = [images[0], _part(images[0], first.flip(2))]
+        both = [images[0], _with_inputs(images[0], first.flip(2))]
         together = torch.stack([each['inputs'].permute(1, 2, 0) for each in both]).numpy()
         for image, *found in zip(both, *session.run(together), strict=True):
-            pairs.append((find(graph.detector, image), instances(*found)))
+            pairs.append((predict_boxes(graph.detector, image), instances(*found)))
     total = Agreement(0, 0, 0.0, 0.0)
     for index, (wanted, found) in enumerate(pairs):
         compared = compare(wanted, found, graph.limit(), graph.lowest_score())
@@ -206,25 +209,25 @@ def _compare(
         if compared.different:
             raise ConfigError(
                 f'export: on image {index + 1} of {len(pairs)}, {compared.different} boxes of ONNX Runtime '
-                f'and PyTorch have no counterpart (of the same label, scores within {SCORE}, coordinates '
-                f'within {RELATIVE} of their value or {PIXELS} px); nothing is written'
+                f'and PyTorch do not match (same label, scores within {SCORE_TOLERANCE}, coordinates within '
+                f'{RELATIVE_TOLERANCE} of their value or {PIXEL_TOLERANCE} px); nothing is written'
             )
     return total
 
 
-def _part(image: Image, inputs: torch.Tensor) -> Image:
+def _with_inputs(image: Image, inputs: torch.Tensor) -> Image:
     sample = image['data_samples'].clone()
     sample.set_metainfo(dict(img_shape=tuple(inputs.shape[1:])))
     return dict(inputs=inputs.contiguous(), data_samples=sample)
 
 
 def _evaluate(config: Config, detector: Detector, session: OnnxDetector) -> dict[str, float]:
-    """mAP of both on the test data.
+    """mAP of PyTorch and ONNX Runtime on the test data.
 
     Raises:
-        ConfigError: They differ.
+        ConfigError: The mAPs differ by more than the tolerance.
     """
-    with redirect_stdout(StringIO()):  # pycocotools tells what it reads
+    with redirect_stdout(StringIO()):  # pycocotools prints its progress
         data = build_test_data(config)
     found = {}
     for name, model in {'PyTorch': detector, 'ONNX Runtime': session}.items():
@@ -232,17 +235,20 @@ def _evaluate(config: Config, detector: Detector, session: OnnxDetector) -> dict
             scores = evaluate(model, data, config.test_evaluator)
         key = next((key for key in scores if key.endswith('mAP')), None)
         if key is None:
-            raise ConfigError(f'--evaluate: the evaluator has no mAP, got {", ".join(scores)}')
+            raise ConfigError(
+                f'--evaluate: test_evaluator must return mAP, got {", ".join(scores)}; use another metric'
+            )
         found[name] = scores[key]
-    if not abs(found['PyTorch'] - found['ONNX Runtime']) <= MAP:
+    if not abs(found['PyTorch'] - found['ONNX Runtime']) <= MAP_TOLERANCE:
         both = ', '.join(f'{name} {100 * value:.2f}' for name, value in found.items())
         raise ConfigError(
-            f'export: mAP differs by more than {100 * MAP} ({both}); nothing is written'
+            f'export: mAP of the runtimes differs by more than {100 * MAP_TOLERANCE} ({both}); nothing is '
+            f'written'
         )
     return found
 
 
-def _time(name: str, graph: DetectionGraph, path: Path, image: Image, rounds: int) -> Timed:
+def _time(name: str, graph: DetectionGraph, path: Path, image: Image, rounds: int) -> Timing:
     models: dict[str, Any] = {'PyTorch': graph.detector, 'ONNX Runtime': OnnxDetector(path)}
     note = ''
     batch = dict(inputs=[image['inputs']], data_samples=[image['data_samples']])
@@ -250,9 +256,9 @@ def _time(name: str, graph: DetectionGraph, path: Path, image: Image, rounds: in
         try:
             models['OpenVINO'] = OpenVinoDetector(path)
             models['OpenVINO'].test_step(batch)
-        except Exception as error:  # of a runtime that is not needed
+        except Exception as error:  # OpenVINO is optional
             models.pop('OpenVINO', None)
-            note = f'OpenVINO does not run the {name}: {first_line(error)[:200]}'
+            note = f'OpenVINO cannot run the {name}: {first_line(error)[:200]}'
     seconds = time_in_turns(list(models.values()), [batch] * len(models), rounds, warm_up=3)
     ms: dict[str, float | None] = {
         key: 1000 * value for key, value in zip(models, seconds, strict=True)
@@ -260,30 +266,31 @@ def _time(name: str, graph: DetectionGraph, path: Path, image: Image, rounds: in
     weights = sum(
         each.numel() * each.element_size() for each in graph.detector.state_dict().values()
     )
-    return Timed(name, {'PyTorch': weights / MB, 'ONNX': path.stat().st_size / MB}, ms, note)
+    return Timing(name, {'PyTorch': weights / MB, 'ONNX': path.stat().st_size / MB}, ms, note)
 
 
 def _teacher(config: Config) -> dict:
-    """The teacher that a distillation declares.
+    """The teacher of a distillation config.
 
     Raises:
-        ConfigError: The config has none, or not its config and checkpoint.
+        ConfigError: The config has no teacher, or the teacher lacks config or checkpoint.
     """
     given = (config.get('model') or {}).get('teacher') or {} if has_student(config) else {}
     if not given.get('config') or not given.get('checkpoint'):
         raise ConfigError(
-            '--teacher: the config must be that of a distillation whose teacher has config and checkpoint'
+            '--teacher: needs the config of a distillation with teacher.config and teacher.checkpoint; name '
+            'another config, or remove --teacher'
         )
     return given
 
 
-def _time_teacher(given: dict, image: Image, size: tuple[int, int] | None, rounds: int) -> Timed:
-    """The teacher on the same image; in PyTorch alone if it cannot be exported."""
+def _time_teacher(given: dict, image: Image, size: tuple[int, int] | None, rounds: int) -> Timing:
+    """Time the teacher on the same image; only in PyTorch if it cannot be exported."""
     theirs = load_teacher(given['config'], 'teacher')
     where = f'teacher.checkpoint={given["checkpoint"]!r}'
     content = read_checkpoint(given['checkpoint'], where)
     try:
-        graph = _graph(theirs, content, where, size)
+        graph = _build_graph(theirs, content, where, size)
         with TemporaryDirectory() as folder:
             path = Path(folder) / MODEL
             write_onnx(graph, path, size)
@@ -296,11 +303,11 @@ def _time_teacher(given: dict, image: Image, size: tuple[int, int] | None, round
         (seconds,) = time_in_turns([detector], [batch], rounds, warm_up=3)
         weights = sum(each.numel() * each.element_size() for each in detector.state_dict().values())
         mb = {'PyTorch': weights / MB, 'ONNX': None}
-        return Timed('teacher', mb, {'PyTorch': 1000 * seconds}, f'teacher: {error}')
+        return Timing('teacher', mb, {'PyTorch': 1000 * seconds}, f'teacher: {error}')
 
 
 def describe_input(config: Config, graph: DetectionGraph, file: OnnxFile) -> dict[str, Any]:
-    """What the file takes, what it does with it, and what is left to its user."""
+    """Description of the input, of the preprocessing inside the file, and of that left to the user."""
     settings = graph.detector.data_preprocessor
     normalized = settings._enable_normalize
     sizes = {
@@ -321,12 +328,12 @@ def describe_input(config: Config, graph: DetectionGraph, file: OnnxFile) -> dic
             padded_to_multiple_of=settings.pad_size_divisor,
             pad_value=settings.pad_value,
         ),
-        before=steps_before(config),
+        before=user_transforms(config),
     )
 
 
 def describe_output(graph: DetectionGraph) -> dict[str, Any]:
-    """What the file gives."""
+    """Description of the output."""
     dets, labels, counts = OUTPUTS
     limit = graph.limit()
     return {
@@ -338,7 +345,7 @@ def describe_output(graph: DetectionGraph) -> dict[str, Any]:
         labels: dict(
             shape=['batch', limit],
             dtype='int64',
-            content='index of classes; -1 where there is no box',
+            content='index of classes; -1 in unused rows',
         ),
         counts: dict(shape=['batch'], dtype='int64', content='number of boxes'),
     }

@@ -1,4 +1,4 @@
-"""A model card: where a student's weights come from and what they reach."""
+"""A model card: the origin of a student's weights, and their scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..analysis.work_dir import METRICS, read_work_dir
 from ..checkpoints import NAMED_HASH, sha256_of
-from ..datasets.data_root import leaves
+from ..datasets.data_root import iter_leaves
 from ..errors import UserError
 from ..hooks.student_config import has_student
 from ..version import __version__
@@ -25,17 +25,17 @@ UNKNOWN = 'not known'
 
 @dataclass
 class Facts:
-    """What a card states about a student.
+    """The content of a model card.
 
     Attributes:
-        name: Its name.
+        name: Name of the model.
         license: SPDX identifier, or empty.
         classes: Class names.
         parameters: Number of parameters.
         detector: Class of the detector.
-        data: Annotation files by what they were read for.
-        teachers: Of each teacher, config, checkpoint and the checkpoint's hash.
-        losses: Of each distillation loss, its type, weight and what it compares.
+        data: Annotation files by mode (``train``, ``val``, ``test``).
+        teachers: By name: config, checkpoint and the hash of the checkpoint.
+        losses: By name: type, weight and alignment of each distillation loss.
         scores: By the names of :data:`mmkd.analysis.work_dir.METRICS`, in 0..1.
         training: Seed, length and versions, by name.
     """
@@ -61,15 +61,15 @@ class Facts:
         meta: dict[str, Any],
         state: dict[str, Tensor],
     ) -> Facts:
-        """What config, checkpoint and the logs beside it contain.
+        """Collect the content from config, checkpoint and the logs in the folder of the checkpoint.
 
         Args:
-            config: As it was trained.
-            checkpoint: Its path.
-            name: Of the model.
+            config: The config of the training run.
+            checkpoint: Path of the checkpoint.
+            name: Name of the model.
             license_: SPDX identifier.
-            meta: Of the checkpoint.
-            state: Its weights.
+            meta: Metadata of the checkpoint.
+            state: Weights of the checkpoint.
         """
         distils = has_student(config)
         student = config.model.student if distils else config.model
@@ -95,7 +95,7 @@ class Facts:
         try:
             work_dir = read_work_dir(Path(checkpoint).parent)
         except UserError:
-            return found  # no folder of a training run
+            return found  # not a work directory
         if work_dir.checkpoint and os.path.samefile(work_dir.checkpoint, checkpoint):
             found.scores = work_dir.scores
         return found
@@ -103,7 +103,7 @@ class Facts:
 
 def _annotations(config: Config, mode: str) -> Iterator[str]:
     section = f'{mode}_dataloader'
-    for owner, key, value, _ in leaves(config.get(section) or {}, section):
+    for owner, key, value, _ in iter_leaves(config.get(section) or {}, section):
         if key == 'ann_file' and isinstance(value, str) and value:
             yield f'{owner.get("type")}, {value}'
 
@@ -134,11 +134,11 @@ def _losses(model: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str, str]]]
 
 
 def card(facts: Facts, files: dict[str, str]) -> str:
-    """The card as Markdown, with the front matter that model hubs read.
+    """The card as Markdown, with front matter for model hubs.
 
     Args:
-        facts: What it states.
-        files: SHA-256 by file name: config, weights, the same as safetensors.
+        facts: The content.
+        files: SHA-256 by file name, in this order: config, weights, safetensors.
     """
     config, weights, _ = files
     lines = [
@@ -181,7 +181,9 @@ def card(facts: Facts, files: dict[str, str]) -> str:
         ]
         lines += ['', 'On the validation images, a single training run.']
     else:
-        lines.append('Not known: no log of a validation of these weights lies beside them.')
+        lines.append(
+            'Not known: the folder of the checkpoint has no validation log of these weights.'
+        )
     if facts.teachers:
         lines += [
             '',

@@ -1,4 +1,4 @@
-"""A folder that is written as a whole, or not at all."""
+"""Write a folder completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from ..errors import ConfigError
 
 
 def check_new(out: str | os.PathLike[str]) -> Path:
-    """Check that a folder can be written.
+    """Check that a folder can be written; returns its path.
 
     Raises:
-        ConfigError: It has content, or its parent cannot be written.
+        ConfigError: The folder is not empty, or its parent is not writable.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f'--out: {out} must be a new or an empty folder; name another')
     parent = next(each for each in out.absolute().parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError(f'--out: {out} cannot be written, since {parent} cannot; name another')
+        raise ConfigError(
+            f'--out: {out} cannot be written, as {parent} is not writable; name another'
+        )
     return out
 
 
 @contextmanager
 def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder beside ``out`` to write to, which gets that name at the end.
+    """A temporary folder to write to; it is renamed to ``out`` when the ``with`` block ends.
 
-    After an exception it is removed, and ``out`` is as it was.
+    After an exception the folder is removed, and ``out`` is unchanged.
 
     Raises:
-        ConfigError: As :func:`check_new`.
+        ConfigError: Same as :func:`check_new`.
     """
     out = check_new(out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -23,20 +23,20 @@ from .onnx_operators import translations
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 INPUT, OUTPUTS = 'images', ('dets', 'labels', 'num_dets')
 AXES = ('batch', 'height', 'width')
-# Of the images that a graph for any size is traced with: large enough for the last map of a pyramid to have
-# several positions, and not square, since what is equal here would be taken to be equal always.
-TRACED = (2, 320, 448, 3)
-UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
+# Shape of the images for tracing a graph of any size. They are large enough that the last pyramid level has
+# several positions. They are not square, as the tracer would assume that height and width are always equal.
+TRACED_SHAPE = (2, 320, 448, 3)
+NO_ONNX_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What was written.
+    """Properties of an ONNX file.
 
     Attributes:
-        opset: Version of ONNX's operators.
-        least: Of images, height and width, the smallest that the tracer found to hold.
-        fixed: Those of them that can only be as in ``least``.
+        opset: Version of the ONNX operators.
+        least: Minimum batch size, height and width that the tracer allows.
+        fixed: Names of the axes that must have exactly the size in ``least``.
     """
 
     opset: int
@@ -45,10 +45,10 @@ class OnnxFile:
 
 
 def require_packages() -> None:
-    """Check that the optional packages are there.
+    """Check that the optional packages are installed.
 
     Raises:
-        ConfigError: The first that is not, with the command that installs them.
+        ConfigError: A package is missing, with the command that installs it, or torch is too old.
     """
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
@@ -56,23 +56,25 @@ def require_packages() -> None:
             f'export: needs {", ".join(absent)}; install with `pip install {" ".join(PACKAGES)}`'
         )
     if not hasattr(torch.library, 'register_vmap') or not hasattr(torch.export.Dim, 'AUTO'):
-        raise ConfigError(f'export: needs torch 2.6 or later, got {torch.__version__}')
+        raise ConfigError(
+            f'export: needs torch 2.6 or later, got {torch.__version__}; update torch'
+        )
 
 
 def write_onnx(graph: DetectionGraph, path: Path, size: tuple[int, int] | None = None) -> OnnxFile:
-    """Write a graph for images of any number and size, or for one image of a fixed size.
+    """Write a graph for batches of images of any size, or for one image of a fixed size.
 
     Args:
         graph: The detector, on the CPU.
-        path: The file.
-        size: The fixed height and width, px.
+        path: The file to write.
+        size: Fixed height and width, px; None for any batch and image size.
 
     Raises:
-        ConfigError: The detector has an operator that ONNX has not.
+        ConfigError: The detector has an operator that ONNX lacks, or cannot be traced.
     """
     import onnx
 
-    images = torch.zeros((1, *size, 3) if size else TRACED, dtype=graph.dtype)
+    images = torch.zeros((1, *size, 3) if size else TRACED_SHAPE, dtype=graph.dtype)
     with torch.no_grad(), _quiet():
         program = _trace(graph, images, fixed=size is not None)
         try:
@@ -86,10 +88,10 @@ def write_onnx(graph: DetectionGraph, path: Path, size: tuple[int, int] | None =
                 verbose=False,
             )
         except Exception as error:
-            raise _refusal(error, program) from error
+            raise _unsupported_operator_error(error, program) from error
         model = found.model_proto
     _rename_axes(model)
-    # Without what the exporter notes of each node: lines of code and paths on this machine.
+    # The exporter stores source lines and local paths in each node; remove them.
     for node in (*model.graph.node, *model.graph.input, *model.graph.value_info):
         node.ClearField('metadata_props')
     del model.metadata_props[:]
@@ -101,7 +103,7 @@ def write_onnx(graph: DetectionGraph, path: Path, size: tuple[int, int] | None =
 def _trace(graph: DetectionGraph, images: torch.Tensor, fixed: bool) -> ExportedProgram:
     options: dict[str, Any] = {}
     if not fixed:
-        # What the tracer finds to hold for all but the smallest images is not checked by the graph.
+        # The tracer's assumptions hold for all but the smallest images; the graph does not check them.
         options = dict(
             dynamic_shapes=({0: Dim.AUTO, 1: Dim.AUTO, 2: Dim.AUTO},),
             prefer_deferred_runtime_asserts_over_guards=True,
@@ -113,9 +115,9 @@ def _trace(graph: DetectionGraph, images: torch.Tensor, fixed: bool) -> Exported
     except Exception as error:
         kind = type(graph.detector).__name__
         raise ConfigError(
-            f'export: torch.export cannot follow this {kind}: {first_line(error)[:300]}'
+            f'export: torch.export cannot trace this {kind}: {first_line(error)[:300]}'
         ) from error
-    # Checks of types, which the exporter cannot run where sizes are symbols.
+    # Remove type assertions, as the exporter cannot run them with symbolic sizes.
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             program.graph.erase_node(node)
@@ -123,13 +125,13 @@ def _trace(graph: DetectionGraph, images: torch.Tensor, fixed: bool) -> Exported
     return program
 
 
-def _refusal(error: BaseException, program: ExportedProgram) -> ConfigError:
-    """An exporter's exception in one line, with the operator and the module that calls it."""
+def _unsupported_operator_error(error: BaseException, program: ExportedProgram) -> ConfigError:
+    """Convert an exception of the exporter to one line with the operator and the module that calls it."""
     cause: BaseException | None = error
     while cause is not None:
-        found = UNKNOWN.search(str(cause))
+        found = NO_ONNX_FUNCTION.search(str(cause))
         if found:
-            name, path = _call(program, found[1])
+            name, path = _calling_module(program, found[1])
             return ConfigError(
                 f'export: {name} of module {path} has no ONNX operator; train a student without it'
             )
@@ -137,12 +139,12 @@ def _refusal(error: BaseException, program: ExportedProgram) -> ConfigError:
     return ConfigError(f'export: torch.onnx.export failed: {first_line(error)[:300]}')
 
 
-def _call(program: ExportedProgram, operator: str) -> tuple[str, str]:
-    """An operator as the detector calls it, and the innermost module that does.
+def _calling_module(program: ExportedProgram, operator: str) -> tuple[str, str]:
+    """The name of an operator in the traced program, and the innermost module that calls it.
 
     Args:
-        program: What was traced.
-        operator: The operator or what the exporter took it apart to, which has part of its name.
+        program: The traced program.
+        operator: Name of the operator, or of its decomposition by the exporter, which contains that name.
     """
     part = operator.rpartition('.')[2]
     for node in program.graph.nodes:
@@ -153,7 +155,7 @@ def _call(program: ExportedProgram, operator: str) -> tuple[str, str]:
 
 
 def _rename_axes(model: Any) -> None:
-    """Names for the sizes of the input, wherever they occur, in place of the tracer's symbols."""
+    """Replace the tracer's symbols for input sizes by the names of :data:`AXES`, in the whole graph."""
     shape = model.graph.input[0].type.tensor_type.shape
     names = {
         each.dim_param: name
@@ -171,7 +173,7 @@ def _rename_axes(model: Any) -> None:
 
 
 def _sizes(program: ExportedProgram) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The least of batch, height and width, and which of them are fixed."""
+    """Minimum batch size, height and width, and the names of the fixed axes."""
     (name,) = program.graph_signature.user_inputs
     (node,) = (each for each in program.graph.nodes if each.name == name)
     sizes = dict(zip(AXES, node.meta['val'].shape[:3], strict=True))
@@ -181,13 +183,13 @@ def _sizes(program: ExportedProgram) -> tuple[dict[str, int], tuple[str, ...]]:
         for axis, side in sizes.items()
     }
     if 'batch' not in fixed:
-        least['batch'] = 1  # the tracer takes no size to be 1; one image is compared afterwards
+        least['batch'] = 1  # the tracer assumes sizes above 1; the comparison covers a single image
     return least, fixed
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter logs of operators that are not there, and of its own progress."""
+    """Suppress the exporter's log about missing operators and its progress."""
     loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir')]
     before = [each.level for each in loggers]
     for each in loggers:

@@ -1,4 +1,4 @@
-"""Operators of torch with a translation to ONNX, for what torch.export cannot follow into mmcv's code."""
+"""Custom torch operators with a translation to ONNX, for mmcv code that torch.export cannot trace."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 @torch.library.custom_op('mmkd::suppress', mutates_args=())
 def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Non-maximum suppression with an output whose size does not depend on the data.
+    """Non-maximum suppression with an output size that does not depend on the data.
 
     Args:
         boxes: ``(images, N, 4)`` as x1, y1, x2, y2.
-        scores: ``(images, N)``; a score of 0 or below is no box.
-        iou_threshold: Of two boxes that overlap by more, the one with the lower score is dropped.
+        scores: ``(images, N)``; boxes with a score of 0 or below are ignored.
+        iou_threshold: If two boxes overlap by more, the one with the lower score is dropped.
 
     Returns:
-        Whether each box is kept, ``(images, N)``.
+        Whether each box is kept, ``(images, N)`` bool.
     """
     kept = torch.zeros_like(scores, dtype=torch.bool)
     for one, score, mask in zip(boxes, scores, kept, strict=True):
@@ -54,13 +54,13 @@ def pool_rois(
     """RoIAlign of each RoI on its own level of a feature pyramid.
 
     Args:
-        features: Of each level, ``(images, C, H, W)``.
+        features: One map per level, ``(images, C, H, W)``.
         rois: ``(N, 5)``: index of the image, x1, y1, x2, y2.
-        levels: Of each RoI, ``(N,)``.
-        scales: Of each level: size of the map over that of the image.
+        levels: Level of each RoI, ``(N,)``.
+        scales: Per level, size of the map divided by size of the image.
         size: Height and width of the output.
-        sampling_ratio: Samples per bin and axis, 0 for as many as the bin has positions.
-        aligned: Whether pixels are half a pixel off their index.
+        sampling_ratio: Samples per bin and axis; 0 adapts it to the size of the bin.
+        aligned: Shift coordinates by half a pixel, as in RoIAlign with ``aligned=True``.
 
     Returns:
         ``(N, C, *size)``.
@@ -89,7 +89,7 @@ def _(
 
 @torch.library.custom_op('mmkd::concatenate', mutates_args=())
 def concatenate(tensors: list[Tensor], dim: int) -> Tensor:
-    """``torch.cat``, whose own rule under ``torch.vmap`` would fix the number of images of the export."""
+    """``torch.cat``; its own rule under ``torch.vmap`` would fix the batch size of the export."""
     return torch.cat(tensors, dim)
 
 
@@ -109,9 +109,9 @@ def _(info: Any, in_dims: Any, tensors: list[Tensor], dim: int) -> Any:
 
 @torch.library.custom_op('mmkd::name_size', mutates_args=())
 def name_size(maps: Tensor) -> Tensor:
-    """The same maps ``(images, C, H, W)``; for torch.export, their height and width get symbols of their own.
+    """The same maps ``(images, C, H, W)`` with new symbols for height and width in torch.export.
 
-    Otherwise every size that follows is a formula of the size of the image, which takes minutes to reason on.
+    Otherwise every later size is a formula of the image size, and torch.export needs minutes to simplify it.
     """
     return maps.clone()
 
@@ -124,7 +124,7 @@ def _(maps: Tensor) -> Tensor:
 
 
 def translations() -> dict[Callable, Callable]:
-    """What ``torch.onnx.export`` writes for these operators; needs onnxscript."""
+    """Translations of these operators for ``torch.onnx.export``; needs onnxscript."""
     from onnxscript import opset18 as op
 
     def suppress_onnx(boxes: Any, scores: Any, iou_threshold: float) -> Any:
@@ -135,12 +135,12 @@ def translations() -> dict[Callable, Callable]:
             op.Constant(value_floats=[iou_threshold]),
             op.Constant(value_floats=[0.0]),
         )
-        # Of image, class and box, the class is always the same.
+        # Columns are image, class and box; there is only one class.
         index = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
         count = op.Shape(index, start=0, end=1)
         none = op.Expand(op.Constant(value_int=0), op.Shape(scores))
         kept = op.ScatterND(none, index, op.Expand(op.Constant(value_int=1), count))
-        return op.Cast(kept, to=9)  # BOOL, which runtimes scatter less often
+        return op.Cast(kept, to=9)  # BOOL; few runtimes support ScatterND of booleans
 
     def pool_rois_onnx(
         features: Any,
@@ -190,7 +190,7 @@ def translations() -> dict[Callable, Callable]:
         torch.ops.mmkd.pool_rois.default: pool_rois_onnx,
         torch.ops.mmkd.name_size.default: lambda maps: op.Identity(maps),
         torch.ops.mmkd.concatenate.default: lambda tensors, dim: op.Concat(*tensors, axis=dim),
-        # Of a vector, t() is the vector itself, and the exporter then finds one value with two names.
+        # t() of a vector is the vector itself, and the exporter fails on one value with two names.
         torch.ops.aten.t.default: lambda value: (
             op.Transpose(value) if len(value.shape) == 2 else op.Identity(value)
         ),

@@ -1,4 +1,4 @@
-"""A student's predictions for images, drawn and in COCO's form."""
+"""Predict on images with a trained student; write images with boxes and a file in COCO format."""
 
 from __future__ import annotations
 
@@ -26,18 +26,25 @@ from ..hooks.student_config import has_student, student_config
 from ..preflight.coco_file import read_coco
 from ..preflight.images import can_be_decoded
 
-ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was predicted.
+    """The result of :func:`predict`.
 
     Attributes:
-        images: Number of images.
+        images: Number of images that were read.
         objects: Number of predictions.
-        results: The file of predictions.
-        unreadable: Images that could not be read.
+        results: Path of the file with all predictions.
+        unreadable: Paths of images that could not be read.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from mmkd.deploy import Predicted
+        >>> found = Predicted(images=2, objects=31, results=Path('out/predictions.json'), unreadable=[])
+        >>> f'{found.objects} predictions on {found.images} images: {found.results}'
+        '31 predictions on 2 images: out/predictions.json'
     """
 
     images: int
@@ -47,10 +54,10 @@ class Predicted:
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
-    """The images that files and folders name; folders are searched with all that is in them.
+    """The images among the given files and folders; folders are searched recursively.
 
     Raises:
-        MissingFileError: A path does not exist, or there is no image.
+        MissingFileError: A path does not exist, or no image is found.
     """
     found: list[str] = []
     for path in paths:
@@ -58,7 +65,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
             inside = (
                 os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
             )
-            found += sorted(each for each in inside if each.lower().endswith(ENDINGS))
+            found += sorted(each for each in inside if each.lower().endswith(EXTENSIONS))
         elif os.path.isfile(path):
             found.append(path)
         else:
@@ -66,9 +73,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
                 f'IMAGES: no such file or folder: {path}; name images or folders'
             )
     if not found:
-        raise MissingFileError(
-            f'IMAGES: there is no image in {", ".join(paths)}; name other folders'
-        )
+        raise MissingFileError(f'IMAGES: no image in {", ".join(paths)}; name other folders')
     return list(dict.fromkeys(found))
 
 
@@ -82,36 +87,36 @@ def predict(
     device: str | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Predicted:
-    """Run a student on images; write each with its boxes, and all predictions to ``predictions.json``.
+    """Run a student on images; write each image with its boxes, and all predictions.
 
-    The file is a list in the form of COCO's results, with ``file_name`` and ``category`` beside the ids.
+    ``predictions.json`` is a list in the format of COCO results, with additional keys ``file_name`` and
+    ``category``.
 
     Args:
-        config: The config that it was trained with, of a distillation or a plain detector.
-        checkpoint: Its checkpoint.
+        config: The config of the training run, with or without distillation.
+        checkpoint: The checkpoint of the student.
         images: Image files.
-        out: Where to write.
-        score_thr: The lowest score that is drawn; the file has all.
-        ann_file: A file in COCO's form; its ids of images and categories are used. Without it both
-            count from 1.
-        device: As torch names it.
-        progress: Wraps the images.
+        out: The folder to write to.
+        score_thr: Minimum score of drawn boxes; the file has boxes of all scores.
+        ann_file: A COCO file with ids of images and categories to use. Without it, both count from 1.
+        device: A torch device; None for the default.
+        progress: Wraps the iteration over images, for a progress bar.
 
     Raises:
         ConfigError: ``ann_file`` lacks an image or a class.
-        CheckpointError: The checkpoint does not belong to the config.
+        CheckpointError: The checkpoint does not match the config.
     """
     out = Path(out)
     plain = student_config(config) if has_student(config) else config
     where = f'checkpoint {checkpoint}'
-    # mmdet's inferencer would go on with random weights where a checkpoint has others.
+    # mmdet's inferencer would keep random weights for keys that the checkpoint lacks; loading is strict here.
     detector = build_detector(plain.model, 'model', plain.get('default_scope') or 'mmdet')
     load_weights(detector, read_checkpoint(str(checkpoint), where), where)
     with TemporaryDirectory() as folder:
         path = os.path.join(folder, 'student.py')
         plain.dump(path)
         inferencer = DetInferencer(path, str(checkpoint), device=device, show_progress=False)
-    # Whatever the config draws with while it trains.
+    # Not the visualizer of the config, which may have other backends.
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = inferencer.model.dataset_meta
     classes = tuple(inferencer.model.dataset_meta['classes'])
@@ -124,7 +129,7 @@ def predict(
         try:
             sample = inferencer(image, return_datasamples=True, no_save_vis=True)['predictions'][0]
             pixels = mmcv.imread(image, channel_order='rgb')
-        except Exception:  # of the decoder
+        except Exception:  # decoders raise many kinds
             if os.path.isfile(image) and can_be_decoded(image):
                 raise
             unreadable.append(image)
@@ -137,14 +142,14 @@ def predict(
             pred_score_thr=score_thr,
             out_file=str(out / 'images' / drawn[image]),
         )
-        for found in _of_sample(sample, classes, category_ids):
+        for found in _coco_results(sample, classes, category_ids):
             results.append(dict(image_id=image_ids[image], file_name=image, **found))
     target = out / 'predictions.json'
     target.write_text(json.dumps(results) + '\n', encoding='utf-8')
     return Predicted(len(images) - len(unreadable), len(results), target, unreadable)
 
 
-def _of_sample(
+def _coco_results(
     sample: DetDataSample, classes: Sequence[str], category_ids: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     found = sample.pred_instances
@@ -168,31 +173,31 @@ def _ids(
     if ann_file is None:
         return {path: index for index, path in enumerate(images, 1)}, [*range(1, len(classes) + 1)]
     if not os.path.isfile(ann_file):
-        raise MissingFileError(f'--ann-file: no such file: {ann_file}')
+        raise MissingFileError(f'--ann-file: no such file: {ann_file}; name an existing COCO file')
     content = read_coco(ann_file)
     categories = {each['name']: each['id'] for each in content['categories']}
     absent = [name for name in classes if name not in categories]
     if absent:
         raise ConfigError(
-            f'--ann-file: {ann_file} must have the classes of the student, got none called {absent[0]!r}'
+            f'--ann-file: {ann_file} must have all classes of the student, but has no {absent[0]!r}'
         )
     by_name = {each['file_name']: each['id'] for each in content['images']}
     ids = {}
     for path in images:
-        # The end of the path, as the file has it: with as many folders as there are.
+        # The longest last part of the path that is a file_name.
         parts = Path(path).parts
         ends = ('/'.join(parts[index:]) for index in range(len(parts)))
         name = next((end for end in ends if end in by_name), None)
         if name is None:
             raise ConfigError(
-                f'--ann-file: {ann_file} must list all images, got none called {path}'
+                f'--ann-file: {ann_file} must list all images, but does not list {path}'
             )
         ids[path] = by_name[name]
     return ids, [categories[name] for name in classes]
 
 
 def _drawn_names(images: Sequence[str]) -> dict[str, str]:
-    """A file name for each image; of those with one name in several folders the folders are part of it."""
+    """A file name for each image; if several images have the same name, it includes their folders."""
     stems = [Path(path).stem for path in images]
     counts = Counter(stems)
     names = {}

@@ -1,4 +1,4 @@
-"""Write a student as others use it: weights and config alone, with a model card."""
+"""Write a student for others to use: weights, config and model card."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ..building import build_detector
 from ..checkpoints import load_weights, read_checkpoint, sha256_of
-from ..hooks.student_config import OF_THE_RUN, has_student, student_config
+from ..hooks.student_config import RUN_KEYS, has_student, student_config
 from .model_card import Facts, card
 from .new_folder import check_new, new_folder
 
-# What of a training checkpoint's meta is about the weights.
+# Metadata of a training checkpoint that is kept, as it describes the weights.
 META = ('dataset_meta', 'epoch', 'iter', 'seed', 'mmengine_version', 'time')
-DIGITS = 8  # of the hash in a name, as mmdet's publishing tool has them
+DIGITS = 8  # of the hash in a file name, as in mmdet's publishing tool
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,19 @@ class Published:
     """The files of a published student.
 
     Attributes:
-        folder: Where they are.
-        config: The plain student's config.
-        weights: Its weights, as mmengine reads them.
-        safetensors: The same, without code that reading could run.
+        folder: The folder with all files.
+        config: Config of the plain student.
+        weights: Weights as a checkpoint of mmengine.
+        safetensors: The same weights as safetensors, a format that cannot contain code.
         card: The model card.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from mmkd.deploy import Published
+        >>> names = ('tiny.py', 'tiny-0123abcd.pth', 'tiny-0123abcd.safetensors', 'README.md')
+        >>> published = Published(Path('public'), *(Path('public', name) for name in names))
+        >>> str(published.weights), published.card.name
+        ('public/tiny-0123abcd.pth', 'README.md')
     """
 
     folder: Path
@@ -52,15 +60,15 @@ def publish(
     ``DetInferencer`` runs it from there without mmkd, unless the student has modules of mmkd.
 
     Args:
-        config: The config that it was trained with, of a distillation or a plain detector.
-        checkpoint: Its checkpoint, a file or a URL.
+        config: The config of the training run, with or without distillation.
+        checkpoint: The checkpoint of the student, a file or a URL.
         out: The folder; it must be new or empty.
-        name: How the files are called.
+        name: Name of the files, without extension.
         license_: The licence of the weights, as an SPDX identifier.
 
     Raises:
         ConfigError: The folder is not empty.
-        MissingFileError, CheckpointError: The checkpoint is not there, or does not belong to the config.
+        MissingFileError, CheckpointError: The checkpoint does not exist or does not match the config.
     """
     out = check_new(out)
     where = f'checkpoint {checkpoint}'
@@ -81,11 +89,11 @@ def publish(
 def _write(
     folder: Path, name: str, plain: Config, state: dict[str, Tensor], meta: dict[str, Any]
 ) -> dict[str, str]:
-    """Config and weights; returns the SHA-256 of each file by its name, in this order."""
+    """Write config, weights and safetensors; returns their SHA-256 by file name, in this order."""
     config = folder / f'{name}.py'
     plain.dump(str(config))
     unnamed = folder / f'{name}.pth'
-    # Where mmengine's inferencers look for the config.
+    # mmengine's inferencers read the config from this entry.
     text = plain.pretty_text
     torch.save(dict(state_dict=state, meta=meta | dict(cfg=text), message_hub={}), unnamed)
     digest = sha256_of(unnamed)
@@ -101,14 +109,14 @@ def _write(
 
 
 def plain_config(config: Config) -> Config:
-    """The student's config, or a plain detector's without what belongs to one run.
+    """The config of the plain student, without the keys of one run.
 
     Args:
-        config: Of a distillation or of a plain detector; it is not changed.
+        config: A config with or without distillation; it is not changed.
     """
     if has_student(config):
         return student_config(config)
     content = copy.deepcopy(config.to_dict())
-    for key in OF_THE_RUN:
+    for key in RUN_KEYS:
         content.pop(key, None)
     return Config(content)

@@ -1,8 +1,8 @@
-"""mmdet's way from images to boxes, so that torch.export can follow it.
+"""Make mmdet's prediction traceable for torch.export.
 
-mmdet handles one image after the other, and keeps as many boxes as pass a threshold. A graph has a fixed
-structure, and its tensors a size that follows from that of the input. So images are handled at once
-(:func:`each_image`), and a box that mmdet would drop is kept with a score of 0 or below.
+mmdet processes one image after the other, and keeps only boxes above a threshold. An exported graph has a
+fixed structure, and the sizes of its tensors depend only on the size of the input. So all images are
+processed at once (:func:`each_image`), and a box that mmdet would drop is kept with a score of 0 or below.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ from ..method_override import MethodOverride
 from ..types import Detector
 from .onnx_operators import concatenate, pool_rois, suppress
 
-# Boxes per image where test_cfg has no max_per_img, as that of YOLOX.
+# Boxes per image if test_cfg has no max_per_img, as in YOLOX.
 MAX_PER_IMAGE = 300
-DROPPED = -1.0  # the score of what mmdet would drop
+DROPPED = -1.0  # score of boxes that mmdet would drop
 
 
-class Found(SimpleNamespace):
-    """Stands in for InstanceData, which asks for the length of what is set: a number, not a symbol."""
+class TracedInstances(SimpleNamespace):
+    """Replacement of InstanceData, which needs the length of its values as a number, not as a symbol."""
 
     def pop(self, name: str) -> Any:
+        """Remove a field and return it."""
         return self.__dict__.pop(name)
 
 
 class ImageMode(TorchFunctionMode):
-    """What mmdet does to the values of one image, under ``torch.vmap``."""
+    """Replaces operations of mmdet on one image by ones that work under ``torch.vmap``."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -51,10 +52,10 @@ class ImageMode(TorchFunctionMode):
             tensors, dim, *_ = (*args, kwargs.get('dim', 0))
             return concatenate(list(tensors), dim)
         if func is torch.Tensor.clamp_:
-            # In place and on part of a tensor, torch.vmap would fix the number of images.
+            # With an in-place clamp of a slice, torch.vmap would fix the batch size.
             return args[0].copy_(args[0].clamp(*args[1:], **kwargs))
         if func is torch.Tensor.__getitem__ and is_mask(args[1]):
-            # Instead of dropping values, keep their places; a score of 0 is no box.
+            # Set values to 0 instead of dropping them; boxes with a score of 0 are ignored.
             values, mask = args
             mask = mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
             return torch.where(mask, values, torch.zeros_like(values))
@@ -62,18 +63,19 @@ class ImageMode(TorchFunctionMode):
 
 
 def is_mask(index: Any) -> bool:
+    """Whether an index is a boolean tensor, which selects a number of values that depends on the data."""
     return isinstance(index, Tensor) and index.dtype == torch.bool
 
 
 class SizeMode(TorchFunctionMode):
-    """Deformable attention, which has the sizes of its maps in a tensor and reads numbers from it.
+    """Tracks the map sizes that deformable attention stores in a tensor and reads back as numbers.
 
-    The numbers are symbols of the export, so they are kept beside the tensors that hold them.
+    The sizes are symbols of the export, so the mode stores them together with the tensors.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # By id; the tensors are kept, so that no other gets their ids.
+        # Tensor and its sizes by the id of the tensor; storing the tensor keeps its id from being reused.
         self.known: dict[int, tuple[Tensor, np.ndarray]] = {}
 
     def __torch_function__(
@@ -85,10 +87,10 @@ class SizeMode(TorchFunctionMode):
             tensor = torch.stack([torch.scalar_tensor(side, dtype=torch.int64) for side in sides])
             return self.remember(tensor, np.array(sides, object))
         if func is torch.Tensor.__len__ and isinstance(args[0].shape[0], torch.SymInt):
-            # DINO compares it with its number of queries, and then adds 0.
+            # DINO compares it with the number of queries, and then adds 0.
             return 0
         if func is torch.linspace:
-            # Centers of the positions of a map, 1 apart; ONNX has none of a length that is not fixed.
+            # Centers of the positions of a map, 1 apart; ONNX has no linspace of symbolic length.
             start, _, steps = args
             return torch.arange(steps, **kwargs) + start
         numbers = self.numbers(args[0]) if args else None
@@ -107,18 +109,19 @@ class SizeMode(TorchFunctionMode):
         return found
 
     def numbers(self, value: Any, default: Any = None) -> Any:
-        """What is known of a tensor, or of a list of tensors."""
+        """The sizes stored for a tensor or for a list of tensors; ``default`` if there are none."""
         if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
             parts = [self.numbers(each) for each in value]
             return default if any(each is None for each in parts) else parts
         return self.known[id(value)][1] if id(value) in self.known else default
 
     def remember(self, tensor: Tensor, numbers: np.ndarray) -> Tensor:
+        """Store the sizes of a tensor; returns the tensor."""
         self.known[id(tensor)] = (tensor, numbers)
         return tensor
 
 
-# What happens to sizes on their way, in numpy.
+# Torch operations on tensors of sizes, and the same operations in numpy.
 COUNTED: dict[Callable, Callable] = {
     torch.cat: lambda parts, dim=0: np.concatenate(parts, dim),
     torch.Tensor.__getitem__: lambda numbers, index: numbers[index],
@@ -131,18 +134,18 @@ COUNTED: dict[Callable, Callable] = {
 
 
 def each_image(predict_by_feat: Callable, dim: int = 0) -> Callable:
-    """A head's ``predict_by_feat`` for any number of images at once.
+    """Vectorize the ``predict_by_feat`` of a head over images.
 
     Args:
-        predict_by_feat: mmdet's.
+        predict_by_feat: The method of mmdet's head.
         dim: Dimension of the images in its inputs.
 
     Returns:
-        A function as ``predict_by_feat``. Its list has one element for all images, whose values have images
-        as their first dimension.
+        A function with the same arguments. Its list has one element for all images; the first dimension
+        of the values of that element is the image.
     """
 
-    def run(*outputs: Any, batch_img_metas: list[dict], **options: Any) -> list[Found]:
+    def run(*outputs: Any, batch_img_metas: list[dict], **options: Any) -> list[TracedInstances]:
         def one(*values: Any) -> tuple[Tensor, Tensor, Tensor]:
             alone = tree_map(lambda value: value.unsqueeze(dim), values)
             found = predict_by_feat(*alone, batch_img_metas=batch_img_metas, **options)[0]
@@ -150,7 +153,7 @@ def each_image(predict_by_feat: Callable, dim: int = 0) -> Callable:
 
         with ImageMode():
             boxes, scores, labels = torch.vmap(one, in_dims=dim)(*outputs)
-        return [Found(bboxes=boxes, scores=scores, labels=labels)]
+        return [TracedInstances(bboxes=boxes, scores=scores, labels=labels)]
 
     return run
 
@@ -158,10 +161,10 @@ def each_image(predict_by_feat: Callable, dim: int = 0) -> Callable:
 def top_scores(
     scores: Tensor, score_thr: float, topk: int, results: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """As mmdet's ``filter_scores_and_topk``, always ``topk`` of them; arguments and results are the same."""
+    """Same as mmdet's ``filter_scores_and_topk``, but always returns ``topk`` values."""
     count = scores.shape[1]
     flat = torch.where(scores > score_thr, scores, DROPPED).reshape(-1)
-    # Filled up, so that there are enough on the smallest map of the smallest image.
+    # Padded, as the smallest map of the smallest image may have fewer than topk positions.
     flat, index = torch.cat([flat, flat.new_full((topk,), DROPPED)]).topk(topk)
     index = torch.where(flat > 0, index, 0)
     rows = index // count
@@ -170,38 +173,38 @@ def top_scores(
 
 def keep_boxes(
     boxes: Tensor, scores: Tensor, labels: Tensor, groups: Tensor, nms: dict, limit: int
-) -> Found:
-    """mmcv's ``batched_nms``, and the ``limit`` boxes of the highest scores.
+) -> TracedInstances:
+    """mmcv's ``batched_nms`` on one image, then the top ``limit`` boxes by score.
 
     Args:
-        boxes: Of one image, ``(N, 4)``.
-        scores: ``(N,)``; 0 or below is no box.
+        boxes: ``(N, 4)``.
+        scores: ``(N,)``; boxes with a score of 0 or below are ignored.
         labels: ``(N,)``.
-        groups: Boxes of different groups do not suppress each other, ``(N,)``.
-        nms: The config.
-        limit: Number of boxes of the result; those beyond what is found have scores of 0 or below.
+        groups: ``(N,)``; boxes of different groups do not suppress each other.
+        nms: Config of NMS.
+        limit: Number of boxes of the result; unused rows have scores of 0 or below.
     """
     valid = scores > 0
     apart = boxes
     if not nms.get('class_agnostic', False):
-        # Moved apart by group, as batched_nms does.
+        # Shifted by group so that boxes of different groups do not overlap, as in batched_nms.
         furthest = torch.where(valid[:, None], boxes, 0).max()
         apart = boxes + (groups.to(boxes) * (furthest + 1))[:, None]
     kept = suppress(apart[None], torch.where(valid, scores, DROPPED)[None], nms['iou_threshold'])[0]
     scores = torch.where(kept, scores, DROPPED)
     scores, index = torch.cat([scores, scores.new_full((limit,), DROPPED)]).topk(limit)
     index = torch.where(scores > 0, index, 0)
-    return Found(bboxes=boxes[index], scores=scores, labels=labels[index])
+    return TracedInstances(bboxes=boxes[index], scores=scores, labels=labels[index])
 
 
 def post_process(
-    results: Found,
+    results: TracedInstances,
     cfg: dict,
     rescale: bool = False,
     with_nms: bool = True,
     img_meta: dict | None = None,
-) -> Found:
-    """As the ``_bbox_post_process`` of mmdet's dense heads, which all do the same."""
+) -> TracedInstances:
+    """Same as ``_bbox_post_process`` of mmdet's dense heads, which is the same in all of them."""
     scores = results.scores
     if hasattr(results, 'score_factors'):
         scores = scores * results.score_factors
@@ -214,14 +217,14 @@ def post_process(
     return keep_boxes(results.bboxes, scores, results.labels, groups, cfg['nms'], limit)
 
 
-def propose(head: Detector, **arguments: Any) -> Found:
-    """As ``RPNHead._predict_by_feat_single``, which keeps all of a map with few anchors.
+def propose(head: Detector, **arguments: Any) -> TracedInstances:
+    """Same as ``RPNHead._predict_by_feat_single``, but always keeps ``nms_pre`` candidates per level.
 
-    The method of all dense heads with one class differs in nothing else, but for NMS by level.
+    Apart from that and from NMS per level, the method equals that of other dense heads with one class.
     """
     cfg = arguments.pop('cfg') or head.test_cfg
 
-    def by_level(results: Found, cfg: dict, **options: Any) -> Found:
+    def by_level(results: TracedInstances, cfg: dict, **options: Any) -> TracedInstances:
         index = torch.arange(len(results.scores), device=results.scores.device)
         results.level_ids = index // cfg['nms_pre']
         return post_process(results, cfg, **options)
@@ -238,7 +241,7 @@ def keep_classes(
     limit: int,
     box_dim: int = 4,
 ) -> tuple[Tensor, Tensor]:
-    """As mmdet's ``multiclass_nms``."""
+    """Same as mmdet's ``multiclass_nms``, with ``limit`` rows."""
     count = scores.shape[1] - 1
     boxes = boxes.reshape(len(scores), -1, box_dim).expand(-1, count, -1).reshape(-1, box_dim)
     scores = scores[:, :-1].reshape(-1)
@@ -249,7 +252,7 @@ def keep_classes(
 
 
 def pool(extractor: Detector, features: Sequence[Tensor], rois: Tensor) -> Tensor:
-    """As ``SingleRoIExtractor``, which runs RoIAlign on as many RoIs as fall on a level."""
+    """Same as ``SingleRoIExtractor``; one operator for all levels avoids sizes that depend on the data."""
     layer = extractor.roi_layers[0]
     return pool_rois(
         list(features),
@@ -262,23 +265,23 @@ def pool(extractor: Detector, features: Sequence[Tensor], rois: Tensor) -> Tenso
     )
 
 
-# What replaces functions and classes that mmdet's modules import by name.
-REPLACED = (
+# Functions and classes that mmdet's modules import by name, and their replacements.
+REPLACEMENTS = (
     (filter_scores_and_topk, top_scores),
     (multiclass_nms, keep_classes),
-    (InstanceData, Found),
+    (InstanceData, TracedInstances),
 )
 
 
 @contextmanager
 def traceable() -> Iterator[None]:
-    """Let mmdet's modules call what can be traced, for as long as they are."""
+    """Replace functions in all modules of mmdet by traceable ones, within a ``with`` block."""
     modules = [vars(each) for name, each in sys.modules.items() if name.startswith('mmdet.models')]
     found = [
         (namespace, name, before, after)
         for namespace in modules
         for name, value in namespace.items()
-        for before, after in REPLACED
+        for before, after in REPLACEMENTS
         if value is before
     ]
     for namespace, name, _, after in found:

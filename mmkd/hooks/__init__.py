@@ -1,4 +1,4 @@
-"""What mmkd adds to mmengine's training loop."""
+"""Hooks that mmkd adds to mmengine's training loop."""
 
 from .comparison import ComparisonHook
 from .distillation import STATE, DistillationHook, add_distillation_hook, add_hooks

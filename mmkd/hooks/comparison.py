@@ -1,4 +1,4 @@
-"""Show what teacher and student find in some validation images while the student trains."""
+"""Show detections of teacher and student on some validation images during training."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from ..visualization import (
     draw_panels,
     find_indices,
     ground_truth,
+    image_path,
     load_image,
-    of_sample,
-    path_of,
-    spread,
+    predicted_boxes,
+    spread_indices,
 )
 
 KEY = 'ComparisonHook'
@@ -42,21 +42,28 @@ STUDENT = 'student'
 class ComparisonHook(Hook):
     """Draws ground truth, teachers and student on the same few images after each validation.
 
-    The drawn images go to the config's visualizer, and with it to all of its ``vis_backends``, as
-    ``comparison_<image>`` at the iteration (to MLflow as the file ``comparison_<image>/<iteration>.png``).
-    The student's boxes are those of the validation itself, and a teacher runs on these images once, so that
-    training goes on as without the hook, bit by bit.
-    ``default_hooks=dict(comparison=dict(type='ComparisonHook'))`` switches it on.
+    The images go to the visualizer of the config, and so to all of its ``vis_backends``, as
+    ``comparison_<image>`` at the current iteration. MLflow gets them as
+    ``comparison_<image>/<iteration>.png``. The student's boxes come from the validation itself. A teacher
+    runs once on each of these images. The hook does not change the training: weights stay bit-identical.
 
-    Teachers from a checkpoint and averages of the student are shown. Of a cached teacher there are no boxes.
+    Teachers from a checkpoint and averages of the student are shown. A cached teacher has no boxes to show.
 
     Args:
-        images: How many images, spread over the validation data; or which: file names, paths or ids.
-        interval: After every how many validations.
-        score_thr: The lowest score that is drawn.
+        images: Number of images, spread evenly over the validation data; or a list of file names, paths
+            or ids.
+        interval: Number of validations from one comparison to the next.
+        score_thr: Minimum score of the boxes that are drawn.
 
     Raises:
-        ConfigError: A value does not hold, or an image is not among the validation images.
+        ConfigError: A value is invalid, or an image is not among the validation images.
+
+    Examples:
+        >>> from mmdet.registry import HOOKS
+        >>> default_hooks = dict(comparison=dict(type='ComparisonHook', images=2, score_thr=0.5))
+        >>> hook = HOOKS.build(default_hooks['comparison'])
+        >>> hook.images, hook.interval, hook.score_thr
+        (2, 1, 0.5)
     """
 
     priority = 'LOW'
@@ -66,7 +73,7 @@ class ComparisonHook(Hook):
     ) -> None:
         if isinstance(images, str) or not images or (isinstance(images, int) and images < 1):
             raise ConfigError(
-                f'{KEY}: images must be a number of at least 1 or a list of file names, got {images!r}'
+                f'{KEY}: images must be an integer of at least 1 or a list of file names, got {images!r}'
             )
         if interval < 1:
             raise ConfigError(f'{KEY}: interval must be at least 1, got {interval}')
@@ -75,31 +82,35 @@ class ComparisonHook(Hook):
         self.images, self.interval, self.score_thr = images, interval, score_thr
         self._validations = 0
         self._dataset: Any = None
-        #: Index of each image that is shown, by its path and by its id.
+        #: Dataset index of each image that is shown, by its path and by its id.
         self._wanted: dict[Any, int] = {}
+        #: Boxes of this validation and process, by detector and dataset index.
         self._found: dict[str, dict[int, Boxes]] = {}
-        # Of teachers that do not change, on this process.
-        self._taught: dict[str, dict[int, Boxes]] = {}
+        #: Boxes of frozen teachers, by teacher and dataset index; computed once.
+        self._teacher_cache: dict[str, dict[int, Boxes]] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the images."""
+        """Select the images."""
         if not isinstance(runner._val_loop, BaseLoop):
-            runner.logger.warning(f'{KEY}: the config has no validation, so nothing is shown')
+            runner.logger.warning(
+                f'{KEY}: the config has no validation, so no comparison is drawn; set val_dataloader, '
+                f'val_cfg and val_evaluator'
+            )
             return
         self._dataset = runner.val_dataloader.dataset
         indices = (
-            spread(self._dataset, self.images)
+            spread_indices(self._dataset, self.images)
             if isinstance(self.images, int)
             else find_indices(self._dataset, [str(each) for each in self.images], f'{KEY}: images')
         )
         for index in indices:
-            self._wanted[path_of(self._dataset, index)] = index
+            self._wanted[image_path(self._dataset, index)] = index
             identity = self._dataset.get_data_info(index).get('img_id')
             if identity is not None:
                 self._wanted[identity] = index
 
     def before_train(self, runner: Runner) -> None:
-        """Check that what teachers find can be shown, before the first iteration."""
+        """Check, before the first iteration, that the teachers' boxes can be shown."""
         if self._wanted:
             for teacher in self._teachers(runner).values():
                 self._labels(runner, teacher)
@@ -107,10 +118,11 @@ class ComparisonHook(Hook):
             teachers = {} if model is None else model.teachers
             for name in teachers.keys() - self._teachers(runner).keys():
                 runner.logger.warning(
-                    f'{KEY}: {name} is read from a cache and has no boxes to show'
+                    f'{KEY}: {name} is not shown, as a cached teacher has no boxes'
                 )
 
     def before_val_epoch(self, runner: Runner) -> None:
+        """Discard the boxes of the previous validation."""
         self._found = {}
 
     def after_val_iter(
@@ -120,34 +132,34 @@ class ComparisonHook(Hook):
         data_batch: Any = None,
         outputs: Sequence[DetDataSample] | None = None,
     ) -> None:
-        """Keep what the student has found in images that are shown, and let the teachers look at them."""
+        """Store the student's boxes on the selected images, and run the teachers on them."""
         if not self._wanted or self._validations % self.interval:
             return
         for position, sample in enumerate(outputs or ()):
             index = self._index_of(sample)
             if index is None:
                 continue
-            self._keep(STUDENT, index, of_sample(sample))
+            self._keep(STUDENT, index, predicted_boxes(sample))
             for name, teacher in self._teachers(runner).items():
                 self._keep(
                     name,
                     index,
-                    self._taught_boxes(runner, name, teacher, index, data_batch, position),
+                    self._teacher_boxes(runner, name, teacher, index, data_batch, position),
                 )
 
     def _keep(self, name: str, index: int, boxes: Boxes) -> None:
-        self._found.setdefault(name, {})[index] = boxes.above(self.score_thr).distinct()
+        self._found.setdefault(name, {})[index] = boxes.above(self.score_thr).without_overlaps()
 
     def _index_of(self, sample: DetDataSample) -> int | None:
         meta = sample.metainfo
         if 'img_path' not in meta and 'img_id' not in meta:
             raise ConfigError(
-                f'{KEY}: val_dataloader.dataset.pipeline must have img_path or img_id among the meta_keys of '
+                f'{KEY}: val_dataloader.dataset.pipeline must have img_path or img_id in the meta_keys of '
                 f'PackDetInputs, got {", ".join(meta)}; add one'
             )
         return self._wanted.get(meta.get('img_path'), self._wanted.get(meta.get('img_id')))
 
-    def _taught_boxes(
+    def _teacher_boxes(
         self,
         runner: Runner,
         name: str,
@@ -158,26 +170,26 @@ class ComparisonHook(Hook):
     ) -> Boxes:
         model = _distiller(runner)
         assert model is not None
-        known = self._taught.setdefault(name, {})
+        known = self._teacher_cache.setdefault(name, {})
         if index in known and not model.teachers.is_average(name):
             return known[index]
         batch = {key: [data_batch[key][position]] for key in ('inputs', 'data_samples')}
         device = next(model.student.parameters()).device
         with preserve_rng_state():
             (sample,) = teacher.predict(batch, device)
-        known[index] = of_sample(sample).relabelled(self._labels(runner, teacher))
+        known[index] = predicted_boxes(sample).relabelled(self._labels(runner, teacher))
         return known[index]
 
     def _teachers(self, runner: Runner) -> dict[str, LiveTeacher]:
-        """Those that have boxes, by name; a run that only validates has none."""
+        """The teachers that predict boxes, by name; none in a run that only validates."""
         model = _distiller(runner)
         loaded = {} if model is None else model.teachers
         found = {name: each for name, each in loaded.items() if isinstance(each, LiveTeacher)}
         for each in found.values():
             if each.sharding.shard and get_world_size() > 1:
                 raise ConfigError(
-                    f'{KEY}: {each.name}.shard: a teacher whose weights are shared out cannot be run on some '
-                    f'images alone; leave the hook or shard out'
+                    f'{KEY}: {each.name}.shard: a teacher with sharded weights cannot run on selected images '
+                    f'only; remove the hook or shard'
                 )
         return found
 
@@ -190,7 +202,7 @@ class ComparisonHook(Hook):
         return self._dataset.metainfo.get('classes') or ()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Draw what all processes have found."""
+        """Draw the boxes of all processes."""
         active = self._wanted and self._validations % self.interval == 0
         self._validations += 1
         if not active:
@@ -205,11 +217,11 @@ class ComparisonHook(Hook):
                 found.setdefault(name, {}).update(boxes)
         teachers = [name for name in found if name != STUDENT]
         shown = sorted(found.get(STUDENT, {}))
-        stems = Counter(Path(path_of(self._dataset, index)).stem for index in shown)
-        # Outside of training `runner.iter` would build the training loop.
+        stems = Counter(Path(image_path(self._dataset, index)).stem for index in shown)
+        # Without training, `runner.iter` would build the training loop.
         step = runner.iter if isinstance(runner._train_loop, BaseLoop) else 0
         for index in shown:
-            path = Path(path_of(self._dataset, index))
+            path = Path(image_path(self._dataset, index))
             figure = draw_panels(
                 [load_image(self._dataset, index)],
                 [ground_truth(self._dataset, index)],
@@ -222,13 +234,13 @@ class ComparisonHook(Hook):
 
 
 def _show(visualizer: Visualizer, name: str, image: np.ndarray, step: int) -> None:
-    """Give an image to all backends of a visualizer."""
+    """Pass an image to all backends of a visualizer."""
     backends = visualizer._vis_backends.values()
     if not any(isinstance(each, MLflowVisBackend) for each in backends):
         visualizer.add_image(name, image, step)
         return
     for each in backends:
-        # MLflow takes the name of a file, and would replace the image of the step before.
+        # MLflow uses the name as a file name, and would overwrite the image of the previous step.
         is_file = isinstance(each, MLflowVisBackend)
         each.add_image(f'{name}/{step}.png' if is_file else name, image, step)
 

@@ -1,4 +1,4 @@
-"""Keep what only a distillation has: connectors and averages in checkpoints, classes, teachers."""
+"""Prepare a distillation, and save and load its state: connectors, averages and measured loss weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GUARD_KEY = 'guard'
 
 
 def add_distillation_hook(config: Config) -> None:
-    """Add a :class:`DistillationHook` to the ``default_hooks`` of a config that distils and has none."""
+    """Add a :class:`DistillationHook` to ``default_hooks`` if the config distils and has no such hook."""
     hooks = config.get('default_hooks') or {}
     declared = [*hooks.values(), *(config.get('custom_hooks') or ())]
     named = [str((each or {}).get('type')) for each in declared]
@@ -40,7 +40,7 @@ def add_distillation_hook(config: Config) -> None:
 
 
 def add_hooks(config: Config) -> None:
-    """Add the hooks of mmkd to a config that a tool has checked: one that distils, or a plain one."""
+    """Add the hooks of mmkd to a config, with or without distillation, that a tool has already checked."""
     add_distillation_hook(config)
     hooks = config.get('default_hooks') or {}
     names = (DistillationHook.__name__, GuardHook.__name__)
@@ -56,12 +56,20 @@ def add_hooks(config: Config) -> None:
 
 @HOOKS.register_module()
 class DistillationHook(GuardHook):
-    """Checks a distillation before its first iteration and keeps what only it needs in checkpoints.
+    """Checks a distillation before its first iteration and saves its state in checkpoints.
 
-    Connectors, loss weights that were measured, and the average of the student where that is its
-    teacher, lie under the key ``distillation`` beside ``state_dict``, which stays that of the plain
-    student. mmkd's tools add the hook themselves (:func:`add_distillation_hook`); for others write into
-    the config ``default_hooks=dict(distillation=dict(type='DistillationHook'))``.
+    Checkpoints get an entry ``distillation`` with the connectors, the measured loss weights, and the
+    average of the student if that is a teacher. Their ``state_dict`` stays that of the plain student.
+    mmkd's tools add the hook (:func:`add_distillation_hook`). With other tools, add it to the config:
+    ``default_hooks=dict(distillation=dict(type='DistillationHook'))``.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> from mmkd.hooks import add_distillation_hook
+        >>> config = Config(dict(model=dict(type='Distiller')))
+        >>> add_distillation_hook(config)
+        >>> config.default_hooks.distillation
+        {'type': 'DistillationHook'}
     """
 
     def __init__(self, data_checked: bool = False) -> None:
@@ -69,14 +77,16 @@ class DistillationHook(GuardHook):
         self._text: tuple[Config, str] | None = None
 
     def before_run(self, runner: Runner) -> None:
+        """Check the run, and set the class names of the distiller to those of the training data."""
         super().before_run(runner)
         model = _distiller(runner)
-        # Before weights are initialised, which may need to know which class is which.
+        # Initialising the weights, which comes next, may need the class names.
         if model is not None and model.classes is None and isinstance(runner._train_loop, BaseLoop):
             meta = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
             model.classes = meta.get('classes')
 
     def before_train(self, runner: Runner) -> None:
+        """Load the teachers, prepare their data, and write the student's config to the work directory."""
         super().before_train(runner)
         model = _distiller(runner)
         if model is None or not model.entries:
@@ -102,53 +112,55 @@ class DistillationHook(GuardHook):
         )
 
     def _check_strategy(self, runner: Runner, model: Distiller) -> None:
-        """Refuse what mmengine's strategies for large models would lose without a word."""
+        """Reject settings that would silently lose state with mmengine's strategies for large models."""
         strategy = getattr(runner, 'strategy', None)
         name = type(strategy).__name__
         if not isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
             return
         for teacher in filter(model.teachers.is_average, model.teachers.used):
             raise ConfigError(
-                f'{model.teachers.config_key(teacher)}.ema: a student that {name} shares out cannot be '
-                f'averaged; use DDPStrategy, or a teacher from a checkpoint'
+                f'{model.teachers.config_key(teacher)}.ema: {name} shards the weights of the student, so '
+                f'they cannot be averaged; use DDPStrategy, or a teacher from a checkpoint'
             )
         for entry in model.entries.values():
             if entry.ratio:
                 raise ConfigError(
-                    f'losses.{entry.name}.loss_weight: gradients of single losses cannot be measured where '
-                    f'{name} shards the weights; use DDPStrategy, or give a number'
+                    f'losses.{entry.name}.loss_weight: {name} shards the weights, and then gradients of '
+                    f'single losses cannot be measured; use DDPStrategy, or set a number'
                 )
         if isinstance(strategy, FSDPStrategy) and not strategy._is_full_state_dict():
             raise ConfigError(
-                f'{name} would write a piece of the student for each process; set '
+                f'strategy: {name} would write one shard of the student per process; set '
                 f"strategy.type='StudentFSDPStrategy' or strategy.state_dict_cfg='full'"
             )
         if isinstance(strategy, DeepSpeedStrategy) and model.connector_state():
             if getattr(runner, '_resume', False):
                 raise ConfigError(
-                    'DeepSpeedStrategy does not save the connectors of the losses, so that a run with '
-                    'connectors cannot be resumed with it; start anew, or use StudentFSDPStrategy'
+                    'strategy: DeepSpeedStrategy does not save the connectors of the losses, so a run with '
+                    'connectors cannot be resumed; start a new run, or use StudentFSDPStrategy'
                 )
             runner.logger.warning(
-                'DeepSpeedStrategy does not save the connectors of the losses: this training cannot be '
-                'resumed'
+                'strategy: DeepSpeedStrategy does not save the connectors of the losses, so this run cannot '
+                'be resumed'
             )
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Update the averages of the student, if its weights changed in this iteration."""
         model = _distiller(runner)
-        # Where gradients of several batches are added up, weights change after the last of them.
+        # With gradient accumulation, weights change only after the last of several batches.
         changed = getattr(runner.optim_wrapper, 'should_update', lambda: True)
         if model is not None and changed():
             model.teachers.update_averages(model.student)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the state of the distillation and the config of the student to a checkpoint."""
         model = _distiller(runner)
         if model is None:
             return
         self._embed_student_config(runner, checkpoint)
         connectors = model.connector_state()
         if _is_sharded(runner):
-            # What FSDP has gathered, on the rank that writes it; the model's own are shards.
+            # FSDP has gathered the full weights in the checkpoint; the model has only shards.
             weights, prefix = checkpoint['state_dict'], f'{CONNECTORS}.'
             names = [name for name in weights if name.startswith(prefix)]
             connectors = {name.removeprefix(prefix): weights.pop(name) for name in names}
@@ -163,31 +175,32 @@ class DistillationHook(GuardHook):
 
     def _write_student_config(self, runner: Runner) -> None:
         path = os.path.join(runner.work_dir, STUDENT_FILE)
-        # A run's own config, which mmengine has written there, is not replaced if it has that name.
+        # mmengine has written the run's config to this folder; do not overwrite it if it has this name.
         own = os.path.basename(runner.cfg.filename or '') == STUDENT_FILE
         if is_main_process() and has_student(runner.cfg) and not own:
             Path(path).write_text(self._student_text(runner.cfg), encoding='utf-8')
 
     def _student_text(self, config: Config) -> str:
-        """The config of the student, which takes a quarter of a second to format."""
+        """The config of the student as text; cached, as formatting takes a quarter of a second."""
         if self._text is None or self._text[0] is not config:
             self._text = (config, student_config(config).pretty_text)
         return self._text[1]
 
     def _embed_student_config(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Let a checkpoint carry the config of the student, which loads without mmkd."""
+        """Store the config of the student in a checkpoint, so that it loads without mmkd."""
         if not has_student(runner.cfg):
             return
         text = self._student_text(runner.cfg)
         checkpoint['meta']['cfg'] = text
-        # Where mmengine's inferencers look first.
+        # mmengine's inferencers read this entry first.
         info = (checkpoint.get('message_hub') or {}).get('runtime_info') or {}
         if 'cfg' in info:
             info['cfg'] = text
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Restore the state of the distillation when a run resumes."""
         model = _distiller(runner)
-        # Only a resumed training goes on with its connectors; load_from takes the student alone.
+        # load_from loads only the student; a resumed run loads the connectors too.
         if model is not None and getattr(runner, '_resume', False):
             state = checkpoint.get(STATE, {})
             connectors = state.get('connectors', {})
@@ -208,7 +221,7 @@ def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_sharded(runner: Runner) -> bool:
-    """Whether weights lie in shards, as in mmengine's FSDPStrategy."""
+    """Whether the weights are sharded, as in mmengine's FSDPStrategy."""
     return isinstance(runner.model, FullyShardedDataParallel)
 
 

@@ -18,36 +18,49 @@ from torch import Tensor, nn
 from ..datasets.loading import drop_flat_boxes, name_failing_images
 from ..errors import UserError
 from ..preflight import PlannedRun, require
-from ..preflight.annotations import leaves_of
+from ..preflight.annotations import unwrapped_datasets
 from ..random_state import preserve_rng_state
 
-# `warn` goes on, as plain MMDetection does.
+# Environment variable; with `warn` a run continues after a NaN, as in plain MMDetection.
 SETTING = 'MMKD_NAN'
-LAST_GOOD = 'last_finite.pth'
-SHOWN = 8
-# Weights with more elements are not checked: that would cost up to 2 % of a step. A NaN reaches the gradients
-# of all earlier layers, and those have biases, normalisations or, the first, few channels.
-FEW = 10_000
+LAST_FINITE = 'last_finite.pth'
+MAX_NAMES = 8
+# Gradients of larger parameters are not checked: that would cost up to 2 % of a step. A NaN reaches the
+# gradients of all earlier layers. These have biases, normalisation layers or, in the first layer, few
+# channels, so a smaller parameter shows it.
+MAX_ELEMENTS = 10_000
 
 
 class NonFiniteError(UserError, ArithmeticError):
-    """A loss or a gradient that is NaN or infinite."""
+    """A NaN or infinite loss or gradient; :class:`GuardHook` raises it.
+
+    Examples:
+        >>> from mmkd.errors import UserError
+        >>> error = NonFiniteError('iteration 4: loss_bbox is NaN or infinite')
+        >>> isinstance(error, UserError), isinstance(error, ArithmeticError)
+        (True, True)
+    """
 
 
 @HOOKS.register_module()
 class GuardHook(Hook):
-    """Checks a run before it starts, and stops it at a loss or gradient that is NaN or infinite.
+    """Checks a run before it starts, and stops it at a NaN or infinite loss or gradient.
 
-    A NaN in one loss is a NaN in all weights one step later, and MMDetection goes on with them. The losses
-    are looked at before the backward pass, the gradients of biases and other small weights before the
-    optimizer's step; so the weights are still those of the last good step, and are saved as
-    ``last_finite.pth``. With the environment variable
-    ``MMKD_NAN=warn`` the run goes on. mmkd's tools add this hook, and with distillation the subclass
-    :class:`mmkd.hooks.DistillationHook`.
+    One NaN loss makes all weights NaN in the next step, and MMDetection continues with them. The hook
+    checks the losses before the backward pass, and the gradients of biases and other small parameters
+    before the optimizer step. The weights are then still those of the last finite step; the hook saves
+    them as ``last_finite.pth``. With the environment variable ``MMKD_NAN=warn`` the run continues. mmkd's
+    tools add this hook; with distillation they add its subclass :class:`mmkd.hooks.DistillationHook`.
 
     Args:
-        data_checked: Whether the tool that starts the run has checked it already, all but large data
-            sets.
+        data_checked: Whether the tool that starts the run has already checked everything except large
+            data sets.
+
+    Examples:
+        >>> from mmdet.registry import HOOKS
+        >>> default_hooks = dict(guard=dict(type='GuardHook'))
+        >>> HOOKS.build(default_hooks['guard']).data_checked
+        False
     """
 
     priority = 'NORMAL'
@@ -59,7 +72,10 @@ class GuardHook(Hook):
         self._has_warned = False
 
     def before_run(self, runner: Runner) -> None:
-        """Check the config and the data; let images that fail be named, and flat boxes be dropped."""
+        """Check the config and the data, and prepare the data sets.
+
+        Data sets then name images that cannot be read, and drop boxes without an area.
+        """
         built = {
             mode: loop.dataloader.dataset
             for mode, loop in (('train', runner._train_loop), ('val', runner._val_loop))
@@ -72,24 +88,24 @@ class GuardHook(Hook):
         if not self.data_checked or any(data.is_large() for data in run.planned_data):
             require(run, runner.logger.warning)
         for dataset in built.values():
-            for leaf in leaves_of(dataset):
+            for leaf in unwrapped_datasets(dataset):
                 if hasattr(leaf, 'prepare_data'):
                     name_failing_images(leaf)
         flat_anywhere = False
-        for leaf in leaves_of(built['train']):
+        for leaf in unwrapped_datasets(built['train']):
             flat = drop_flat_boxes(leaf) if hasattr(leaf, 'get_data_info') else []
             if flat:
                 flat_anywhere = True
-                more = ', …' if len(flat) > SHOWN else ''
+                more = ', …' if len(flat) > MAX_NAMES else ''
                 runner.logger.warning(
-                    f'{leaf.ann_file}: {len(flat)} boxes without an area are not trained on: '
-                    f'{", ".join(flat[:SHOWN])}{more}'
+                    f'{leaf.ann_file}: {len(flat)} boxes without an area are not used for training: '
+                    f'{", ".join(flat[:MAX_NAMES])}{more}'
                 )
         if flat_anywhere:
             restart_workers(runner)
 
     def before_train(self, runner: Runner) -> None:
-        """Begin to watch losses and gradients."""
+        """Register the checks of losses and gradients."""
         self._removable = [
             runner.model.register_forward_hook(
                 lambda module, args, kwargs, output: self._check_losses(
@@ -109,6 +125,7 @@ class GuardHook(Hook):
             )
 
     def after_train(self, runner: Runner) -> None:
+        """Remove the checks of losses and gradients."""
         for each in self._removable:
             each.remove()
         self._removable = []
@@ -137,7 +154,7 @@ class GuardHook(Hook):
             for weight in group['params']
             if weight.grad is not None and not weight.grad.is_sparse
         ]
-        weights = [weight for weight in weights if weight.numel() <= FEW] or weights
+        weights = [weight for weight in weights if weight.numel() <= MAX_ELEMENTS] or weights
         if not weights or _all_finite(torch._foreach_norm([weight.grad for weight in weights])):
             return
         bad = [
@@ -151,35 +168,39 @@ class GuardHook(Hook):
         )
 
     def _stop(self, runner: Runner, what: str) -> None:
-        images = f'{", ".join(self._images[:SHOWN])}{", …" if len(self._images) > SHOWN else ""}'
-        message = f'iteration {runner.iter + 1}: {what}, for the images {images}'
+        more = ', …' if len(self._images) > MAX_NAMES else ''
+        message = (
+            f'iteration {runner.iter + 1}: {what}, for the images '
+            f'{", ".join(self._images[:MAX_NAMES])}{more}'
+        )
         if os.environ.get(SETTING) == 'warn':
             if not self._has_warned:  # from here on everything is NaN
                 self._has_warned = True
-                runner.logger.warning(f'{message}; going on, as {SETTING}=warn asks for')
+                runner.logger.warning(f'{message}; the run continues, as {SETTING}=warn is set')
             return
-        runner.save_checkpoint(runner.work_dir, LAST_GOOD, save_optimizer=False, by_epoch=False)
+        runner.save_checkpoint(runner.work_dir, LAST_FINITE, save_optimizer=False, by_epoch=False)
         raise NonFiniteError(
-            f'{message}; the weights before it are in {os.path.join(runner.work_dir, LAST_GOOD)}; look at '
-            f'their boxes, lower the learning rate or clip gradients; {SETTING}=warn goes on'
+            f'{message}; the weights before this iteration are in '
+            f'{os.path.join(runner.work_dir, LAST_FINITE)}; check the boxes of these images, lower the '
+            f'learning rate or clip gradients; with {SETTING}=warn the run continues'
         )
 
 
 def restart_workers(runner: Runner) -> None:
-    """Let the processes that load images see what was changed in their pipeline.
+    """Restart the data loader workers, so that they use a changed pipeline.
 
-    An ``IterBasedTrainLoop`` of mmengine 0.10.7 starts them when it is built.
+    An ``IterBasedTrainLoop`` of mmengine 0.10.7 starts the workers when it is built.
     """
     iterator: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
     if getattr(iterator, '_iterator', None) is not None:
         loader = runner.train_dataloader
-        loader._iterator = None  # which persistent workers would be taken from
+        loader._iterator = None  # otherwise persistent workers would be reused
         with preserve_rng_state():
             iterator._iterator = iter(loader)
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """The tensors of one loss: itself, or those of a list."""
+    """The tensors of one loss, which is a tensor or a list of tensors."""
     if isinstance(value, Tensor):
         return [value]
     return [each for each in value if isinstance(each, Tensor)] if isinstance(value, list) else []
@@ -187,9 +208,9 @@ def _tensors(value: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def _all_finite(values: Sequence[Tensor]) -> bool:
-    """Whether scalars are finite, on all processes alike; the device is waited for once.
+    """Whether scalars are finite on all processes; synchronizes with the device once.
 
-    They stand for tensors, as sums or norms, which are finite up to 1e38 if those are.
+    Each scalar is the sum or the norm of a tensor. It is finite if the tensor is, up to 1e38.
     """
     bad = (~torch.stack([*values]).isfinite()).any().float()
     if is_distributed():

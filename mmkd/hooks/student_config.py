@@ -1,4 +1,4 @@
-"""The plain student's config, which its checkpoints belong to."""
+"""The config of the plain student, which matches its checkpoints."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from typing import Any
 from mmdet.registry import DATASETS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS
 from mmengine.config import Config
 
-# In the work directory of a distillation.
+# Name of the student's config in the work directory of a distillation.
 STUDENT_FILE = 'student.py'
 PACKAGE = __name__.partition('.')[0]
-# What stands in for parts of mmkd that weights and predictions do not depend on, and options to leave out.
-PLAIN = {
+# Types of mmkd that do not affect weights and predictions: the type of MMDetection that replaces each, and
+# the options that are removed.
+REPLACEMENTS = {
     'ClassSubsetDataset': ('CocoDataset', ('empty_images',)),
     'CocoF1Metric': ('CocoMetric', ('score_thr',)),
     'StudentFSDPStrategy': ('FSDPStrategy', ()),
 }
-# Weights come from the checkpoint.
+# `init_cfg` types that are removed, as the weights come from the checkpoint.
 INITIALIZERS = ('ConvertedCheckpoint',)
-OF_THE_RUN = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
+# Keys of one run, which are removed.
+RUN_KEYS = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
 
 
 def has_student(config: Config) -> bool:
-    """Whether a config declares a student; a runner that is given a built model may have none."""
+    """Whether a config declares a student; the config of a runner with an already built model may not."""
     return bool((config.get('model') or {}).get('student'))
 
 
 def student_config(config: Config) -> Config:
-    """The config of the student alone.
+    """The config of the plain student.
 
-    It runs without mmkd, unless the student itself has modules of mmkd; then ``custom_imports`` names it.
+    It runs without mmkd, unless the student contains modules of mmkd; then ``custom_imports`` imports mmkd.
 
     Args:
-        config: A config that distils; it is not changed.
+        config: The config of a distillation; it is not changed.
     """
     content = copy.deepcopy(config.to_dict())
     content['model'] = content['model']['student']
-    for key in OF_THE_RUN:
+    for key in RUN_KEYS:
         content.pop(key, None)
     hooks = ('ComparisonHook', 'DistillationHook', 'GuardHook')
     content['default_hooks'] = {
@@ -48,7 +50,7 @@ def student_config(config: Config) -> Config:
     content['custom_hooks'] = [
         hook for hook in content.get('custom_hooks') or () if hook.get('type') not in hooks
     ]
-    content = _plain(content)
+    content = _without_mmkd(content)
     imports = content.get('custom_imports') or {}
     named = imports.get('imports') or []
     named = [named] if isinstance(named, str) else list(named)
@@ -59,15 +61,15 @@ def student_config(config: Config) -> Config:
     return Config(content)
 
 
-def _plain(node: Any) -> Any:
-    """A part of a config with MMDetection's types in place of mmkd's."""
+def _without_mmkd(node: Any) -> Any:
+    """Replace types of mmkd by types of MMDetection in a part of a config."""
     if isinstance(node, (list, tuple)):
-        return type(node)(_plain(each) for each in node)
+        return type(node)(_without_mmkd(each) for each in node)
     if not isinstance(node, dict):
         return node
     kind = node.get('type')
-    other, options = PLAIN.get(kind, (kind, ())) if isinstance(kind, str) else (kind, ())
-    found = {key: _plain(value) for key, value in node.items() if key not in options}
+    other, options = REPLACEMENTS.get(kind, (kind, ())) if isinstance(kind, str) else (kind, ())
+    found = {key: _without_mmkd(value) for key, value in node.items() if key not in options}
     if other != kind:
         found['type'] = other
     initial = found.get('init_cfg')
@@ -77,7 +79,7 @@ def _plain(node: Any) -> Any:
 
 
 def _needs_package(node: Any) -> bool:
-    """Whether a part of a config names a type that mmkd registers."""
+    """Whether a part of a config has a type that mmkd registers."""
     if isinstance(node, (list, tuple)):
         return any(map(_needs_package, node))
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""Parts of detectors that MMDetection lacks: plain vision transformers and necks that fit them."""
+"""Detector modules that MMDetection lacks: plain vision transformers and necks for them."""
 
 from .layer_decay import LayerDecayConstructor
 from .simple_feature_pyramid import ClassTokenPyramid, SimpleFeaturePyramid

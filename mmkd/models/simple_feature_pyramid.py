@@ -1,4 +1,4 @@
-"""Feature pyramids for backbones whose output has one resolution."""
+"""Feature pyramids for backbones with a single output resolution."""
 
 from __future__ import annotations
 
@@ -16,31 +16,41 @@ from .vision_transformer import EPS
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation over the channels of each position of a map, shape (N, C, H, W)."""
+    """Layer normalization over the channels of each position of a feature map, shape (N, C, H, W)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        # In memory as other maps are: mmcv's RoIAlign takes whatever it gets for contiguous.
+        """Normalized maps of the same shape, contiguous in memory."""
+        # mmcv's RoIAlign assumes contiguous maps without checking.
         return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
-    """Li et al.: Exploring Plain Vision Transformer Backbones for Object Detection, ECCV 2022.
+    """Simple feature pyramid of ViTDet.
 
-    arXiv 2203.16527, sec. 3: each level is made of the backbone's last map alone, by transposed
-    convolutions, nothing or pooling, and then a 1x1 and a 3x3 convolution. With the default ``strides``
-    and ``num_outs`` its levels are those of FPN, as heads and students expect them.
+    Li et al.: Exploring Plain Vision Transformer Backbones for Object Detection, ECCV 2022 (arXiv
+    2203.16527), sec. 3. Each level is computed from the backbone's last feature map: transposed
+    convolutions, identity or max pooling, then a 1x1 and a 3x3 convolution. With the default ``strides``
+    and ``num_outs`` the levels have the strides of FPN.
 
     Args:
-        in_channels: Channels of the backbone's map.
+        in_channels: Channels of the backbone's feature map.
         out_channels: Channels of each level.
-        in_stride: Pixels of the image from one position of the backbone's map to the next.
-        strides: The same of the levels; each ``in_stride`` times a power of two.
-        num_outs: Number of levels; those beyond ``strides`` take every second position of the one before.
-        init_cfg: As of every module of MMEngine.
+        in_stride: Stride of the backbone's feature map, in pixels of the image.
+        strides: Strides of the levels; each must be ``in_stride`` times a power of two.
+        num_outs: Number of levels. Each level after those of ``strides`` is the previous level,
+            subsampled by two.
+        init_cfg: Initialization config of MMEngine.
 
     Raises:
-        ConfigError: A stride that is out of reach.
+        ConfigError: A stride is not ``in_stride`` times a power of two, or too small for the channels.
+
+    Examples:
+        >>> import torch
+        >>> from mmkd.models import SimpleFeaturePyramid
+        >>> neck = SimpleFeaturePyramid(in_channels=32, out_channels=16)
+        >>> [tuple(level.shape) for level in neck([torch.rand(1, 32, 4, 4)])]
+        [(1, 16, 16, 16), (1, 16, 8, 8), (1, 16, 4, 4), (1, 16, 2, 2), (1, 16, 1, 1)]
     """
 
     def __init__(
@@ -54,7 +64,9 @@ class SimpleFeaturePyramid(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if num_outs < len(strides):
-            raise ConfigError(f'neck.num_outs={num_outs}, but there are {len(strides)} strides')
+            raise ConfigError(
+                f'neck.num_outs: must be at least {len(strides)}, the number of strides, got {num_outs}'
+            )
         self.num_outs = num_outs
         self.levels = nn.ModuleList(
             nn.Sequential(*_resample(in_channels, in_stride, stride)) for stride in strides
@@ -72,14 +84,14 @@ class SimpleFeaturePyramid(BaseModule):
             )
 
     def forward(self, inputs: Sequence[Any]) -> tuple[Tensor, ...]:
-        """Make the levels.
+        """Compute the levels.
 
         Args:
-            inputs: The backbone's outputs; the last is used, a map of shape (N, in_channels, H, W) or a
-                pair of such a map and a class token.
+            inputs: Outputs of the backbone. Only the last is used: a map of shape (N, in_channels, H, W),
+                or a pair of such a map and a class token.
 
         Returns:
-            Levels in the order of their strides, shape (N, out_channels, H', W') each.
+            Levels in the order of their strides, each of shape (N, out_channels, H', W').
         """
         last = inputs[-1]
         return self._pyramid(last if isinstance(last, Tensor) else last[0])
@@ -93,23 +105,32 @@ class SimpleFeaturePyramid(BaseModule):
 
 @MODELS.register_module()
 class ClassTokenPyramid(SimpleFeaturePyramid):
-    """The same of a map that holds the class token at every position. Kept as a negative result.
+    """Simple feature pyramid of a map with the class token at every position; kept as a negative result.
 
-    A class token describes what is in the image, but not where: all that such a map has of positions is how
-    far from the padded border they are, which zeros around 3x3 convolutions give away. Detectors can
-    hardly learn from it, whatever the backbone; :class:`SimpleFeaturePyramid` on the patches of the same
-    backbone is the remedy. Arguments as there; the backbone needs ``output_class_token=True``.
+    A class token describes the content of an image but not the positions of objects. The only position
+    information in this map is the distance to the zero padding of the 3x3 convolutions. Detectors can
+    hardly learn from it, with any backbone. Use :class:`SimpleFeaturePyramid` on the patches of the same
+    backbone instead. The arguments are the same; the backbone needs ``output_class_token=True``.
+
+    Examples:
+        >>> import torch
+        >>> from mmkd.models import ClassTokenPyramid
+        >>> neck = ClassTokenPyramid(in_channels=32, out_channels=16)
+        >>> levels = neck([(torch.rand(1, 32, 4, 4), torch.rand(1, 32))])
+        >>> len(levels), tuple(levels[0].shape)
+        (5, (1, 16, 16, 16))
     """
 
     def forward(self, inputs: Sequence[Any]) -> tuple[Tensor, ...]:
-        """As :meth:`SimpleFeaturePyramid.forward`, of pairs of map and class token.
+        """Same as :meth:`SimpleFeaturePyramid.forward`; ``inputs`` are pairs of map and class token.
 
         Raises:
-            ConfigError: The backbone gives no class token.
+            ConfigError: The backbone returns no class token.
         """
         if isinstance(inputs[-1], Tensor):
             raise ConfigError(
-                'neck: ClassTokenPyramid needs class tokens; set backbone.output_class_token=True'
+                'neck: ClassTokenPyramid needs class tokens, but the backbone returns none; set '
+                'backbone.output_class_token=True'
             )
         map_, token = inputs[-1]
         return self._pyramid(token[:, :, None, None].expand_as(map_))
@@ -117,10 +138,13 @@ class ClassTokenPyramid(SimpleFeaturePyramid):
 
 def _resample(channels: int, in_stride: int, stride: int) -> list[nn.Module]:
     steps = math.log2(in_stride / stride)
-    if steps != int(steps) or channels % 2 ** max(0, int(steps)):
+    if steps != int(steps):
+        raise ConfigError(f'neck.strides: must be {in_stride} times a power of two, got {stride}')
+    divisor = 2 ** max(0, int(steps))  # each transposed convolution halves the channels
+    if channels % divisor:
         raise ConfigError(
-            f'neck.strides: {stride} is not {in_stride} times a power of two, or too fine for {channels} '
-            f'channels'
+            f'neck.in_channels: must be a multiple of {divisor} for stride {stride}, got {channels}; use '
+            f'larger strides'
         )
     if steps < 0:
         return [nn.MaxPool2d(2 ** int(-steps))]

@@ -1,4 +1,4 @@
-"""The plain vision transformer as a detector's backbone: DINO, DINOv2, MAE and ViTDet are settings of it."""
+"""The plain vision transformer (ViT) as a detector backbone, also as in DINO, DINOv2, MAE and ViTDet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ARCHITECTURES = {
     'base': dict(embed_dims=768, num_layers=12, num_heads=12),
     'large': dict(embed_dims=1024, num_layers=24, num_heads=16),
 }
-EPS = 1e-6  # of layer normalisation, in all the weights that are published
+EPS = 1e-6  # of layer normalization, the same in all published weights
 Grid = tuple[int, int]
 
 
@@ -37,8 +37,8 @@ class VisionTransformer(BaseModule):
 
     Dosovitskiy et al.: An Image is Worth 16x16 Words, ICLR 2021 (arXiv 2010.11929).
 
-    Parameters have the names that MMPretrain's transformers have, so that their checkpoints load; those of
-    other origin come by ``init_cfg=dict(type='ConvertedCheckpoint', …)``. What published models are:
+    Parameters have the same names as in MMPretrain's transformers, so their checkpoints load. For other
+    checkpoints use ``init_cfg=dict(type='ConvertedCheckpoint', …)``. The settings of published models:
 
     ==========================================  ===========================================================
     DINO (arXiv 2104.14294)                     ``arch='small'`` or ``'base'``, ``patch_size=16`` or ``8``
@@ -48,35 +48,44 @@ class VisionTransformer(BaseModule):
                                                 global_layers=(2, 5, 8, 11), rel_pos_grid=64``
     ==========================================  ===========================================================
 
-    Position embeddings are interpolated to the grid of each batch.
+    Position embeddings are interpolated to the patch grid of each batch.
 
     Args:
-        arch: One of ``tiny``, ``small``, ``base``, ``large``, or a dict of ``embed_dims``, ``num_layers``,
-            ``num_heads`` and, unless it is four times ``embed_dims``, ``feedforward_channels``.
-        img_size: Side of the images, in pixels, for which position embeddings are kept.
+        arch: One of ``tiny``, ``small``, ``base``, ``large``, or a dict with ``embed_dims``,
+            ``num_layers``, ``num_heads`` and ``feedforward_channels`` (default: four times
+            ``embed_dims``).
+        img_size: Image size, in pixels, of the stored position embeddings.
         patch_size: Side of a patch in pixels.
-        stride: Pixels of the image from one patch to the next; by default ``patch_size``. Otherwise the
-            image is resized by ``patch_size / stride`` first: 16 lets patches of 14 pixels make maps
-            whose strides are powers of two.
-        class_token: Whether there is one.
-        output_class_token: Whether the output of each layer is a pair of map and class token.
-        num_registers: How many register tokens there are.
-        window_size: Side, in patches, of the windows in which attention looks; 0 for the whole image.
-        global_layers: Layers that look at the whole image in spite of ``window_size``.
-        rel_pos_grid: Side, in patches, for which relative positions are kept in layers that look at the
-            whole image; windows have theirs. None for no relative positions.
-        layer_scale: What the scales of residual branches start with; 0 for no such scales.
-        final_norm: Whether the last layer's output is normalised.
-        drop_path_rate: Stochastic depth of the last layer; it rises linearly from 0 in the first.
-        out_indices: Layers whose output is returned, counted from 0 or from the end.
-        frozen_stages: -1: nothing is frozen; 0: the embeddings are; n: also the first n layers. With all
-            layers the final norm is frozen too.
-        antialias: Whether position embeddings are smoothed where they are shrunk.
-        with_cp: Whether layers are computed again in the backward pass, to save memory.
-        init_cfg: As of every module of MMEngine.
+        stride: Stride of the feature map, in pixels of the image; by default ``patch_size``. With another
+            stride, images are first resized by ``patch_size / stride``. Example: ``stride=16`` with
+            patches of 14 pixels results in strides that are powers of two.
+        class_token: Use a class token.
+        output_class_token: Return pairs of map and class token.
+        num_registers: Number of register tokens.
+        window_size: Side of the attention windows in patches; 0 for global attention.
+        global_layers: Indices of layers with global attention in spite of ``window_size``.
+        rel_pos_grid: Side, in patches, of the relative position table of layers with global attention.
+            Layers with windows have a table of the window size. None for no relative positions.
+        layer_scale: Initial value of the layer scale of residual branches; 0 for no layer scale.
+        final_norm: Normalize the output of the last layer.
+        drop_path_rate: Stochastic depth rate of the last layer; it rises linearly from 0 in the first.
+        out_indices: Indices of the layers that are returned, counted from 0 or from the end.
+        frozen_stages: -1 freezes nothing, 0 the embeddings, n also the first n layers. If all layers are
+            frozen, so is the final norm.
+        antialias: Antialias position embeddings when they are downsampled.
+        with_cp: Use activation checkpointing: layers are recomputed in the backward pass to save memory.
+        init_cfg: Initialization config of MMEngine.
 
     Raises:
-        ConfigError: Settings that do not fit each other.
+        ConfigError: The settings are invalid or contradict each other.
+
+    Examples:
+        >>> import torch
+        >>> from mmdet.registry import MODELS
+        >>> arch = dict(embed_dims=32, num_layers=2, num_heads=2)
+        >>> backbone = MODELS.build(dict(type='VisionTransformer', arch=arch, patch_size=16))
+        >>> [tuple(out.shape) for out in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 32, 4, 6)]
     """
 
     def __init__(
@@ -107,23 +116,25 @@ class VisionTransformer(BaseModule):
         self.output_class_token = output_class_token
         self.num_extra_tokens = int(class_token) + num_registers
         if output_class_token and not class_token:
-            raise ConfigError('backbone.output_class_token=True, but class_token=False')
+            raise ConfigError(
+                'backbone.output_class_token: must be False with class_token=False, got True'
+            )
         if self.num_extra_tokens and (window_size or rel_pos_grid):
             raise ConfigError(
-                'backbone: class token and registers do not go with windows and relative positions; set '
-                'class_token=False and num_registers=0, or window_size=0 and rel_pos_grid=None'
+                'backbone: class token and registers cannot be combined with windows or relative positions; '
+                'set class_token=False and num_registers=0, or window_size=0 and rel_pos_grid=None'
             )
         if img_size % patch_size:
             raise ConfigError(
-                f'backbone.img_size={img_size} is no multiple of patch_size={patch_size}'
+                f'backbone.img_size: must be a multiple of patch_size={patch_size}, got {img_size}'
             )
         outs = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-        self.out_indices = self._layers('out_indices', outs)
-        whole = self._layers('global_layers', global_layers)
+        self.out_indices = self._layer_indices('out_indices', outs)
+        whole = self._layer_indices('global_layers', global_layers)
         if not -1 <= frozen_stages <= self.num_layers:
             raise ConfigError(
-                f'backbone.frozen_stages={frozen_stages} is not between -1 and the number of layers, '
-                f'{self.num_layers}'
+                f'backbone.frozen_stages: must be from -1 to the number of layers, {self.num_layers}, got '
+                f'{frozen_stages}'
             )
         self.frozen_stages = frozen_stages
         self.antialias, self.with_cp = antialias, with_cp
@@ -159,14 +170,16 @@ class VisionTransformer(BaseModule):
         for module in self._frozen():
             module.requires_grad_(False)
 
-    def _layers(self, key: str, indices: Sequence[int]) -> list[int]:
+    def _layer_indices(self, key: str, indices: Sequence[int]) -> list[int]:
         for index in indices:
             if not -self.num_layers <= index < self.num_layers:
-                raise ConfigError(f'backbone.{key}: there are {self.num_layers} layers, no {index}')
+                raise ConfigError(
+                    f'backbone.{key}: must be from {-self.num_layers} to {self.num_layers - 1}, got {index}'
+                )
         return sorted(index % self.num_layers for index in indices)
 
     def _initialize(self) -> None:
-        """As the ViTs of MAE, DINO and ViTDet: truncated normals of deviation 0.02, no biases."""
+        """Initialize as MAE, DINO and ViTDet do: truncated normal of deviation 0.02, zero biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -178,14 +191,14 @@ class VisionTransformer(BaseModule):
     # ------------------------------------------------------------------ forward
 
     def forward(self, images: Tensor) -> tuple:
-        """Look at images.
+        """Compute the feature maps of images.
 
         Args:
             images: Shape (N, 3, H, W).
 
         Returns:
-            For each of ``out_indices`` the map of its patches, shape (N, embed_dims, ceil(H / stride),
-            ceil(W / stride)); with ``output_class_token`` pairs of map and class token, shape
+            One map per index of ``out_indices``, shape (N, embed_dims, ceil(H / stride),
+            ceil(W / stride)). With ``output_class_token``, pairs of such a map and a class token of shape
             (N, embed_dims).
         """
         tokens, grid = self.patch_embed(self._fit(images))
@@ -202,7 +215,7 @@ class VisionTransformer(BaseModule):
         return tuple(outputs)
 
     def _fit(self, images: Tensor) -> Tensor:
-        """Resize images so that a patch covers ``stride`` pixels of them."""
+        """Pad and resize images so that one patch covers ``stride`` pixels of the original."""
         if self.stride == self.patch_size:
             return images
         counts = [math.ceil(length / self.stride) for length in images.shape[2:]]
@@ -233,7 +246,7 @@ class VisionTransformer(BaseModule):
         return torch.cat([*extra, tokens], 1) if extra else tokens
 
     def _output(self, tokens: Tensor, grid: Grid) -> Any:
-        # Contiguous, as mmcv's RoIAlign takes whatever it gets for it.
+        # mmcv's RoIAlign assumes contiguous maps without checking.
         positions = tokens[:, self.num_extra_tokens :].transpose(1, 2).contiguous()
         positions = positions.reshape(len(tokens), self.embed_dims, *grid)
         return (positions, tokens[:, 0]) if self.output_class_token else positions
@@ -250,22 +263,23 @@ class VisionTransformer(BaseModule):
         return [*parts, *(token for token in tokens if token is not None)]
 
     def train(self, mode: bool = True) -> VisionTransformer:
+        """Set the training mode; frozen layers stay in evaluation mode."""
         super().train(mode)
         for part in self._frozen():
             if isinstance(part, nn.Module):
-                part.eval()  # stochastic depth
+                part.eval()  # disables stochastic depth
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """How deep a parameter lies, as MMPretrain's backbones tell it.
+        """The depth of a parameter, for layer-wise learning rates; same interface as in MMPretrain.
 
         Args:
-            param_name: Its name.
-            prefix: What precedes the name that this backbone knows it by.
+            param_name: Name of the parameter.
+            prefix: Prefix of the parameters of this backbone in that name.
 
         Returns:
-            0 for the embeddings, 1 for the first layer and so on, ``num_layers + 1`` for all that follows;
-            and the number of depths there are.
+            The depth: 0 for the embeddings, 1 for the first layer and so on, ``num_layers + 1`` for
+            everything after the last layer. And the number of depths, ``num_layers + 2``.
         """
         depths = self.num_layers + 2
         if not param_name.startswith(prefix):
@@ -278,7 +292,7 @@ class VisionTransformer(BaseModule):
         return depths - 1, depths
 
     def _load_from_state_dict(self, state: dict, prefix: str, *args: Any) -> None:
-        """Positions may have been kept for another grid, in four dimensions or with a class token's."""
+        """Load weights; positions may be for another grid, four-dimensional, or include the class token."""
         log = MMLogger.get_current_instance()
         key = f'{prefix}pos_embed'
         if key in state and state[key].shape != self.pos_embed.shape:
@@ -301,7 +315,7 @@ class VisionTransformer(BaseModule):
         count = given.shape[1]
         split = next((n for n in (0, 1) if math.isqrt(count - n) ** 2 == count - n), None)
         if split is None or split < wanted:
-            return given  # whoever loads reports the shapes
+            return given  # the caller reports the shapes
         side = math.isqrt(count - split)
         own = given[:, split - wanted : split]
         positions = resize_positions(given[:, split:], (side, side), self.grid, self.antialias)
@@ -309,16 +323,16 @@ class VisionTransformer(BaseModule):
 
 
 class TransformerLayer(BaseModule):
-    """Attention and a feed-forward network, each normalised before and added to its input.
+    """A pre-norm transformer layer: attention and a feed-forward network with residual connections.
 
     Args:
-        embed_dims: Width of tokens.
-        num_heads: Heads of the attention.
-        feedforward_channels: Width inside the feed-forward network.
-        window_size: Side of the windows in patches, 0 for the whole image.
-        rel_pos_grid: Side in patches that relative positions are kept for, None for none.
-        layer_scale: As :class:`VisionTransformer`.
-        drop_path_rate: Chance that an image skips a branch.
+        embed_dims: Channels of tokens.
+        num_heads: Number of attention heads.
+        feedforward_channels: Hidden channels of the feed-forward network.
+        window_size: Side of the attention windows in patches; 0 for global attention.
+        rel_pos_grid: Side of the relative position table in patches; None for no relative positions.
+        layer_scale: Initial value of the layer scale; 0 for no layer scale.
+        drop_path_rate: Probability that an image skips a residual branch.
     """
 
     def __init__(
@@ -346,22 +360,22 @@ class TransformerLayer(BaseModule):
         )
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """Tokens of shape (N, extra + height * width, C) on a grid of (height, width); returns the like."""
+        """Tokens of shape (N, extra + height * width, C) for a (height, width) grid; same shape returned."""
         normed = self.ln1(tokens)
         if self.window_size:
             windows = to_windows(normed, grid, self.window_size)
-            has_hook = self.attn(windows, (self.window_size, self.window_size))
-            has_hook = from_windows(has_hook, grid, self.window_size)
+            attended = self.attn(windows, (self.window_size, self.window_size))
+            attended = from_windows(attended, grid, self.window_size)
         else:
-            has_hook = self.attn(normed, grid)
-        tokens = tokens + self.drop_path(has_hook)
+            attended = self.attn(normed, grid)
+        tokens = tokens + self.drop_path(attended)
         return self.ffn(self.ln2(tokens), identity=tokens)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention, with relative positions as in Li et al. 2022 (arXiv 2112.01526), sec. 4.1.
 
-    Args: as :class:`TransformerLayer`.
+    The arguments are those of :class:`TransformerLayer`.
     """
 
     def __init__(
@@ -379,18 +393,18 @@ class Attention(nn.Module):
             self.rel_pos_w = nn.Parameter(torch.zeros(shape))
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """Tokens of shape (N, L, C); without relative positions ``grid`` does not matter."""
+        """Tokens of shape (N, L, C); ``grid`` (height, width) is used only for relative positions."""
         count, length, dims = tokens.shape
         q, k, v = (
             self.qkv(tokens).reshape(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         )
         bias = None if self.rel_pos_h is None else self._relative(q, grid)
-        has_hook = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        has_hook = has_hook.transpose(1, 2).reshape(count, length, dims)
-        return self.gamma1(self.proj(has_hook))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        attended = attended.transpose(1, 2).reshape(count, length, dims)
+        return self.gamma1(self.proj(attended))
 
     def _relative(self, q: Tensor, grid: Grid) -> Tensor:
-        """What distances between patches add to the attention, shape (N, heads, L, L)."""
+        """The attention bias of relative positions, shape (N, heads, L, L)."""
         height, width = grid
         q = q.unflatten(2, grid)
         vertical, horizontal = (self.get_parameter(f'rel_pos_{axis}') for axis in 'hw')
@@ -401,14 +415,14 @@ class Attention(nn.Module):
 
 
 def _between(table: Tensor, length: int) -> Tensor:
-    """The entry of a table of distances for each pair of positions, shape (length, length, C)."""
+    """The entry of a relative position table for each pair of positions, shape (length, length, C)."""
     table = resize_relative(table, 2 * length - 1)
     positions = torch.arange(length, device=table.device)
     return table[positions[:, None] - positions[None, :] + length - 1]
 
 
 def resize_relative(table: Tensor, count: int) -> Tensor:
-    """Interpolate a table of distances, shape (distances, C), to ``count`` of them."""
+    """Interpolate a relative position table of shape (distances, C) to ``count`` distances."""
     if len(table) == count:
         return table
     return F.interpolate(table.T[None], count, mode='linear', align_corners=False)[0].T
@@ -417,13 +431,13 @@ def resize_relative(table: Tensor, count: int) -> Tensor:
 def resize_positions(
     positions: Tensor, grid: Grid, wanted: Grid, antialias: bool = False
 ) -> Tensor:
-    """Interpolate embeddings of positions, bicubically.
+    """Interpolate position embeddings bicubically.
 
     Args:
         positions: Shape (1, height * width, C).
-        grid: Height and width they are for.
-        wanted: Those they shall be for.
-        antialias: Whether they are smoothed where they are shrunk.
+        grid: Height and width of the grid.
+        wanted: Height and width of the new grid.
+        antialias: Antialias when downsampling.
 
     Returns:
         Shape (1, wanted height * wanted width, C).
@@ -438,7 +452,7 @@ def resize_positions(
 
 
 def to_windows(tokens: Tensor, grid: Grid, size: int) -> Tensor:
-    """Cut tokens of shape (N, height * width, C) into square windows, padding with zeros.
+    """Split tokens of shape (N, height * width, C) into square windows, padded with zeros.
 
     Returns:
         Shape (N * windows, size * size, C).
@@ -451,7 +465,7 @@ def to_windows(tokens: Tensor, grid: Grid, size: int) -> Tensor:
 
 
 def from_windows(windows: Tensor, grid: Grid, size: int) -> Tensor:
-    """Put the windows of :func:`to_windows` together again, shape (N, height * width, C)."""
+    """Merge the windows of :func:`to_windows`; returns shape (N, height * width, C)."""
     rows, columns = (math.ceil(length / size) for length in grid)
     positions = windows.unflatten(1, (size, size)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
     positions = positions.flatten(3, 4).flatten(1, 2)
@@ -462,15 +476,16 @@ def _architecture(arch: str | dict[str, int]) -> dict[str, int]:
     if isinstance(arch, str):
         if arch not in ARCHITECTURES:
             raise ConfigError(
-                f"backbone.arch='{arch}' is unknown{did_you_mean(arch, ARCHITECTURES)}"
+                f'backbone.arch: must be one of {", ".join(ARCHITECTURES)} or a dict, got {arch!r}'
+                f'{did_you_mean(arch, ARCHITECTURES)}'
             )
         arch = ARCHITECTURES[arch]
     missing = {'embed_dims', 'num_layers', 'num_heads'} - arch.keys()
     if missing:
-        raise ConfigError(f'backbone.arch lacks {", ".join(sorted(missing))}')
+        raise ConfigError(f'backbone.arch: lacks {", ".join(sorted(missing))}; add it')
     if arch['embed_dims'] % arch['num_heads']:
         raise ConfigError(
-            f'backbone.arch: embed_dims={arch["embed_dims"]} is no multiple of '
-            f'num_heads={arch["num_heads"]}'
+            f'backbone.arch: embed_dims must be a multiple of num_heads={arch["num_heads"]}, got '
+            f'{arch["embed_dims"]}'
         )
     return dict(feedforward_channels=4 * arch['embed_dims']) | arch

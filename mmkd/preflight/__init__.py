@@ -1,4 +1,4 @@
-"""Every check before a run: one list (:data:`CHECKS`), which all tools and the hooks read."""
+"""The checks before a run: one list (:data:`CHECKS`), shared by all tools and the hooks."""
 
 from .advice import Advice
 from .planned_run import PlannedRun

@@ -1,7 +1,12 @@
-"""What a check finds that does not stop a run."""
+"""Findings of a check that do not stop a run."""
 
 from __future__ import annotations
 
 
 class Advice(UserWarning):
-    """A finding that a run can go on with; the message names what and where."""
+    """A finding that does not stop a run; the message names the config key and the fault.
+
+    Examples:
+        >>> str(Advice('train_dataloader.dataset: 2 of 12 boxes without an area'))
+        'train_dataloader.dataset: 2 of 12 boxes without an area'
+    """

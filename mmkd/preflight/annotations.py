@@ -1,4 +1,4 @@
-"""What the annotation files of a data set hold, read by the data set's own code."""
+"""Read the annotation files of a data set through the data set's own code."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ..building import unregistered
 from ..errors import ConfigError, MissingFileError, UserError, did_you_mean
 from ..file_kind import wrong_file_hint
 from .coco_file import categories_at_an_end, read_coco
-from .files import inner_of
+from .files import inner_configs
 
-# What is not read before a run starts, unless a check of the whole data is asked for.
+# Larger data is not read before a run starts, except by a check of the whole data.
 LARGE_FILE = 100e6  # bytes of a COCO file: about two seconds
 LARGE_LIST = 5000  # XML files: about two seconds
 
-# Options of data sets of MMDetection 2, and what became of them.
-OPTIONS_NOW = dict(
+# Data set options of MMDetection 2 and their replacements in MMDetection 3.
+RENAMED_OPTIONS = dict(
     classes='metainfo=dict(classes=(…))',
     CLASSES='metainfo=dict(classes=(…))',
     img_prefix='data_prefix=dict(img=…)',
 )
-# Names in pipelines of MMDetection 2, and what they became.
-NAMES_NOW = dict(
+# Names in pipelines of MMDetection 2 and their replacements in MMDetection 3.
+RENAMED_IN_PIPELINES = dict(
     img_scale='scale',
     flip_ratio='prob',
     DefaultFormatBundle='PackDetInputs',
@@ -42,9 +42,9 @@ NAMES_NOW = dict(
 
 
 class AnnotationFile(COCO):
-    """mmdet's reader of COCO files, without outlines, and with a message for each fault of a file.
+    """mmdet's reader of COCO files with one clear message per fault and without segmentation masks.
 
-    Outlines of objects are most of a file's size in memory; their boxes stand in for them.
+    Masks take most of a file's memory; each is replaced by its box.
     """
 
     def __init__(self, annotation_file: str | None = None) -> None:
@@ -54,7 +54,7 @@ class AnnotationFile(COCO):
             self.createIndex()
 
     def createIndex(self) -> None:  # noqa: N802  # pycocotools' name
-        """As pycocotools does, which prints three lines."""
+        """Build the same index as pycocotools, without its three printed lines."""
         self.anns = {each['id']: each for each in self.dataset['annotations']}
         self.imgs = {each['id']: each for each in self.dataset['images']}
         self.cats = {each['id']: each for each in self.dataset['categories']}
@@ -66,89 +66,93 @@ class AnnotationFile(COCO):
 
 @dataclass
 class Boxes:
-    """The boxes of some images as their files give them.
+    """Boxes as the annotation files contain them.
 
-    ``corners`` are x1, y1, x2, y2 in pixels, shape (N, 4); ``sizes`` the width and height of the image of
-    each, shape (N, 2); ``name`` returns file and image of one.
+    Attributes:
+        corners: x1, y1, x2, y2 in pixels, shape (N, 4).
+        sizes: Width and height of the image of each box, shape (N, 2).
+        name: Maps the index of a box to a description with its file and image.
+        dropped: Whether the data set drops a box because of its area or size, shape (N,), bool.
     """
 
     corners: np.ndarray
     sizes: np.ndarray
     name: Callable[[int], str]
-    #: Those that the data set leaves out whatever their place, shape (N,), bool.
-    left_out: np.ndarray
+    dropped: np.ndarray
 
 
 @dataclass
 class AnnotatedData:
-    """One data set that a run reads.
+    """One data set of a run, without wrappers.
 
     Attributes:
         mode: ``train``, ``val`` or ``test``.
-        key: Its key in the config.
-        config: Its config.
-        kind: Its class.
+        key: Config key of the data set.
+        config: Config of the data set.
+        dataset_type: Class of the data set.
+        dataset: The data set; :meth:`load` builds it and reads its annotations.
+        built: The data set that the run has already built and read, if any.
+        images: Images before the filter of the data set.
+        kept: Images after the filter.
+        coco: Content of the annotation file if it is a COCO file.
+        sample: Maximum number of XML files that are read in addition to the data set; None for all.
     """
 
     mode: str
     key: str
     config: dict[str, Any]
-    kind: type
-    #: The data set; its annotations are read by :meth:`load`.
+    dataset_type: type
     dataset: Any = None
-    #: The one that the run has built and read, if it has.
     built: Any = None
-    #: Its images before it filters them, and after.
     images: list[dict] = field(default_factory=list)
     kept: list[dict] = field(default_factory=list)
-    #: The content of its file in COCO's form.
     coco: dict[str, list[dict]] | None = None
-    #: Number of XML files to read beside the data set, at most.
     sample: int | None = None
     _objects: list[tuple[str, str, np.ndarray, tuple[int, int]]] | None = None
 
     @property
     def classes(self) -> Any:
-        """The class names of the data set, as it understands its config."""
+        """Class names of the data set, after it has read its config."""
         return self.dataset.metainfo.get('classes')
 
     @property
     def path(self) -> str:
-        """Its annotation file."""
+        """Path of the annotation file."""
         return self.dataset.ann_file
 
     @property
     def in_test_mode(self) -> bool:
+        """Whether the data set has ``test_mode=True``; it then filters no images."""
         return bool(self.dataset.test_mode)
 
     @property
     def takes_text(self) -> bool:
-        """Whether its detector is given the class names as text, and has no numbering of its own."""
+        """Whether its detector reads class names as text and has no fixed class indices."""
         return bool(getattr(self.dataset, 'return_classes', False))
 
     @property
     def is_unlabelled(self) -> bool:
-        """Whether its pipeline takes images without labels, as in semi-supervised training."""
+        """Whether its pipeline loads images without labels, as in semi-supervised training."""
         return 'LoadEmptyAnnotations' in str(self.config.get('pipeline'))
 
     @property
     def is_local(self) -> bool:
-        """Whether its files lie on a disk of this machine."""
+        """Whether its files are on a local disk."""
         return not self.config.get('backend_args') and '://' not in str(
             self.config.get('data_root') or ''
         )
 
     @property
     def is_read_whole(self) -> bool:
-        """Whether all class names of the files are known."""
+        """Whether :meth:`names_in_files` covers all files, not only a sample."""
         return self.coco is not None or self.sample is None or len(self.images) <= self.sample
 
     def is_large(self) -> bool:
-        """Whether reading its annotations takes long enough to be done only once in a run."""
+        """Whether its annotations take so long to read that a run reads them only once."""
         path = _join(self.config.get('data_root'), self.config.get('ann_file'))
         if not path or not os.path.isfile(path):
             return False
-        if issubclass(self.kind, XMLDataset):
+        if issubclass(self.dataset_type, XMLDataset):
             with open(path, 'rb') as file:
                 return sum(1 for _ in file) > LARGE_LIST
         return os.path.getsize(path) > LARGE_FILE
@@ -157,12 +161,12 @@ class AnnotatedData:
         """Build the data set and read its annotations.
 
         Raises:
-            UserError: It cannot be built or read; the message names key, file and cause.
+            UserError: The data set cannot be built or read; the message names key, file and cause.
         """
         config = dict(self.config, lazy_init=True)
         try:
             self.dataset = DATASETS.build(config)
-            self._prepare_reading()
+            self._install_readers()
             self.dataset.data_list = self.images = self.dataset.load_data_list()
             if self.dataset.proposal_file is not None:
                 self.dataset.load_proposals()
@@ -173,22 +177,23 @@ class AnnotatedData:
             if not str(error).startswith(self.key):
                 error.args = (f'{self.key}: {error}',)
             raise
-        except Exception as error:  # of the data set's own code, which may be the user's
-            raise _naming(error, self.key, self.config) from error
+        except Exception as error:  # the data set may be the user's own class
+            raise _config_error_from(error, self.key, self.config) from error
 
-    def as_read(self) -> Any:
-        """The data set as a run has it, with images to take from it."""
+    def loaded_dataset(self) -> Any:
+        """The data set as a run uses it, ready to be indexed."""
         if self.dataset is not self.built:
             self.dataset.data_list, self.dataset.serialize_data = self.kept, False
             self.dataset._fully_initialized = True
         return self.dataset
 
     def use_built(self) -> None:
-        """Take the data set that the run has built and read, instead of :meth:`load`."""
+        """Use the data set that the run has built and read; call it instead of :meth:`load`."""
         self.dataset = self.built
         self.images = self.kept = [self.built.get_data_info(i) for i in range(len(self.built))]
 
-    def _prepare_reading(self) -> None:
+    def _install_readers(self) -> None:
+        """Replace the file readers of the data set by ones with clear error messages."""
         dataset = self.dataset
         if isinstance(dataset, CocoDataset) and type(dataset).COCOAPI is COCO:
 
@@ -206,20 +211,20 @@ class AnnotatedData:
                     return parse(entry)
                 except FileNotFoundError as error:
                     raise MissingFileError(
-                        f'no such file: {error.filename}, of {dataset.ann_file}; '
-                        f'{_about_name(str(entry.get("img_id")))}'
+                        f'no such file: {error.filename}, listed in {dataset.ann_file}; '
+                        f'{_image_list_hint(str(entry.get("img_id")))}'
                     ) from None
                 except Exception as error:
-                    how = '; each object needs name and bndbox with xmin, ymin, xmax and ymax, as numbers'
+                    how = '; each object needs a name and a bndbox with numeric xmin, ymin, xmax and ymax'
                     raise ConfigError(
-                        f'{entry["xml_path"]} cannot be read: {words_of(error)}'
+                        f'{entry["xml_path"]} cannot be read: {describe_error(error)}'
                         f'{wrong_file_hint(entry["xml_path"]) or how}'
                     ) from None
 
             dataset.parse_data_info = parse_named
 
     def names_by_label(self) -> list[str] | None:
-        """The name in the annotation file of each label that the data set gives; None if unknown."""
+        """Class name in the annotation file of each label of the data set; None if unknown."""
         found = self.categories()
         if found is None:
             return None
@@ -227,7 +232,10 @@ class AnnotatedData:
         return [names[number] for number in self.dataset.cat_ids]
 
     def categories(self) -> list[dict] | None:
-        """The categories of a COCO file; those of a large one, if they stand at its beginning or end."""
+        """The categories of a COCO file; None if unknown.
+
+        In a file too large to read, they are found only in its first or last megabyte.
+        """
         if self.coco is not None:
             return self.coco['categories']
         if (
@@ -239,7 +247,7 @@ class AnnotatedData:
         return None
 
     def names_in_files(self) -> list[str] | None:
-        """All class names in the annotation files, in their order; None if unknown."""
+        """All class names in the annotation files, in file order; None if unknown."""
         categories = self.categories()
         if categories is not None:
             return [each['name'] for each in categories]
@@ -248,7 +256,7 @@ class AnnotatedData:
         return None
 
     def objects(self) -> list[tuple[str, str, np.ndarray, tuple[int, int]]]:
-        """File, class name, corners and image size of the objects in (a sample of) the XML files."""
+        """File, class name, corners and image size of each object in (a sample of) the XML files."""
         if self._objects is None:
             images = self.images
             count = min(self.sample or len(images), len(images))
@@ -257,11 +265,15 @@ class AnnotatedData:
         return self._objects
 
     def boxes(self) -> Boxes:
-        """The boxes of its classes as the files give them, however the names are spelled."""
-        names = {bare(name) for name in self.classes}
-        left_out = None
+        """The boxes of the data set's classes; spelling variants of the names match too."""
+        names = {normalize_name(name) for name in self.classes}
+        dropped = None
         if self.coco is not None:
-            wanted = {each['id'] for each in self.coco['categories'] if bare(each['name']) in names}
+            wanted = {
+                each['id']
+                for each in self.coco['categories']
+                if normalize_name(each['name']) in names
+            }
             images = {each['id']: each for each in self.coco['images']}
             found = [
                 each
@@ -272,7 +284,7 @@ class AnnotatedData:
             ]
             corners = np.array([each['bbox'] for each in found], dtype=float).reshape(-1, 4)
             areas = np.array([each.get('area', 1) for each in found], dtype=float)
-            left_out = (areas <= 0) | (corners[:, 2:] < 1).any(1)  # as CocoDataset does
+            dropped = (areas <= 0) | (corners[:, 2:] < 1).any(1)  # as CocoDataset does
             corners[:, 2:] += corners[:, :2]
             shown = [images[each['image_id']] for each in found]
 
@@ -281,7 +293,7 @@ class AnnotatedData:
 
             sizes = [(image['width'], image['height']) for image in shown]
         elif isinstance(self.dataset, XMLDataset):
-            chosen = [one for one in self.objects() if bare(one[1]) in names]
+            chosen = [one for one in self.objects() if normalize_name(one[1]) in names]
             corners = np.array([one[2] for one in chosen], dtype=float).reshape(-1, 4)
             sizes = [one[3] for one in chosen]
 
@@ -301,27 +313,27 @@ class AnnotatedData:
             def name(index: int) -> str:
                 return f'a box on {pairs[index][1]["img_path"]}'
 
-        if left_out is None:
-            left_out = np.zeros(len(corners), dtype=bool)
-        return Boxes(corners, np.array(sizes, dtype=float).reshape(-1, 2), name, left_out)
+        if dropped is None:
+            dropped = np.zeros(len(corners), dtype=bool)
+        return Boxes(corners, np.array(sizes, dtype=float).reshape(-1, 2), name, dropped)
 
 
-def bare(name: str) -> str:
-    """A class name without what its spellings differ in: case, spaces, hyphens and underscores."""
+def normalize_name(name: str) -> str:
+    """A class name in lower case, without spaces, hyphens and underscores."""
     return ''.join(letter for letter in str(name).casefold() if letter not in ' -_')
 
 
-def data_of(config: Any, mode: str) -> Iterator[AnnotatedData]:
-    """The data sets that a data loader of a config reads, those in wrappers too.
+def iter_data(config: Any, mode: str) -> Iterator[AnnotatedData]:
+    """The data sets of a data loader, including those inside wrappers.
 
     Raises:
-        ConfigError: A data set or a wrapper of no known type, or a wrapper with an option it does not have.
+        ConfigError: A data set or wrapper has an unknown type, or a wrapper has ``metainfo``.
     """
     section = f'{mode}_dataloader'
-    yield from _leaves((config.get(section) or {}).get('dataset'), f'{section}.dataset', mode)
+    yield from _iter_data((config.get(section) or {}).get('dataset'), f'{section}.dataset', mode)
 
 
-def _leaves(config: Any, key: str, mode: str) -> Iterator[AnnotatedData]:
+def _iter_data(config: Any, key: str, mode: str) -> Iterator[AnnotatedData]:
     if not isinstance(config, dict):
         return
     kind = config.get('type')
@@ -329,30 +341,36 @@ def _leaves(config: Any, key: str, mode: str) -> Iterator[AnnotatedData]:
     if not isinstance(found, type):
         raise ConfigError(
             f'{key}.type: {kind!r} is not a registered data set'
-            f'{did_you_mean(str(kind), DATASETS.module_dict)}; a data set of your own needs custom_imports'
+            f'{did_you_mean(str(kind), DATASETS.module_dict)}; add the module of your own data set to '
+            f'custom_imports'
         )
-    inner = list(inner_of(config))
+    inner = list(inner_configs(config))
     if not inner:
         yield AnnotatedData(mode, key, dict(config), found)
     for name, each in inner:
         if 'metainfo' in config:
             raise ConfigError(
-                f'{key}.metainfo: {found.__name__} passes no metainfo on to the data set inside; write it as '
-                f'{key}.{name}.metainfo'
+                f'{key}.metainfo: {found.__name__} does not pass metainfo to the data set inside; write it '
+                f'as {key}.{name}.metainfo'
             )
-        yield from _leaves(each, f'{key}.{name}', mode)
+        yield from _iter_data(each, f'{key}.{name}', mode)
 
 
-def wrap(config: dict[str, Any], leaves: Iterator[Any], key: str) -> Any:
-    """The data set of a config around data sets that are read already, in the order of :func:`data_of`.
+def rebuild_wrappers(config: dict[str, Any], leaves: Iterator[Any], key: str) -> Any:
+    """Build the wrappers of a config around data sets that are already read.
+
+    Args:
+        config: Config of the outermost data set.
+        leaves: The data sets that were read, in the order of :func:`iter_data`.
+        key: Config key of the outermost data set.
 
     Raises:
         ConfigError: A wrapper cannot be built.
     """
-    inner = dict(inner_of(config))
+    inner = dict(inner_configs(config))
     if not inner:
         return next(leaves)
-    built = {name: wrap(each, leaves, f'{key}.{name}') for name, each in inner.items()}
+    built = {name: rebuild_wrappers(each, leaves, f'{key}.{name}') for name, each in inner.items()}
     made = {name: dict(type=lambda found=found: found) for name, found in built.items()}
     wrapper = dict(config)
     for name in {each.partition('.')[0] for each in made}:
@@ -361,14 +379,14 @@ def wrap(config: dict[str, Any], leaves: Iterator[Any], key: str) -> Any:
     try:
         return DATASETS.build(wrapper)
     except Exception as error:
-        raise _naming(error, key, config) from error
+        raise _config_error_from(error, key, config) from error
 
 
-def leaves_of(dataset: Any) -> list[Any]:
-    """The data sets that a built one wraps, in the order of :func:`data_of`; itself if it wraps none."""
+def unwrapped_datasets(dataset: Any) -> list[Any]:
+    """The data sets inside a built wrapper, in the order of :func:`iter_data`; itself if it is no wrapper."""
     if hasattr(dataset, 'datasets'):
-        return [leaf for each in dataset.datasets for leaf in leaves_of(each)]
-    return leaves_of(dataset.dataset) if hasattr(dataset, 'dataset') else [dataset]
+        return [leaf for each in dataset.datasets for leaf in unwrapped_datasets(each)]
+    return unwrapped_datasets(dataset.dataset) if hasattr(dataset, 'dataset') else [dataset]
 
 
 def _objects_of(image: dict) -> Iterator[tuple[str, str, np.ndarray, tuple[int, int]]]:
@@ -376,33 +394,33 @@ def _objects_of(image: dict) -> Iterator[tuple[str, str, np.ndarray, tuple[int, 
     root = ElementTree.parse(path).getroot()
     for each in root.findall('object'):
         box = each.find('bndbox')
-        if box is None:  # of a class that the data set does not read
+        if box is None:  # only allowed for classes that the data set does not read
             continue
         corners = [float(box.findtext(edge) or 'nan') for edge in ('xmin', 'ymin', 'xmax', 'ymax')]
         size = (image['width'], image['height'])
-        # As a distance between edges: in VOC's files pixels are counted from 1.
+        # VOC files count pixels from 1.
         yield path, each.findtext('name') or '', np.array(corners) - 1, size
 
 
-def _naming(error: Exception, key: str, config: dict) -> UserError:
-    """An exception of a data set's own code as a line that names the data set."""
+def _config_error_from(error: Exception, key: str, config: dict) -> UserError:
+    """Convert an exception of a data set's code to a one-line error that names the data set."""
     name, _, rest = str(error).partition('.__init__() ')
     wrong = rest.partition('unexpected keyword argument ')[2].strip("'")
     if isinstance(error, TypeError) and wrong:
         transform = TRANSFORMS.get(name)
         if isinstance(transform, type):
-            hint = renamed(wrong, inspect.signature(transform).parameters)
+            hint = rename_hint(wrong, inspect.signature(transform).parameters)
             return ConfigError(
-                f'{key}.pipeline: {name} has no option {wrong}{hint or "; take it out"}'
+                f'{key}.pipeline: {name} has no option {wrong}{hint or "; remove it"}'
             )
-        now = OPTIONS_NOW.get(wrong)
-        hint = f'write {key}.{now}' if now else 'take it out'
+        now = RENAMED_OPTIONS.get(wrong)
+        hint = f'write {key}.{now}' if now else 'remove it'
         return ConfigError(f'{key}.{wrong}: {config.get("type")} has no such option; {hint}')
     absent = unregistered(error)
     if absent is not None:
         return ConfigError(
-            f'{key}.pipeline: {absent!r} is not registered{renamed(absent, TRANSFORMS.module_dict)}; a '
-            f'transform of your own needs custom_imports'
+            f'{key}.pipeline: {absent!r} is not registered{rename_hint(absent, TRANSFORMS.module_dict)}; '
+            f'add the module of your own transform to custom_imports'
         )
     if isinstance(error, KeyError) and error.args == ('img',):
         return ConfigError(
@@ -410,31 +428,31 @@ def _naming(error: Exception, key: str, config: dict) -> UserError:
             f'dict(img=…) with the folder of the images'
         )
     return ConfigError(
-        f'{key}: {config.get("type")} cannot read its annotations: {words_of(error)}'
+        f'{key}: {config.get("type")} cannot read its annotations: {describe_error(error)}'
     )
 
 
-def renamed(name: str, known: Collection[str]) -> str:
-    """A hint at what a name of MMDetection 2 is called now, or at names near it; may be empty."""
-    now = NAMES_NOW.get(name, '')
+def rename_hint(name: str, known: Collection[str]) -> str:
+    """The MMDetection 3 name of an MMDetection 2 name, or similar known names, as a clause; may be empty."""
+    now = RENAMED_IN_PIPELINES.get(name, '')
     return f'; MMDetection 3 calls it {now}' if now in known else did_you_mean(name, known)
 
 
-def _about_name(name: str) -> str:
-    """What to do about a line of a list of images that names no file."""
+def _image_list_hint(name: str) -> str:
+    """How to correct a line of an image list that names no file."""
     if not name:
-        return 'take the empty line out'
+        return 'remove the empty line'
     if name.startswith('\ufeff'):
         return 'save the list as UTF-8 without a byte-order mark'
     if len(name.split()) > 1:
-        return f'a line must hold a name and nothing else, got {name!r}'
+        return f'a line must contain one name and nothing else, got {name!r}'
     if name.lower().endswith(('.jpg', '.jpeg', '.png', '.xml')):
-        return f'names must have no ending, got {name!r}'
-    return 'add it, or take the name out of the list'
+        return f'names must have no file extension, got {name!r}'
+    return 'add the file, or remove the name from the list'
 
 
-def words_of(error: BaseException) -> str:
-    """An exception in one line."""
+def describe_error(error: BaseException) -> str:
+    """The class and the message of an exception in one line of at most 200 characters of message."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return f'{type(error).__name__}: {" ".join(lines)[:200]}' if lines else type(error).__name__
 

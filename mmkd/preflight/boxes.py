@@ -1,4 +1,4 @@
-"""Whether boxes lie where their format puts them."""
+"""Check that boxes are in pixels, have an area and are on their image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from .advice import Advice
 from .annotations import AnnotatedData, Boxes
 from .planned_run import PlannedRun
 
-# A border may be drawn along the outermost pixel, and rounded.
+# Annotators may draw a box along the outermost pixel, and tools round its coordinates.
 TOLERANCE = 2.0  # px
-SHOWN = 3
-MANY = 10  # boxes, which do not all lie in one corner of their images by chance
+MAX_NAMES = 3
+# With fewer boxes, all of them may be in the top left corner of the images by chance.
+MIN_BOXES_FOR_PERCENT = 10
 
 
 def check_boxes(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Boxes have an area, in pixels, on their image."""
+    """Boxes are in pixels and have an area on their image."""
     for data in run.data:
         if isinstance(data.classes, str) or data.classes is None:
             continue
@@ -33,57 +34,61 @@ def _check(data: AnnotatedData, boxes: Boxes) -> Iterator[UserError | Advice]:
     if not np.isfinite(corners).all():
         bad = ~np.isfinite(corners).all(1)
         yield ConfigError(
-            f'{data.key}: {path} has {_count(bad, boxes, "with a coordinate that is no number")}'
+            f'{data.key}: {path} has {_count_boxes(bad, boxes, "with a coordinate that is not a number")}; '
+            f'correct the file'
         )
         return
-    # VOC's count from 1, so 0..1 becomes -1..0.
+    # VOC files count pixels from 1, so 0..1 becomes -1..0.
     low = corners.min()
     if corners.max() - min(low, 0) <= 1.5 and boxes.sizes.max() > TOLERANCE:
         yield ConfigError(
-            f'{data.key}: {path} has boxes as shares of the image (0 to 1); multiply them by the width and '
-            f'height of the image'
+            f'{data.key}: {path} has boxes as fractions of the image (0 to 1); multiply them by the width '
+            f'and height of the image'
         )
         return
-    if len(corners) >= MANY and low >= 0 and corners.max() <= 101 and boxes.sizes.min() >= 200:
+    enough = len(corners) >= MIN_BOXES_FOR_PERCENT and boxes.sizes.min() >= 200
+    if enough and low >= 0 and corners.max() <= 101:
         yield Advice(
-            f'{data.key}: {path} has all {len(corners)} boxes between 0 and 100; if they are per cent of the '
-            f'image, make pixels of them'
+            f'{data.key}: {path} has all {len(corners)} boxes between 0 and 100; if they are in per cent of '
+            f'the image, convert them to pixels'
         )
     if isinstance(data.dataset, XMLDataset):
         corners = np.trunc(corners + 1) - 1  # as the data set reads them
-    flat = degenerate(corners, boxes.sizes) | boxes.left_out
+    flat = degenerate(corners, boxes.sizes) | boxes.dropped
     outside = ~flat & outside_image(corners, boxes.sizes)
     if data.coco is not None and outside.mean() > 0.5:
         widths = corners[:, 2:] - corners[:, :2]  # the last two numbers of the file
         fits = (widths > corners[:, :2]).all(1) & (widths <= boxes.sizes + TOLERANCE).all(1)
         if fits.mean() > 0.95:
             yield ConfigError(
-                f'{data.key}: {path} has boxes as corners (x1, y1, x2, y2), where x, y, width and height '
-                f'must stand; subtract x1 from x2 and y1 from y2'
+                f'{data.key}: {path} must have boxes as (x, y, width, height), got corners '
+                f'(x1, y1, x2, y2); subtract x1 from x2 and y1 from y2'
             )
             return
     if flat.any():
         what = 'without an area on the image'
         if flat.all():
-            yield ConfigError(f'{data.key}: {path} has only boxes {what}; mend the file')
+            yield ConfigError(f'{data.key}: {path} has only boxes {what}; correct the file')
             return
-        yield Advice(f'{data.key}: {path} has {_count(flat, boxes, what)}; they are not trained on')
+        yield Advice(
+            f'{data.key}: {path} has {_count_boxes(flat, boxes, what)}; they are not used for training'
+        )
     if outside.any():
         yield Advice(
-            f'{data.key}: {path} has {_count(outside, boxes, "that reach out of the image")}; look whether '
-            f'its size is right'
+            f'{data.key}: {path} has {_count_boxes(outside, boxes, "that extend beyond the image")}; check '
+            f'the size of the image'
         )
 
 
 def degenerate(corners: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which boxes have no area inside their image.
+    """Find boxes without an area inside their image.
 
     Args:
         corners: x1, y1, x2, y2 in pixels, shape (N, 4).
         sizes: Width and height of their images, shape (N, 2); 0 where unknown.
 
     Returns:
-        Shape (N,), bool.
+        True for a box without an area, shape (N,), bool.
     """
     size = np.where(sizes > 0, sizes, np.inf)
     inside = np.minimum(corners[:, 2:], size) - np.maximum(corners[:, :2], 0)
@@ -91,18 +96,18 @@ def degenerate(corners: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def outside_image(corners: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which boxes reach out of their image by more than a rounded border; shapes as :func:`degenerate`."""
+    """Find boxes that extend more than 2 px beyond their image; shapes as :func:`degenerate`."""
     size = np.where(sizes > 0, sizes, np.inf)
     return np.logical_or(
         (corners[:, :2] < -TOLERANCE).any(1), (corners[:, 2:] > size + TOLERANCE).any(1)
     )
 
 
-def _count(bad: np.ndarray, boxes: Boxes, what: str) -> str:
-    first = [boxes.name(int(i)) for i in np.flatnonzero(bad)[:SHOWN]]
-    return f'{bad.sum()} of {len(bad)} boxes {what}: {shown(first, int(bad.sum()))}'
+def _count_boxes(bad: np.ndarray, boxes: Boxes, what: str) -> str:
+    first = [boxes.name(int(i)) for i in np.flatnonzero(bad)[:MAX_NAMES]]
+    return f'{bad.sum()} of {len(bad)} boxes {what}: {first_few(first, int(bad.sum()))}'
 
 
-def shown(first: Sequence[str], count: int) -> str:
-    """The first few of some names, and that there are more."""
+def first_few(first: Sequence[str], count: int) -> str:
+    """The given names, with an ellipsis if they are fewer than ``count``."""
     return f'{", ".join(first)}{", …" if count > len(first) else ""}'

@@ -1,4 +1,4 @@
-"""Whether the class names of a config are those that its labels mean."""
+"""Check that the class names of a config match the labels of its annotation files."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import ConfigError, UserError, did_you_mean
 from .advice import Advice
-from .annotations import AnnotatedData, bare
+from .annotations import AnnotatedData, normalize_name
 from .planned_run import PlannedRun
 
 
 def check_names(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Each class has a name of its own, and the names are where the data set reads them."""
+    """Class names are unique and are in `metainfo.classes`."""
     for data in run.data:
         key = f'{data.key}.metainfo'
         given = data.config.get('metainfo') or {}
         classes = data.classes
         for wrong in ('CLASSES', 'class_names', 'names'):
             if wrong in given and 'classes' not in given:
-                yield ConfigError(
-                    f'{key}.{wrong}: the data set reads the key classes, got {wrong}; rename it'
-                )
+                yield ConfigError(f'{key}.{wrong}: the key must be classes, got {wrong}; rename it')
         if isinstance(classes, str):
             yield ConfigError(
-                f'{key}.classes: must be a tuple of names, got the text {classes!r}; write '
+                f'{key}.classes: must be a tuple of names, got the string {classes!r}; write '
                 f"('{classes}',) with a comma"
             )
         elif classes is None and not data.takes_text:
             yield Advice(
-                f'{key}.classes: {data.kind.__name__} has no class names to compare with; set them to a '
-                f'tuple of names'
+                f'{key}.classes: {data.dataset_type.__name__} has no class names, so labels cannot be '
+                f'checked; set it to a tuple of names'
             )
         elif classes is None:
             continue
@@ -39,19 +37,21 @@ def check_names(run: PlannedRun) -> Iterator[UserError | Advice]:
             others = [name for name in classes if not isinstance(name, str)]
             if others:
                 yield ConfigError(
-                    f'{key}.classes: names must be texts, got {others[0]!r}; quote it'
+                    f'{key}.classes: names must be strings, got {others[0]!r}; quote it'
                 )
             elif not classes and not data.takes_text:
-                yield ConfigError(f'{key}.classes: must name at least one class, got {classes!r}')
+                yield ConfigError(
+                    f'{key}.classes: must name at least one class, got {classes!r}; add the names'
+                )
             elif twice:
-                yield ConfigError(f'{key}.classes: {twice[0]!r} stands there twice; take one out')
+                yield ConfigError(f'{key}.classes: {twice[0]!r} is listed twice; remove one')
 
 
 def check_labels(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Each label means the class of its name, and each class is in the files.
+    """Each label index belongs to the class name at that index, and each class is in the files.
 
-    ``CocoDataset`` numbers labels by the order of the annotation file, whatever the order of the names is,
-    and a data set passes over names that its files do not have.
+    ``CocoDataset`` numbers labels in the order of the annotation file, even if the names in the config
+    have another order. A data set ignores names that are not in its files.
     """
     for data in run.data:
         classes = data.classes
@@ -62,7 +62,7 @@ def check_labels(run: PlannedRun) -> Iterator[UserError | Advice]:
 
 
 def _check_order(data: AnnotatedData, classes: tuple[str, ...]) -> Iterator[UserError]:
-    """Compare with the names that the annotation file has for each label."""
+    """Compare the class names with the names of the labels in the annotation file."""
     labelled = data.names_by_label()
     if labelled is None or tuple(labelled) == classes[: len(labelled)]:
         return
@@ -72,73 +72,80 @@ def _check_order(data: AnnotatedData, classes: tuple[str, ...]) -> Iterator[User
     if unknown:
         if 'classes' not in (data.config.get('metainfo') or {}):
             yield ConfigError(
-                f'{key}: not given, so that the {len(classes)} classes of {data.kind.__name__} apply, but '
-                f'{path} has {listed(names)}; set it to {_as_tuple(names)}'
+                f'{key}: not given, so it defaults to the {len(classes)} classes of '
+                f'{data.dataset_type.__name__}, but {path} has {join_names(names)}; set it to '
+                f'{_as_tuple(names)}'
             )
         else:
-            yield _unknown(data, unknown[0], classes, names)
+            yield _unknown_class_error(data, unknown[0], classes, names)
         return
     twice = [name for name, count in Counter(labelled).items() if count > 1]
     if twice:
         yield ConfigError(
-            f'{key}: {path} has {Counter(labelled)[twice[0]]} categories called {twice[0]!r}, each with a '
-            f'label of its own; rename one in the file, or join them'
+            f'{key}: {path} has {Counter(labelled)[twice[0]]} categories called {twice[0]!r} with different '
+            f'labels; rename one in the file, or merge them'
         )
         return
-    how = '' if 'classes' in (data.config.get('metainfo') or {}) else f' of {data.kind.__name__}'
+    how = (
+        ''
+        if 'classes' in (data.config.get('metainfo') or {})
+        else f' of {data.dataset_type.__name__}'
+    )
     yield ConfigError(
-        f'{key}: the order{how} is {_as_tuple(classes)}, but labels are numbered in the order of {path}; '
+        f'{key}: the order{how} is {_as_tuple(classes)}, but labels follow the order of {path}; '
         f'write {_as_tuple(labelled)}'
     )
 
 
 def _check_presence(data: AnnotatedData, classes: tuple[str, ...]) -> Iterator[UserError | Advice]:
-    """Find names that are in no file."""
+    """Find class names that are in no annotation file."""
     key = f'{data.key}.metainfo.classes'
     names = data.names_in_files()
     labelled = data.names_by_label()
     if names is None or (labelled is not None and tuple(labelled) != classes[: len(labelled)]):
-        return  # nothing to compare with, or said already
+        return  # nothing to compare with, or reported by _check_order
     absent = [name for name in classes if name not in names]
     unused = [name for name in names if name not in classes]
-    meant = [name for name in absent if _alike(name, unused)]
+    meant = [name for name in absent if _spelling_variants(name, unused)]
     if not meant and len(absent) == len(classes):
         meant = [name for name in absent if did_you_mean(name, unused)]
     if meant:
-        yield _unknown(data, meant[0], classes, names)
+        yield _unknown_class_error(data, meant[0], classes, names)
     elif absent and len(absent) == len(classes):
         yield ConfigError(
-            f'{key}: {data.path} has none of {listed(classes)}, but {listed(names)}; choose from these'
+            f'{key}: {data.path} has none of {join_names(classes)}; choose from {join_names(names)}'
         )
     elif absent and not data.in_test_mode and data.is_read_whole:
         hint = did_you_mean(absent[0], unused)
-        yield Advice(f'{key}: {data.path} has no object of {listed(absent)}{hint}')
+        yield Advice(f'{key}: {data.path} has no object of {join_names(absent)}{hint}')
     for name in (name for name in classes if name in names):
-        spelled = _alike(name, unused)
+        spelled = _spelling_variants(name, unused)
         if spelled:
             yield Advice(
-                f'{key}: {data.path} has objects called {spelled[0]!r} beside {name!r}, which are left out; '
-                f'rename them in the file if they are the same'
+                f'{key}: {data.path} has objects called {spelled[0]!r} as well as {name!r}; {spelled[0]!r} '
+                f'is ignored; rename it in the file if both are the same class'
             )
 
 
-def _unknown(data: AnnotatedData, name: str, classes: Sequence[str], names: list[str]) -> UserError:
+def _unknown_class_error(
+    data: AnnotatedData, name: str, classes: Sequence[str], names: list[str]
+) -> UserError:
     unused = [each for each in names if each not in classes]
-    alike = _alike(name, unused)
+    alike = _spelling_variants(name, unused)
     hint = f'; write {alike[0]!r}' if alike else did_you_mean(name, unused or names)
     return ConfigError(
         f'{data.key}.metainfo.classes: {data.path} has no class {name!r}'
-        f'{hint or f"; it has {listed(names)}"}'
+        f'{hint or f"; it has {join_names(names)}"}'
     )
 
 
-def _alike(name: str, names: list[str]) -> list[str]:
-    """Those that differ from a name only in case, spaces, hyphens or underscores."""
-    return [each for each in names if bare(each) == bare(name)]
+def _spelling_variants(name: str, names: list[str]) -> list[str]:
+    """The names that differ from ``name`` only in case, spaces, hyphens or underscores."""
+    return [each for each in names if normalize_name(each) == normalize_name(name)]
 
 
 def check_classes_agree(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """All data sets of a run number the same classes in the same order."""
+    """All data sets of a run have the same classes in the same order."""
     named = [
         data for data in run.data if isinstance(data.classes, (tuple, list)) and not data.takes_text
     ]
@@ -149,14 +156,15 @@ def check_classes_agree(run: PlannedRun) -> Iterator[UserError | Advice]:
         same = sorted(data.classes) == sorted(first.classes)
         yield ConfigError(
             f'{data.key}.metainfo.classes: {_as_tuple(data.classes)} must equal {first.key}.metainfo.classes '
-            f'{_as_tuple(first.classes)}{" in order too" if same else ""}; a detector has one numbering of '
-            f'classes'
+            f'{_as_tuple(first.classes)}{" in the same order" if same else ""}; a detector has one class '
+            f'order'
         )
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
+    """The names as one string; of more than six, the first six and the total number."""
     shown = ', '.join(map(str, names[:6]))
-    return f'{shown}, … ({len(names)} in all)' if len(names) > 6 else shown or 'no class'
+    return f'{shown}, … ({len(names)} in total)' if len(names) > 6 else shown or 'no class'
 
 
 def _as_tuple(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Read an annotation file in COCO's form, with a message for each fault of its form."""
+"""Read an annotation file in COCO format, with a message for each fault of its format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import ConfigError, did_you_mean
 from ..file_kind import wrong_file_hint
 
 END = 1_000_000  # bytes
-# What mmdet reads of each entry of a COCO file; `category_id` and `area` of annotations alike.
+# Keys that mmdet reads from each entry of a COCO file.
 KEYS = dict(
     images=('id', 'file_name', 'width', 'height'),
     annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
@@ -40,41 +40,41 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-# What their values must be.
+# List, key, test of the value, and a description of valid values.
 FORMS: tuple[tuple[str, str, Callable[[Any], bool], str], ...] = (
-    ('images', 'file_name', _is_text, 'a text'),
+    ('images', 'file_name', _is_text, 'a string'),
     ('images', 'width', _is_number, 'a number of pixels'),
     ('images', 'height', _is_number, 'a number of pixels'),
     ('annotations', 'bbox', _is_box, 'four numbers, [x, y, width, height]'),
     ('annotations', 'area', _is_number, 'a number'),
-    ('categories', 'name', _is_text, 'a text'),
+    ('categories', 'name', _is_text, 'a string'),
 )
 
 
 def read_coco(path: str) -> dict[str, list[dict]]:
-    """The content of a COCO file, with boxes in place of outlines (``segmentation``).
+    """The content of a COCO file; each ``segmentation`` is replaced by its box to save memory.
 
     Raises:
-        ConfigError: It is none, with what is wrong and how to mend it.
+        ConfigError: The file is not in COCO format; the message names the fault and its correction.
     """
     try:
         with open(path, encoding='utf-8-sig') as file:
-            content = json.load(file, object_hook=_without_outline)
+            content = json.load(file, object_hook=_replace_segmentation)
     except ValueError as error:
         raise ConfigError(
-            f'{path} is no JSON file{wrong_file_hint(path) or f": {error}"}'
+            f'{path} is not a JSON file{wrong_file_hint(path) or f": {error}"}'
         ) from None
     if not isinstance(content, dict):
         raise ConfigError(
             f'{path}: must be an object with the keys images, annotations and categories, got a '
-            f'{type(content).__name__}; a file of detections has this form, name the file of ground truth'
+            f'{type(content).__name__}; if it is a file of detections, name the file of ground truth'
         )
     with open(path, 'rb') as file:
         mark = file.read(3)
     if mark == codecs.BOM_UTF8:
         raise ConfigError(
             f'{path} starts with a byte-order mark, which pycocotools cannot read; save it as UTF-8 without '
-            f'one'
+            f'a byte-order mark'
         )
     content.setdefault('annotations', [])  # COCO's files of test images have none
     for name, keys in KEYS.items():
@@ -86,7 +86,7 @@ def read_coco(path: str) -> dict[str, list[dict]]:
                 f"{path}: must have a list '{name}', got {found}{did_you_mean(name, others)}"
             )
         if not all(isinstance(entry, dict) for entry in entries):
-            raise ConfigError(f"{path}: the list '{name}' must hold objects with keys, got others")
+            raise ConfigError(f"{path}: the list '{name}' must contain JSON objects, got others")
         for key in keys:
             require_key(path, name, entries, key)
     for name, key, fits, what in FORMS:
@@ -100,9 +100,9 @@ def require_key(path: str, name: str, entries: list[dict], key: str) -> None:
     """Check that all entries of a list in a COCO file have a key.
 
     Raises:
-        ConfigError: Some have not; the message counts them.
+        ConfigError: Some entries lack the key; the message counts them.
     """
-    # mmdet passes over an ignored annotation before it reads the rest.
+    # mmdet skips an annotation with `ignore` before it reads other keys.
     lacking = [entry for entry in entries if key not in entry and not entry.get('ignore')]
     if lacking:
         how = HOW_TO_ADD.get(key, 'add it')
@@ -120,19 +120,19 @@ def _require_form(
         first = wrong[0]
         raise ConfigError(
             f"{path}: '{key}' of {name} must be {what}, got {json.dumps(first.get(key))[:60]} for id "
-            f'{first["id"]}{_and_others(len(wrong))}; mend the file'
+            f'{first["id"]}{_and_others(len(wrong))}; correct the file'
         )
 
 
 def _require_own_ids(path: str, name: str, entries: list[dict], key: str) -> None:
-    """Of two entries with one id, pycocotools forgets the first."""
+    """Check that ids are unique; of two entries with one id, pycocotools drops the first."""
     found: dict[Any, str] = {}
     for entry in entries:
         before = found.setdefault(entry['id'], entry[key])
         if before != entry[key]:
             raise ConfigError(
-                f'{path}: {name} must have ids of their own, got {entry["id"]!r} for {before} and '
-                f'{entry[key]}; number them anew'
+                f'{path}: {name} must have unique ids, got {entry["id"]!r} for {before} and '
+                f'{entry[key]}; renumber them'
             )
 
 
@@ -141,7 +141,7 @@ def _and_others(count: int) -> str:
 
 
 def categories_at_an_end(path: str) -> list[dict] | None:
-    """The categories of a COCO file, read from its first and last megabyte; None if they are not there."""
+    """The categories of a COCO file if its first or last megabyte contains them, else None."""
     with open(path, 'rb') as file:
         parts = [file.read(END)]
         file.seek(-min(END, os.path.getsize(path)), os.SEEK_END)
@@ -152,13 +152,13 @@ def categories_at_an_end(path: str) -> list[dict] | None:
         if found:
             try:
                 return json.JSONDecoder().raw_decode(text, found.end())[0]
-            except ValueError:  # it goes on beyond
+            except ValueError:  # cut off at the end of this part
                 continue
     return None
 
 
-def _without_outline(entry: dict) -> dict:
-    """The box in place of an outline, which no check reads and pipelines transform."""
+def _replace_segmentation(entry: dict) -> dict:
+    """Replace the segmentation by the box: checks do not read it, but pipelines transform it."""
     if entry.get('segmentation') and _is_box(entry.get('bbox')):
         x, y, width, height = entry['bbox']
         right, low = x + width, y + height

@@ -1,7 +1,7 @@
-"""Whether the data and the weights that a config names exist.
+"""Check that the data and the weights of a config exist.
 
-Only the config is read, so that a missing file is reported at once. URLs and files behind other backends
-than the local disk are taken to exist.
+Only the config is read, so a missing file is reported at once. URLs and files on other backends than the
+local disk are assumed to exist.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from ..building import PRETRAINED
 from ..checkpoints import hash_mismatch
-from ..datasets.data_root import leaves
+from ..datasets.data_root import iter_leaves
 from ..errors import ConfigError, MissingFileError, UserError
 from ..teachers import TEACHER
 from .advice import Advice
@@ -23,14 +23,14 @@ from .advice import Advice
 if TYPE_CHECKING:
     from .planned_run import PlannedRun
 
-SHOWN = 6
-# Of these wrappers mmengine and mmdet read the data set inside.
+MAX_NAMES = 6
+# Options in which wrappers of mmengine and mmdet keep the data sets inside.
 INNER = ('dataset', 'datasets')
-# Stands in the folder of every teacher's cache (mmkd.cache.files, which is not needed for more).
+# File in the folder of every teacher cache, as in mmkd.cache.files, which is not imported for its name alone.
 MANIFEST = 'cache.json'
 
 
-# What to do about missing data, by what stands in its path; the first that fits.
+# Pattern of a missing path, and how to get the data; the first match is used.
 HOW_TO_GET = (
     (
         r'VOC2007',
@@ -61,50 +61,50 @@ def check_data_files(run: PlannedRun) -> Iterator[UserError | Advice]:
         dataset = (run.cfg.get(section) or {}).get('dataset')
         yield from missing_files(run.cfg, dataset, f'{section}.dataset')
         section = f'{mode}_evaluator'
-        for owner, key, path, where in leaves(run.cfg.get(section), section):
+        for owner, key, path, where in iter_leaves(run.cfg.get(section), section):
             if key == 'ann_file' and isinstance(path, str) and not owner.get('backend_args'):
                 yield from _missing_data(run.cfg, where, path, is_folder=False)
 
 
 def missing_files(cfg: Config, dataset: Any, key: str) -> Iterator[UserError]:
-    """What a data set, or those in a wrapper, will read and does not exist; each with how to get it.
+    """The missing files and folders of a data set, each as an error with how to get it.
 
     Args:
         cfg: The whole config.
-        dataset: The config of the data set.
-        key: Its key.
+        dataset: The config of the data set or of its wrapper.
+        key: Config key of the data set.
     """
-    yield from _malformed(dataset, key)
+    yield from _check_mmdet2_paths(dataset, key)
     missing: list[str] = []
     for where, path, is_folder in _dataset_files(dataset, key):
         if any(path.startswith(f'{folder.rstrip("/")}/') for folder in missing):
-            continue  # nothing new
+            continue  # inside a folder that is reported already
         for fault in _missing_data(cfg, where, path, is_folder):
             missing.append(path)
             yield fault
 
 
 def check_checkpoint(path: str, what: str) -> None:
-    """Check that a checkpoint to load is there.
+    """Check that a checkpoint exists.
 
     Args:
-        path: A file, or a URL, which is taken to exist.
-        what: Where its name comes from, to begin the message with.
+        path: A file, or a URL, which is assumed to exist.
+        what: The option or key that names the checkpoint; the message starts with it.
 
     Raises:
-        MissingFileError: There is no such file.
+        MissingFileError: The file does not exist; the message lists other checkpoints of its folder.
     """
     if _is_local(path) and not os.path.isfile(path):
         folder = os.path.dirname(path) or '.'
-        near = (
+        others = (
             sorted(n for n in os.listdir(folder) if n.endswith('.pth'))
             if os.path.isdir(folder)
             else []
         )
         hint = (
-            f'in that folder there are {", ".join(near)}'
-            if near
-            else 'training writes them to its work dir'
+            f'choose one of that folder: {", ".join(others)}'
+            if others
+            else 'training runs write checkpoints to their work directory'
         )
         raise MissingFileError(f'{what}: no such file: {path}; {hint}')
 
@@ -113,30 +113,30 @@ def _missing_data(cfg: Config, key: str, path: str, is_folder: bool) -> Iterator
     if not _is_local(path) or os.path.isdir(path) or (not is_folder and os.path.isfile(path)):
         return
     hints = [hint for pattern, hint in HOW_TO_GET if re.search(pattern, path)]
-    hint = hints[0] if hints else 'put the data there'
-    root = (
-        'data_root'
-        if cfg.get('data_root')
-        else f'{key.rpartition(".dataset")[0]}.dataset.data_root'
-    )
+    hint = hints[0] if hints else 'put the data into that folder'
+    section, _, rest = key.rpartition('.dataset')
+    if cfg.get('data_root'):
+        option = 'data_root=PATH/'
+    else:
+        option = f'{section}.dataset.data_root=PATH/' if section else f'{rest or key}=FILE'
     kind = 'folder' if is_folder else 'file'
     yield MissingFileError(
-        f'no such {kind}: {path} ({key}){_beside(path)}; {hint}, or say where it is with '
-        f'--cfg-options {root}=PATH/'
+        f'{key}: no such {kind}: {path}{_siblings(path)}; {hint}, or set another path with '
+        f'--cfg-options {option}'
     )
 
 
-def _beside(path: str) -> str:
-    """What stands where a file or folder is missing, as a clause; nothing if that is missing, too."""
+def _siblings(path: str) -> str:
+    """The content of the folder of a missing file, as a clause; empty if the folder is missing too."""
     folder = os.path.dirname(path.rstrip('/')) or '.'
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) and folder != '/' else []
     names = [name for name in names if not name.startswith('.')]
-    more = ', …' if len(names) > SHOWN else ''
-    return f'; beside it there are {", ".join(names[:SHOWN])}{more}' if names else ''
+    more = ', …' if len(names) > MAX_NAMES else ''
+    return f'; its folder contains {", ".join(names[:MAX_NAMES])}{more}' if names else ''
 
 
-def _malformed(dataset: Any, key: str) -> Iterator[ConfigError]:
-    """Paths as MMDetection 2 had them."""
+def _check_mmdet2_paths(dataset: Any, key: str) -> Iterator[ConfigError]:
+    """Report paths in the format of MMDetection 2."""
     if not isinstance(dataset, dict):
         return
     prefix = dataset.get('data_prefix')
@@ -146,15 +146,15 @@ def _malformed(dataset: Any, key: str) -> Iterator[ConfigError]:
         )
     if isinstance(dataset.get('ann_file'), (list, tuple)):
         yield ConfigError(
-            f'{key}.ann_file: must be one file, got {len(dataset["ann_file"])}; write a data set for each '
-            f'into a ConcatDataset'
+            f'{key}.ann_file: must be one file, got {len(dataset["ann_file"])}; write one data set per file '
+            f'and wrap them in a ConcatDataset'
         )
-    for name, inner in inner_of(dataset):
-        yield from _malformed(inner, f'{key}.{name}')
+    for name, inner in inner_configs(dataset):
+        yield from _check_mmdet2_paths(inner, f'{key}.{name}')
 
 
-def inner_of(dataset: dict) -> Iterator[tuple[str, Any]]:
-    """The data sets that the config of a wrapper holds, each with its key."""
+def inner_configs(dataset: dict) -> Iterator[tuple[str, Any]]:
+    """The configs of the data sets inside a wrapper, each with its key; none for other data sets."""
     for name in INNER:
         inner = dataset.get(name)
         if isinstance(inner, (list, tuple)):
@@ -164,10 +164,10 @@ def inner_of(dataset: dict) -> Iterator[tuple[str, Any]]:
 
 
 def _dataset_files(dataset: Any, key: str) -> Iterator[tuple[str, str, bool]]:
-    """``(config key, path, is a folder)`` of what a dataset or the ones it wraps will read."""
+    """``(config key, path, is a folder)`` of everything that a data set or those inside it read."""
     if not isinstance(dataset, dict):
         return
-    for name, inner in inner_of(dataset):
+    for name, inner in inner_configs(dataset):
         yield from _dataset_files(inner, f'{key}.{name}')
     if dataset.get('backend_args'):
         return
@@ -180,7 +180,7 @@ def _dataset_files(dataset: Any, key: str) -> Iterator[tuple[str, str, bool]]:
     for name, prefix in prefixes.items() if isinstance(prefixes, dict) else ():
         if isinstance(prefix, str) and prefix:
             yield f'{key}.data_prefix.{name}', _join(root, prefix), True
-            if name == 'sub_data_root':  # the VOC layout
+            if name == 'sub_data_root':  # VOC format
                 yield key, _join(root, prefix, dataset.get('img_subdir', 'JPEGImages')), True
                 yield key, _join(root, prefix, dataset.get('ann_subdir', 'Annotations')), True
 
@@ -190,30 +190,30 @@ def check_weight_files(run: PlannedRun) -> Iterator[UserError | Advice]:
     if not run.trains:
         return
     model = run.model_config
-    yield from _of_other_form(run, model)
-    for owner, key, path, where in leaves(model, 'model'):
+    yield from _check_distiller_types(run, model)
+    for owner, key, path, where in iter_leaves(model, 'model'):
         pretrained = key == 'checkpoint' and owner.get('type') in PRETRAINED
-        # A teacher's weights come from its own checkpoint, whatever its config starts from.
+        # A teacher's weights come from its own checkpoint, not from the init_cfg of its config.
         of_teacher = where.startswith(('model.teacher.', 'model.teachers.'))
         if pretrained and not of_teacher and not _exists(path):
             yield MissingFileError(
-                f'no such file: {path} ({where}); name the pretrained weights with '
+                f'{where}: no such file: {path}; name the pretrained weights with '
                 f'--cfg-options {where}=FILE_OR_URL'
             )
         elif pretrained and not of_teacher:
-            yield from _another_file(path, where)
-    heir_of = (model.get('init_student') or {}).get('teacher_name', TEACHER)
+            yield from _check_hash(path, where)
+    source = (model.get('init_student') or {}).get('teacher_name', TEACHER)
     inherits = bool((model.get('init_student') or {}).get('from_teacher'))
     for key, teacher in read_teachers(model):
-        needs_weights = inherits and key.rpartition('.')[2] == heir_of
-        yield from _missing_of_teacher(teacher, key, run.path, needs_weights)
+        needs_weights = inherits and key.rpartition('.')[2] == source
+        yield from _missing_teacher_files(teacher, key, run.path, needs_weights)
         if not teacher.get('cache') or needs_weights:
-            yield from _another_file(teacher.get('checkpoint'), f'{key}.checkpoint')
-    yield from _another_file(run.cfg.get('load_from'), 'load_from')
+            yield from _check_hash(teacher.get('checkpoint'), f'{key}.checkpoint')
+    yield from _check_hash(run.cfg.get('load_from'), 'load_from')
 
 
-def _of_other_form(run: PlannedRun, model: dict[str, Any]) -> Iterator[ConfigError]:
-    """Parts of a Distiller that are no dicts."""
+def _check_distiller_types(run: PlannedRun, model: dict[str, Any]) -> Iterator[ConfigError]:
+    """Report parts of a Distiller that are not dicts."""
     teachers = {f'teachers.{name}': one for name, one in (model.get('teachers') or {}).items()}
     forms = {
         'losses': (model.get('losses'), "dict(loss_kd=dict(type='KLDivergence', …))"),
@@ -230,18 +230,18 @@ def _of_other_form(run: PlannedRun, model: dict[str, Any]) -> Iterator[ConfigErr
             yield ConfigError(f'model.{name}: must be a dict, got {found}; write {form}')
 
 
-def _another_file(path: Any, key: str) -> Iterator[Advice]:
+def _check_hash(path: Any, key: str) -> Iterator[Advice]:
     problem = hash_mismatch(path) if isinstance(path, str) else None
     if problem:
         yield Advice(
-            f'{key}: {problem}; if it was downloaded, download it again, else leave the hash out of its name'
+            f'{key}: {problem}; download it again, or remove the hash from its name if you wrote the file'
         )
 
 
 def read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The teachers that a loss or ``init_student`` names, with their config keys.
+    """The teachers that a loss or ``init_student`` uses, with their config keys.
 
-    With every loss switched off and nothing to inherit no teacher is built.
+    A distiller builds no other teachers.
     """
     named = set()
     losses = model.get('losses')
@@ -260,14 +260,14 @@ def read_teachers(model: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
             yield key, teacher
 
 
-def _missing_of_teacher(
+def _missing_teacher_files(
     teacher: dict[str, Any], key: str, config_path: str, needs_weights: bool
 ) -> Iterator[MissingFileError]:
     config, checkpoint = teacher.get('config'), teacher.get('checkpoint')
     cache = teacher.get('cache')
     if cache and not os.path.isfile(os.path.join(cache, MANIFEST)):
         yield MissingFileError(
-            f'there is no cache of a teacher in {cache} ({key}.cache); write it with '
+            f'{key}.cache: no teacher cache in {cache}; write it with '
             f'`python -m mmkd cache_teacher {config_path}`, or train with the teacher itself: --cfg-options '
             f'{key}.cache=None'
         )
@@ -275,7 +275,10 @@ def _missing_of_teacher(
         return
     of_a_file = isinstance(config, str) and '::' not in config
     if of_a_file and not _exists(config):
-        yield MissingFileError(f'no such file: {config} ({key}.config, in {config_path})')
+        where = f', named in {config_path}' if config_path else ''
+        yield MissingFileError(
+            f'{key}.config: no such file: {config}{where}; name an existing config'
+        )
     if isinstance(checkpoint, str) and not _exists(checkpoint):
         train = (
             f'train the teacher with `mim train mmkd {os.path.relpath(str(config))}`, or '
@@ -283,7 +286,7 @@ def _missing_of_teacher(
             else ''
         )
         yield MissingFileError(
-            f'no such file: {checkpoint} ({key}.checkpoint); {train}name its weights with '
+            f'{key}.checkpoint: no such file: {checkpoint}; {train}name its weights with '
             f'--cfg-options {key}.checkpoint=FILE_OR_URL'
         )
 

@@ -1,4 +1,4 @@
-"""Whether the images of a data set are there, can be read and have the size that its boxes expect."""
+"""Check that the images of a data set exist, can be read and have the annotated size."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from ..errors import ConfigError, MissingFileError, UserError
 from ..file_kind import wrong_file_hint
 from .advice import Advice
 from .annotations import AnnotatedData
-from .boxes import SHOWN, shown
+from .boxes import MAX_NAMES, first_few
 from .planned_run import SAMPLE, PlannedRun
 
 ORIENTATION = 0x0112  # the EXIF tag
-TRANSPOSED = (5, 6, 7, 8)  # its values for images that are turned by 90 degrees
-# How files of a format begin, and the mark at their end; after it some programs write a little more.
-ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND', b'BM': b''}
-TAIL = 4096  # bytes
-SEARCHED = 20000  # files, in the search for a missing image
+TRANSPOSED = (5, 6, 7, 8)  # values of the tag for images rotated by 90 degrees
+# First bytes of a file format and its end marker; some programs write more bytes after the marker.
+END_MARKERS = {b'\xff\xd8': b'\xff\xd9', b'\x89PNG': b'IEND', b'BM': b''}
+TAIL = 4096  # bytes that are searched for the end marker
+MAX_SEARCHED = 20000  # files, in the search for a missing image
 
 
 def check_image_files(run: PlannedRun) -> Iterator[UserError | Advice]:
     """Every image of the annotation files exists."""
-    for data in _local(run):
+    for data in _local_data(run):
         paths = [image['img_path'] for image in data.kept if image.get('img_path')]
         there = _listing({os.path.dirname(path) for path in paths})
         missing = [path for path in paths if not _is_listed(path, there)]
         if missing:
             yield MissingFileError(
                 f'{data.key}: {len(missing)} of {len(paths)} images of {data.path} do not exist: '
-                f'{shown(missing[:SHOWN], len(missing))}; {_advice(data, missing, len(paths))}'
+                f'{first_few(missing[:MAX_NAMES], len(missing))}; '
+                f'{_missing_image_hint(data, missing, len(paths))}'
             )
 
 
 def check_image_content(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Images can be read, and have the width and height that the annotation files give."""
-    for data in _local(run):
+    """Images can be read and have the width and height of the annotation files."""
+    for data in _local_data(run):
         images = [image for image in data.kept if os.path.isfile(image.get('img_path') or '')]
         if not run.whole and len(images) > SAMPLE:
             images = [images[len(images) * i // SAMPLE] for i in range(SAMPLE)]
@@ -50,7 +51,7 @@ def check_image_content(run: PlannedRun) -> Iterator[UserError | Advice]:
         other: list[str] = []
         ignores = _ignores_orientation(data)
         for image in images:
-            size = _size(image['img_path'], ignores)
+            size = _image_size(image['img_path'], ignores)
             if size is None:
                 unreadable.append(image['img_path'])
                 continue
@@ -66,47 +67,49 @@ def check_image_content(run: PlannedRun) -> Iterator[UserError | Advice]:
         if unreadable:
             yield ConfigError(
                 f'{data.key}: {len(unreadable)} of {len(images)} images are empty or cannot be read: '
-                f'{shown(unreadable[:SHOWN], len(unreadable))}'
-                f'{wrong_file_hint(unreadable[0])}; replace the files, or take them out of {data.path}'
+                f'{first_few(unreadable[:MAX_NAMES], len(unreadable))}'
+                f'{wrong_file_hint(unreadable[0])}; replace the files, or remove them from {data.path}'
             )
         if cut:
             yield Advice(
-                f'{data.key}: {len(cut)} of {len(images)} images end in the middle, and are grey or black '
-                f'from there on: {shown(cut[:SHOWN], len(cut))}; copy or download them again'
+                f'{data.key}: {len(cut)} of {len(images)} images are truncated, their missing part is loaded '
+                f'as grey or black: {first_few(cut[:MAX_NAMES], len(cut))}; copy or download them again'
             )
         if turned:
             how = (
-                "take color_type='color_ignore_orientation' out of LoadImageFromFile"
+                "remove color_type='color_ignore_orientation' from LoadImageFromFile"
                 if ignores
                 else "write dict(type='LoadImageFromFile', color_type='color_ignore_orientation')"
             )
             kind = ConfigError if len(turned) == len(images) else Advice
             yield kind(
-                f'{data.key}: {len(turned)} of {len(images)} images are loaded with width and height '
-                f'exchanged, against {data.path}: {shown(turned[:SHOWN], len(turned))}; if their EXIF '
-                f'orientation is why, {how} in the pipelines'
+                f'{data.key}: {len(turned)} of {len(images)} images are loaded with width and height swapped '
+                f'compared to {data.path}: {first_few(turned[:MAX_NAMES], len(turned))}; if their EXIF '
+                f'orientation is the cause, {how} in the pipelines'
             )
         if other:
             kind = ConfigError if len(other) == len(images) else Advice
             yield kind(
-                f'{data.key}: {len(other)} of {len(images)} images have another size than {data.path} gives: '
-                f'{shown(other[:SHOWN], len(other))}; boxes must be in pixels of the image'
+                f'{data.key}: {len(other)} of {len(images)} images have another size than in {data.path}: '
+                f'{first_few(other[:MAX_NAMES], len(other))}; boxes must be in pixels of the image'
             )
 
 
-def _local(run: PlannedRun) -> Iterator[AnnotatedData]:
+def _local_data(run: PlannedRun) -> Iterator[AnnotatedData]:
     return (data for data in run.data if data.is_local)
 
 
 def _listing(folders: Iterable[str]) -> dict[str, set[str]]:
-    """The files in each folder; one listing is faster than a question for each file."""
+    """The names of the files in each folder; one listing is faster than one query per file."""
     return {folder: {*_files_in(folder)} for folder in folders}
 
 
 def _files_in(folder: str) -> Iterator[str]:
     if os.path.isdir(folder or '.'):
         with os.scandir(folder or '.') as entries:
-            yield from (entry.name for entry in entries if entry.is_file())  # a link to one is, too
+            yield from (
+                entry.name for entry in entries if entry.is_file()
+            )  # true for links to files
 
 
 def _is_listed(path: str, there: dict[str, set[str]]) -> bool:
@@ -114,22 +117,23 @@ def _is_listed(path: str, there: dict[str, set[str]]) -> bool:
     return name in there[folder] or os.path.isfile(path)
 
 
-def _advice(data: AnnotatedData, missing: list[str], count: int) -> str:
+def _missing_image_hint(data: AnnotatedData, missing: list[str], count: int) -> str:
+    """The probable cause of missing images, found from the first of them, and its correction."""
     first = missing[0]
     if '\\' in first and os.path.isfile(first.replace('\\', '/')):
         return f'{data.path} separates folders by \\, write / instead'
     if os.path.islink(first):
-        return f'{first} is a link to {os.readlink(first)}, which is not there'
+        return f'{first} is a link to {os.readlink(first)}, which does not exist'
     folder, name = os.path.split(first)
     alike = [each for each in _files_in(folder) if each.casefold() == name.casefold()]
     if alike:
-        return f'{alike[0]} is there; write names in {data.path} in the same case'
+        return f'{alike[0]} exists; write names in {data.path} in the same case'
     stem = os.path.splitext(name)[0]
     other = [each for each in _files_in(folder) if os.path.splitext(each)[0] == stem]
     if other and isinstance(data.dataset, XMLDataset):
-        return f'{other[0]} is there, and {data.kind.__name__} reads .jpg alone; convert the images'
+        return f'{other[0]} exists, but {data.dataset_type.__name__} reads only .jpg; convert the images'
     if other:
-        return f'{other[0]} is there; write names in {data.path} with the ending of the files'
+        return f'{other[0]} exists; write names in {data.path} with the extension of the files'
     prefix = data.config.get('data_prefix') or {}
     key = f'{data.key}.data_prefix.{next(iter(prefix), "img")}'
     given = os.path.join(data.config.get('data_root') or '', next(iter(prefix.values()), ''))
@@ -139,29 +143,29 @@ def _advice(data: AnnotatedData, missing: list[str], count: int) -> str:
         return f'{inner} is in {found.removesuffix(inner)}; set {key}'
     if found:
         return (
-            f'{os.path.basename(found)} is in {os.path.dirname(found)}; write names in {data.path} as they '
-            f'stand in the folder {key}'
+            f'{os.path.basename(found)} is in {os.path.dirname(found)}; write names in {data.path} relative '
+            f'to the folder {key}'
         )
     if len(missing) < count:
-        return f'add the files, or take them out of {data.path}'
+        return f'add the files, or remove them from {data.path}'
     return f'set {data.key}.data_root and data_prefix'
 
 
 def _find(name: str, data: AnnotatedData) -> str | None:
-    """A file of that name below the data root, or the folder of the annotation file."""
+    """The path of a file with that name below the data root, or the folder of the annotation file."""
     root = data.config.get('data_root') or os.path.dirname(data.path) or '.'
     seen = 0
     for folder, _, files in os.walk(root):
         if name in files and os.path.isfile(os.path.join(folder, name)):
             return os.path.join(folder, name)
         seen += len(files)
-        if seen > SEARCHED:
+        if seen > MAX_SEARCHED:
             break
     return None
 
 
-def _size(path: str, ignores_orientation: bool) -> tuple[int, int] | None:
-    """Width and height of an image as it is loaded, None if it cannot be read."""
+def _image_size(path: str, ignores_orientation: bool) -> tuple[int, int] | None:
+    """Width and height of an image after loading, None if it cannot be read."""
     try:
         with Image.open(path) as image:
             turned = not ignores_orientation and _orientation(image) in TRANSPOSED
@@ -171,12 +175,12 @@ def _size(path: str, ignores_orientation: bool) -> tuple[int, int] | None:
 
 
 def _is_whole(path: str) -> bool:
-    """Whether an image file has an end, as far as its format has a mark for it."""
+    """Whether an image file is not truncated, judged by the end marker of its format."""
     with open(path, 'rb') as file:
         start = file.read(8)
-        mark = next((end for begin, end in ENDS.items() if start.startswith(begin)), None)
+        mark = next((end for begin, end in END_MARKERS.items() if start.startswith(begin)), None)
         if mark is None:
-            return can_be_decoded(path)  # one of the formats that OpenCV may not know
+            return can_be_decoded(path)  # another format, which OpenCV may not support
         file.seek(max(0, os.path.getsize(path) - TAIL))
         if mark in file.read():
             return True
@@ -189,10 +193,10 @@ def _is_whole(path: str) -> bool:
 
 
 def can_be_decoded(path: str) -> bool:
-    """Whether mmcv reads it, as the pipelines do."""
+    """Whether mmcv, which the pipelines use, can read an image file."""
     try:
         return mmcv.imread(path) is not None
-    except Exception:  # of the decoder
+    except Exception:  # decoders raise many kinds
         return False
 
 
@@ -201,7 +205,7 @@ def _orientation(image: Any) -> int | None:
 
 
 def _ignores_orientation(data: AnnotatedData) -> bool:
-    """Whether the pipeline loads images as they are stored."""
+    """Whether the pipeline loads images without applying their EXIF orientation."""
     for step in data.config.get('pipeline') or ():
         if step.get('type') == 'LoadImageFromFile':
             backend = step.get('imdecode_backend') or 'cv2'

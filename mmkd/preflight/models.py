@@ -1,4 +1,4 @@
-"""Whether a detector fits its data and its weights."""
+"""Check that a detector matches its data and its weights."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from mmengine.runner.checkpoint import (
 from torch import nn
 
 from ..checkpoints import first_line, hash_mismatch, key_prefix, read_checkpoint, summarize_keys
-from ..datasets.data_root import leaves
+from ..datasets.data_root import iter_leaves
 from ..errors import CheckpointError, ConfigError, UserError
 from ..file_kind import wrong_file_hint
 from .advice import Advice
 from .annotations import LARGE_FILE
-from .classes import listed
+from .classes import join_names
 from .coco_file import read_coco, require_key
 from .planned_run import PlannedRun
 
-# Modules with a `num_classes` of their own meaning.
+# Modules in which `num_classes` is not the number of classes of the data.
 OTHER_CLASSES = ('rpn_head', 'semantic_head', 'panoptic', 'backbone', 'neck', 'language_model')
 
-# What mmengine's Runner.resume reads beside weights.
+# Entries of a checkpoint that mmengine's Runner.resume reads in addition to the weights.
 RESUMED = ('meta', 'message_hub')
 
 
 def check_num_classes(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Every head is built for as many classes as the data has."""
+    """Every head has as many classes as the data."""
     named = [data for data in run.data if isinstance(data.classes, (tuple, list))]
     if not named or not run.detector_config:
         return
@@ -46,7 +46,7 @@ def check_num_classes(run: PlannedRun) -> Iterator[UserError | Advice]:
     if data.takes_text:
         return
     count = len(data.classes)
-    # Of panoptic data the box heads detect the countable ones.
+    # With panoptic data, box heads detect only the things (countable classes).
     things = len(data.dataset.metainfo.get('thing_classes') or data.classes)
     for path, module in run.detector.named_modules():
         found = getattr(module, 'num_classes', None)
@@ -55,7 +55,7 @@ def check_num_classes(run: PlannedRun) -> Iterator[UserError | Advice]:
             not isinstance(found, int)
             or found in (count, things)
             or other
-            or _knows_no_classes(module)
+            or _is_class_agnostic(module)
         ):
             continue
         yield ConfigError(
@@ -65,13 +65,13 @@ def check_num_classes(run: PlannedRun) -> Iterator[UserError | Advice]:
         )
 
 
-def _knows_no_classes(module: nn.Module) -> bool:
-    """Whether a head finds objects of any class, or has one mask for all."""
+def _is_class_agnostic(module: nn.Module) -> bool:
+    """Whether a head detects objects of any class, or predicts one mask for all classes."""
     return 'RPN' in type(module).__name__ or bool(getattr(module, 'class_agnostic', False))
 
 
 def check_evaluation(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """The annotation files of COCO metrics have what COCO's evaluation reads, and belong to the data."""
+    """The annotation files of COCO metrics have the keys that COCO evaluation reads, and match the data."""
     contents = {data.path: data.coco for data in run.data if data.coco is not None}
     seen = set()
     for mode in run.modes:
@@ -83,7 +83,7 @@ def check_evaluation(run: PlannedRun) -> Iterator[UserError | Advice]:
             if not (isinstance(kind, type) and issubclass(kind, CocoMetric)) or not path:
                 continue
             if path not in contents and (
-                not os.path.isfile(path)  # elsewhere, or missing, which the check of files reports
+                not os.path.isfile(path)  # remote, or missing, which check_data_files reports
                 or (not run.whole and os.path.getsize(path) > LARGE_FILE)
             ):
                 continue
@@ -93,73 +93,79 @@ def check_evaluation(run: PlannedRun) -> Iterator[UserError | Advice]:
                 require_key(path, 'annotations', content['annotations'], 'iscrowd')
             number = f'.{index}' if isinstance(evaluator, (list, tuple)) else ''
             key = f'{mode}_evaluator{number}.ann_file'
-            yield from _of_other_data(run, mode, key, path, content)
+            yield from _check_metric_data(run, mode, key, path, content)
 
 
-def _of_other_data(
+def _check_metric_data(
     run: PlannedRun, mode: str, key: str, path: str, content: dict[str, list[dict]]
 ) -> Iterator[UserError]:
-    """Whether a metric would compare predictions with the annotations of other images or classes."""
-    leaves = [data for data in run.data if data.mode == mode]
-    if len(leaves) != 1 or leaves[0].path == path or not leaves[0].kept:
+    """Report a metric that would compare predictions with annotations of other images or classes."""
+    datasets = [data for data in run.data if data.mode == mode]
+    if len(datasets) != 1 or datasets[0].path == path or not datasets[0].kept:
         return
-    (data,) = leaves
+    (data,) = datasets
     known = {image['id'] for image in content['images']}
     absent = [image for image in data.kept if image.get('img_id') not in known]
     if absent:
         yield ConfigError(
-            f'{key}: {path} must have the images of {data.path}, got {len(absent)} of {len(data.kept)} that '
-            f'it has not (the first: id {absent[0].get("img_id")!r}); name the same file'
+            f'{key}: {path} must have the images of {data.path}, but lacks {len(absent)} of '
+            f'{len(data.kept)} (the first: id {absent[0].get("img_id")!r}); name the same file'
         )
     elif isinstance(data.classes, (tuple, list)) and not data.takes_text:
-        # As CocoMetric does: the categories of these names, in the order of the file.
+        # CocoMetric uses the categories with these names in the order of the file.
         names = [each['name'] for each in content['categories'] if each['name'] in data.classes]
         if names != [name for name in data.classes if name in names]:
             yield ConfigError(
                 f'{key}: {path} must list the categories in the order of {data.path}, '
-                f'{listed(data.classes)}, got {listed(names)}; name the same file'
+                f'{join_names(data.classes)}, got {join_names(names)}; name the same file'
             )
 
 
 def check_pretrained(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Pretrained weights can be loaded or downloaded, and are of the modules that start from them."""
+    """Pretrained weights can be loaded or downloaded, and match the modules that they initialise."""
     if not run.trains or run.cfg.get('load_from'):
         return
-    for owner, name, value, key in leaves(run.detector_config, run.detector_key):
+    for owner, name, value, key in iter_leaves(run.detector_config, run.detector_key):
         known = isinstance(value, str) and ('://' in value or os.path.isfile(value))
         if name != 'checkpoint' or not known or owner.get('type') != 'Pretrained':
             continue
         remote = '://' in value
         try:
             content = CheckpointLoader.load_checkpoint(value, map_location='cpu', logger='silent')
-        except Exception as error:  # of several libraries, by the kind of URL
-            hint = 'download it elsewhere and name the file' if remote else 'name another file'
+        except Exception as error:  # each backend raises its own kinds
+            hint = (
+                'download it on another machine and name the file'
+                if remote
+                else 'name another file'
+            )
             reason = '' if remote else wrong_file_hint(value)
             yield CheckpointError(
                 f'{key}: {value} cannot be loaded{reason or f" ({first_line(error)})"}; {hint} with '
                 f'--cfg-options {key}=FILE'
             )
             continue
-        problem = hash_mismatch(_downloaded(value)) if remote else None
+        problem = hash_mismatch(_download_path(value)) if remote else None
         if problem:
-            yield Advice(f'{key}: {problem}; delete it if it was damaged, to download it again')
-        yield from _of_other_module(run, owner, key, content)
+            yield Advice(
+                f'{key}: {problem}; if the file is damaged, delete it to download it again'
+            )
+        yield from _check_pretrained_entries(run, owner, key, content)
 
 
-def _of_other_module(
+def _check_pretrained_entries(
     run: PlannedRun, owner: dict[str, Any], key: str, content: dict[str, Any]
 ) -> Iterator[UserError | Advice]:
-    """Whether pretrained weights have the entries of the module that they are for."""
+    """Report pretrained weights without entries of the module that they initialise."""
     path = key.removeprefix(f'{run.detector_key}.').rpartition('init_cfg')[0].strip('.')
     try:
         module = run.detector.get_submodule(path)
-    except AttributeError:  # a config inside of a list, whose modules have names of their own
+    except AttributeError:  # a config inside a list: its modules have other names
         return
-    if type(module).init_weights is not BaseModule.init_weights:  # it converts what it reads
+    if type(module).init_weights is not BaseModule.init_weights:  # it may convert the keys
         return
     state = content.get('state_dict', content)
     prefix = owner.get('prefix') or ''
-    given = f'{prefix.rstrip(".")}.' if prefix else ''  # as mmengine reads it
+    given = f'{prefix.rstrip(".")}.' if prefix else ''  # as in mmengine
     names = {re.sub(r'^module\.', '', name).removeprefix(given) for name in state}
     own = module.state_dict()
     fitting = [name for name in own if name in names]
@@ -167,26 +173,28 @@ def _of_other_module(
         yield CheckpointError(
             f'{key}: {owner["checkpoint"]} has none of the {len(own)} entries of '
             f'{run.detector_key}.{path}, but {summarize_keys("others", sorted(names))}; name weights of a '
-            f'{type(module).__name__}, or what stands in front of its entries with prefix'
+            f'{type(module).__name__}, or set prefix to the prefix of its keys'
         )
     else:
-        yield from _few(f'{key}: {owner["checkpoint"]}', f'{run.detector_key}.{path}', own, fitting)
+        yield from _warn_if_few_entries(
+            f'{key}: {owner["checkpoint"]}', f'{run.detector_key}.{path}', own, fitting
+        )
 
 
-def _few(
+def _warn_if_few_entries(
     file: str, module: str, own: Collection[str], fitting: Collection[str]
 ) -> Iterator[Advice]:
-    """Warn of weights that have less than half of a module's entries."""
+    """Warn about weights that have less than half of a module's entries."""
     if len(fitting) < 0.5 * len(own):
         absent = [name for name in own if name not in fitting]
         yield Advice(
             f'{file} has {len(fitting)} of the {len(own)} entries of {module}; '
-            f'{summarize_keys("start from random weights", absent)}'
+            f'{summarize_keys("are initialised randomly", absent)}'
         )
 
 
-def _downloaded(name: str) -> str:
-    """Where torch hub keeps what a URL or a name such as ``torchvision://resnet50`` stands for."""
+def _download_path(name: str) -> str:
+    """Path at which torch hub stores the file of a URL or of a name such as ``torchvision://resnet50``."""
     scheme, _, rest = name.partition('://')
     models = dict.fromkeys(('torchvision', 'modelzoo'), get_torchvision_models)
     models.update(dict.fromkeys(('open-mmlab', 'openmmlab'), get_external_models))
@@ -197,20 +205,19 @@ def _downloaded(name: str) -> str:
 
 
 def check_load_from(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """What `load_from` names holds weights of this detector, and what resuming needs."""
+    """The checkpoint of `load_from` has weights of this detector, and the state that `resume` needs."""
     path = run.cfg.get('load_from')
-    if not path or (
-        run.cfg.get('resume') and run.cfg.get('runner_type')
-    ):  # of strategies' own form
+    # Strategies of mmengine write checkpoints in formats of their own.
+    if not path or (run.cfg.get('resume') and run.cfg.get('runner_type')):
         return
-    hint = 'name weights of the same detector, or take it out'
+    hint = 'name weights of the same detector, or remove it'
     content = read_checkpoint(path, f"load_from='{path}'", hint)
     found = content['state_dict']
     absent = [key for key in RESUMED if not content.get(key)]
     if run.cfg.get('resume') and absent:
         yield CheckpointError(
-            f'load_from: {path} has no {" and no ".join(absent)} to resume from; start from its weights with '
-            f'resume=False'
+            f'load_from: {path} has no {" and no ".join(absent)}, so the run cannot resume from it; set '
+            f'resume=False to load only its weights'
         )
     own = run.detector.state_dict()
     fitting = [key for key in own if key in found and found[key].shape == own[key].shape]
@@ -226,4 +233,4 @@ def check_load_from(run: PlannedRun) -> Iterator[UserError | Advice]:
             f'{summarize_keys("others", list(found))}; {hint}'
         )
     else:
-        yield from _few(f'load_from: {path}', run.detector_key, own, fitting)
+        yield from _warn_if_few_entries(f'load_from: {path}', run.detector_key, own, fitting)

@@ -1,4 +1,4 @@
-"""Whether the pipelines of the data sets give a detector what it trains on, and a metric what it reads."""
+"""Check that the pipelines of the data sets return what the detector and the metrics read."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from mmengine.model import BaseDataPreprocessor
 from ..errors import ConfigError, UserError
 from ..random_state import preserve_rng_state
 from .advice import Advice
-from .annotations import AnnotatedData, words_of
+from .annotations import AnnotatedData, describe_error
 from .planned_run import PlannedRun
 
 PACK = "end the pipeline with dict(type='PackDetInputs')"
 LOAD = "add dict(type='LoadAnnotations', with_bbox=True) after LoadImageFromFile"
-# Detectors with one of these learn from boxes with labels; others may learn from masks alone.
-HEADS = ('bbox_head', 'rpn_head')
-# Images are taken through a pipeline as often; a transform that is applied at random fails in one of them.
+# Detectors with one of these heads train on boxes with labels; others may train on masks only.
+BOX_HEADS = ('bbox_head', 'rpn_head')
+# Number of images that are passed through a pipeline, so that randomly applied transforms run at least once.
 SAMPLES = 8
-# Images that a preprocessor has still to normalize have values up to 255, and its `std` is of that size.
-NORMALIZED = 10.0
+# Normalized images have smaller absolute values; unnormalized ones and the `std` for them are larger.
+MAX_NORMALIZED = 10.0
 
 
 def check_pipelines(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """The pipelines run, and give what the detector and the metrics read."""
+    """The pipelines run, and return what the detector and the metrics read."""
     lacking = set()
     for data in run.data:
-        for fault in _without_outlines(data):
+        for fault in _check_segmentations(data):
             lacking.add(data.mode)
             yield fault
     for mode in run.modes:
@@ -48,24 +48,24 @@ def check_pipelines(run: PlannedRun) -> Iterator[UserError | Advice]:
                 samples = [dataset[len(dataset) * i // SAMPLES] for i in range(SAMPLES)]
         except UserError as error:
             yield error
-        except Exception as error:  # whatever a transform raises
+        except Exception as error:  # transforms raise many kinds
             transform = _transform_in(error)
             name = type(transform).__name__ if transform else 'a transform'
-            hint = 'look at its options, and at what stands before it'
+            hint = 'check its options and the transforms before it'
             if hasattr(transform, 'get_indexes') and not hasattr(dataset, 'pipeline_types'):
                 hint = (
-                    'it mixes several images; write it in the pipeline of a MultiImageMixDataset around the '
-                    'data set'
+                    'it mixes several images; move it to the pipeline of a MultiImageMixDataset around '
+                    'the data set'
                 )
-            yield ConfigError(f'{key}.pipeline: {name} fails: {words_of(error)}; {hint}')
+            yield ConfigError(f'{key}.pipeline: {name} fails: {describe_error(error)}; {hint}')
         else:
-            yield from _incomplete(run, mode, key, samples[0])
+            yield from _check_sample(run, mode, key, samples[0])
 
 
 @contextmanager
 def _copied_pipelines(dataset: Any) -> Iterator[None]:
-    """Let transforms that keep images, as CachedMosaic does, keep none for the run."""
-    owners = [each for each in _nested(dataset) if hasattr(each, 'pipeline')]
+    """Run on copies of the pipelines, so that CachedMosaic and the like keep no image of the check."""
+    owners = [each for each in _with_inner_datasets(dataset) if hasattr(each, 'pipeline')]
     before = [each.pipeline for each in owners]
     for each in owners:
         each.pipeline = copy.deepcopy(each.pipeline)
@@ -76,16 +76,16 @@ def _copied_pipelines(dataset: Any) -> Iterator[None]:
             each.pipeline = pipeline
 
 
-def _nested(dataset: Any) -> Iterator[Any]:
-    """A data set and those that it wraps."""
+def _with_inner_datasets(dataset: Any) -> Iterator[Any]:
+    """A data set and all data sets inside it."""
     yield dataset
     for each in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
         if each is not None:
-            yield from _nested(each)
+            yield from _with_inner_datasets(each)
 
 
-def _without_outlines(data: AnnotatedData) -> Iterator[UserError]:
-    """An object without an outline stops a run that loads masks when its turn comes."""
+def _check_segmentations(data: AnnotatedData) -> Iterator[UserError]:
+    """Report objects without a segmentation; with masks, the run would stop when it loads one."""
     steps = data.config.get('pipeline') or ()
     if not any(step.get('with_mask') for step in steps if isinstance(step, dict)):
         return
@@ -94,18 +94,20 @@ def _without_outlines(data: AnnotatedData) -> Iterator[UserError]:
     if lacking:
         yield ConfigError(
             f'{data.key}.pipeline: with_mask=True, but {len(lacking)} of {len(objects)} objects of '
-            f'{data.path} have no outline (segmentation); add them, or take these objects out'
+            f'{data.path} have no segmentation; add it, or remove these objects'
         )
 
 
-def _incomplete(run: PlannedRun, mode: str, key: str, sample: Any) -> Iterator[UserError | Advice]:
-    """What a sample lacks; of detectors and preprocessors that are not mmdet's too little is known."""
+def _check_sample(
+    run: PlannedRun, mode: str, key: str, sample: Any
+) -> Iterator[UserError | Advice]:
+    """Report missing parts of a sample; only for detectors and preprocessors of mmdet."""
     if not run.detector_config:
         return
     model = run.detector
     if type(model.data_preprocessor) is BaseDataPreprocessor and _is_of_mmdet(model):
         yield ConfigError(
-            f'{run.detector_key}.data_preprocessor: must be given, got None; write '
+            f'{run.detector_key}.data_preprocessor: must be a dict, got None; write '
             f"dict(type='DetDataPreprocessor', …) with mean and std of the pretrained weights"
         )
     if not isinstance(model.data_preprocessor, DetDataPreprocessor):
@@ -113,40 +115,40 @@ def _incomplete(run: PlannedRun, mode: str, key: str, sample: Any) -> Iterator[U
     absent = [name for name in ('inputs', 'data_samples') if name not in (sample or ())]
     if absent:
         found = ', '.join(map(str, sample)) if isinstance(sample, dict) else type(sample).__name__
-        yield ConfigError(f'{key}.pipeline: must give {absent[0]}, got {found}; {PACK}')
+        yield ConfigError(f'{key}.pipeline: must return {absent[0]}, got {found}; {PACK}')
         return
     image, labels = sample['inputs'], sample['data_samples']
     if not isinstance(image, torch.Tensor) or not isinstance(labels, DetDataSample):
-        return  # of several branches, or tracks
+        return  # a multi-branch or tracking sample
     if _is_normalized(image, model.data_preprocessor):
         yield Advice(
-            f'{key}.pipeline: gives images that are normalized, and {run.detector_key}.data_preprocessor '
-            f'normalizes them again; take Normalize out of the pipeline'
+            f'{key}.pipeline: returns normalized images, and {run.detector_key}.data_preprocessor '
+            f'normalizes them again; remove Normalize from the pipeline'
         )
-    if _is_of_small_values(image, model.data_preprocessor):
+    if _expects_unit_range(image, model.data_preprocessor):
         yield Advice(
-            f'{run.detector_key}.data_preprocessor: mean and std are of images from 0 to 1, and those of '
-            f'{key} go to {float(image.max()):.0f}; multiply both by 255'
+            f'{run.detector_key}.data_preprocessor: mean and std are for pixels from 0 to 1, but images of '
+            f'{key} have values up to {float(image.max()):.0f}; multiply both by 255'
         )
-    if not _is_of_mmdet(model) or not any(hasattr(model, name) for name in HEADS):
+    if not _is_of_mmdet(model) or not any(hasattr(model, name) for name in BOX_HEADS):
         return
     if mode == 'train' and run.needs_labels:
         objects = labels.get('gt_instances', ())
         if 'bboxes' not in objects or 'labels' not in objects:
-            yield ConfigError(f'{key}.pipeline: must give boxes and labels, got none; {LOAD}')
+            yield ConfigError(f'{key}.pipeline: must return boxes and labels, got none; {LOAD}')
         elif _with_mask(model) and 'masks' not in objects:
             yield ConfigError(
-                f'{key}.pipeline: must give masks to {run.detector_key}.roi_head.mask_head, got none; write '
-                f'with_mask=True in LoadAnnotations'
+                f'{key}.pipeline: must return masks for {run.detector_key}.roi_head.mask_head, got none; '
+                f'write with_mask=True in LoadAnnotations'
             )
     elif mode != 'train':
-        yield from _unevaluable(run, mode, key, labels)
+        yield from _check_metric_inputs(run, mode, key, labels)
 
 
-def _unevaluable(
+def _check_metric_inputs(
     run: PlannedRun, mode: str, key: str, sample: DetDataSample
 ) -> Iterator[UserError]:
-    """What would stop the first evaluation, an epoch later."""
+    """Report faults that would stop the first evaluation, one epoch later."""
     evaluator = run.cfg.get(f'{mode}_evaluator') or ()
     needed = {'scale_factor': f'{run.detector_key}'}
     for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
@@ -157,21 +159,21 @@ def _unevaluable(
         of_masks = 'segm' in ([names] if isinstance(names, str) else names)
         if of_masks and hasattr(run.detector, 'roi_head') and not _with_mask(run.detector):
             yield ConfigError(
-                f"{mode}_evaluator.metric: 'segm' needs a detector of masks, got "
+                f"{mode}_evaluator.metric: 'segm' needs a detector that predicts masks, got "
                 f"{type(run.detector).__name__}; write 'bbox'"
             )
         needed |= dict.fromkeys(('img_id', 'ori_shape'), kind.__name__)
         if not metric.get('ann_file') and 'instances' not in sample:
             yield ConfigError(
-                f'{mode}_evaluator.ann_file: must be given to {kind.__name__}, got None; name the annotation '
-                f'file of {mode}_dataloader'
+                f'{mode}_evaluator.ann_file: must be a file for {kind.__name__}, got None; name the '
+                f'annotation file of {mode}_dataloader'
             )
     for name, reader in needed.items():
         if name not in sample:
             yield ConfigError(
-                f'{key}.pipeline: must give {name}, which {reader} reads, got '
+                f'{key}.pipeline: must return {name}, which {reader} reads, got '
                 f'{", ".join(sorted(sample.metainfo_keys()))}; add it to meta_keys of PackDetInputs'
-                f'{", and Resize before it" if name == "scale_factor" else ""}'
+                f'{", and add Resize before it" if name == "scale_factor" else ""}'
             )
 
 
@@ -183,24 +185,24 @@ def _is_of_mmdet(model: Any) -> bool:
     return type(model).__module__.startswith('mmdet.')
 
 
-def _is_of_small_values(image: torch.Tensor, preprocessor: Any) -> bool:
-    """Whether a preprocessor normalizes images from 0 to 1, as torchvision does, and this is another."""
+def _expects_unit_range(image: torch.Tensor, preprocessor: Any) -> bool:
+    """Whether mean and std are for pixels from 0 to 1, as in torchvision, but the image has larger ones."""
     normalizes = getattr(preprocessor, '_enable_normalize', False)
     return bool(normalizes) and 1 > float(preprocessor.std.max()) and float(image.max()) > 2
 
 
 def _is_normalized(image: torch.Tensor, preprocessor: Any) -> bool:
-    """Whether an image has been normalized before a preprocessor does it, told by its values."""
+    """Whether an image is normalized already, judged by its values."""
     normalizes = getattr(preprocessor, '_enable_normalize', False)
     return (
         bool(normalizes)
         and image.is_floating_point()
-        and float(image.abs().max()) < NORMALIZED < float(preprocessor.std.max())
+        and float(image.abs().max()) < MAX_NORMALIZED < float(preprocessor.std.max())
     )
 
 
 def _transform_in(error: BaseException) -> BaseTransform | None:
-    """The transform whose code raised it; that of a pipeline, not one that another calls."""
+    """The transform of the pipeline that raised the error, not one that it calls."""
     frames = traceback.walk_tb(error.__traceback__)
     owners = (frame.f_locals.get('self') for frame, _ in frames)
     return next((each for each in owners if isinstance(each, BaseTransform)), None)

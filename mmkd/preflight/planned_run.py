@@ -1,4 +1,4 @@
-"""A run as its config plans it: what the checks look at."""
+"""A run as its config describes it: the input of the checks."""
 
 from __future__ import annotations
 
@@ -17,23 +17,30 @@ from ..building import build_detector
 from ..errors import UserError
 from ..random_state import preserve_rng_state
 from ..types import Detector
-from .annotations import AnnotatedData, data_of, leaves_of, wrap
+from .annotations import AnnotatedData, iter_data, rebuild_wrappers, unwrapped_datasets
 from .files import missing_files
 
-# XML files and images that are looked at before a run starts; `check` looks at all.
+# Maximum number of XML files and images that are read before a run starts; `check` reads all.
 SAMPLE = 1000
 
 
 class PlannedRun:
-    """The config, and what is built of it without weights: its data sets and its detector.
+    """A config with the data sets and the detector that are built from it, without trained weights.
 
     Args:
         cfg: A loaded config; it is not changed.
-        modes: Which of ``'train'``, ``'val'`` and ``'test'`` are about to run.
-        path: The config's own path, for messages.
-        whole: Whether annotation files and images are read whole; else large annotation files are left
-            to the run itself, and of images and XML files a sample is read.
-        built: Data sets that the run has built, by mode; large ones are taken from there.
+        modes: Which of ``'train'``, ``'val'`` and ``'test'`` will run.
+        path: Path of the config, for messages.
+        whole: Read all annotation files and images. By default, large annotation files are skipped and
+            only a sample of the images and XML files is read.
+        built: Data sets that the run has already built, by mode; large ones are not read again.
+
+    Examples:
+        >>> from mmengine.config import Config
+        >>> model = dict(type='Distiller', student=dict(type='RetinaNet'))
+        >>> run = PlannedRun(Config(dict(model=model, train_cfg=dict(max_epochs=12))), modes=('train',))
+        >>> run.distils, run.detector_key, run.epochs
+        (True, 'model.student', 12)
     """
 
     def __init__(
@@ -46,7 +53,7 @@ class PlannedRun:
     ) -> None:
         self.cfg = cfg
         self.modes = [mode for mode in modes if cfg.get(f'{mode}_cfg') is not None]
-        #: Whether weights are trained.
+        #: Whether the run trains.
         self.trains = 'train' in modes
         self.path = path
         self.whole = whole
@@ -57,15 +64,17 @@ class PlannedRun:
 
     @property
     def model_config(self) -> dict[str, Any]:
+        """The ``model`` section of the config; empty if there is none."""
         return self.cfg.get('model') or {}
 
     @property
     def distils(self) -> bool:
+        """Whether the model is a ``Distiller``."""
         return str(self.model_config.get('type')).rpartition('.')[2] == 'Distiller'
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the training images need labels."""
+        """Whether the training images need labels; not with ``task_losses=False``."""
         return not (self.distils and self.model_config.get('task_losses') is False)
 
     @property
@@ -75,32 +84,33 @@ class PlannedRun:
 
     @property
     def detector_config(self) -> dict[str, Any]:
+        """The model config of the detector that is trained: the student of a ``Distiller``."""
         return (self.model_config.get('student') or {}) if self.distils else self.model_config
 
     @cached_property
     def planned_data(self) -> list[AnnotatedData]:
-        """All data sets of the config, not read."""
+        """All data sets of the config, before their annotations are read."""
         found: list[AnnotatedData] = []
         for mode in self.modes:
             try:
-                leaves = list(data_of(self.cfg, mode))
+                planned = list(iter_data(self.cfg, mode))
             except UserError as error:
                 self._unreadable.append(error)
                 continue
-            built = leaves_of(self.built[mode]) if mode in self.built else []
-            for index, data in enumerate(leaves):
+            built = unwrapped_datasets(self.built[mode]) if mode in self.built else []
+            for index, data in enumerate(planned):
                 data.sample = None if self.whole else SAMPLE
-                data.built = built[index] if len(built) == len(leaves) else None
+                data.built = built[index] if len(built) == len(planned) else None
                 found.append(data)
         return found
 
     @cached_property
     def data(self) -> list[AnnotatedData]:
-        """The data sets that could be read; why others could not is in :attr:`unreadable`."""
+        """The data sets that were read; :attr:`unreadable` has the errors of the others."""
         found: list[AnnotatedData] = []
         for data in self.planned_data:
             if any(True for _ in missing_files(self.cfg, data.config, data.key)):
-                continue  # which the check of files reports
+                continue  # check_data_files reports them
             try:
                 if data.is_local and (self.whole or not data.is_large()):
                     data.load()
@@ -114,7 +124,7 @@ class PlannedRun:
         return found
 
     def dataset(self, mode: str) -> Any:
-        """The data set of a loader, wrappers included; None if a part of it has not been read.
+        """The data set of a data loader with its wrappers; None if a part of it was not read.
 
         Raises:
             ConfigError: A wrapper cannot be built.
@@ -125,30 +135,30 @@ class PlannedRun:
             return self._wrapped[mode]
         planned = [data for data in self.planned_data if data.mode == mode]
         read = [data for data in self.data if data.mode == mode and data.is_local]
-        # Of videos a sampler names the frames.
+        # Not for videos, as their samplers select the frames.
         if not read or len(read) < len(planned) or not all(map(_is_of_images, read)):
             return None
         key = f'{mode}_dataloader'
         with preserve_rng_state():
-            inner = iter([data.as_read() for data in read])
-            self._wrapped[mode] = wrap(self.cfg[key].dataset, inner, f'{key}.dataset')
+            inner = iter([data.loaded_dataset() for data in read])
+            self._wrapped[mode] = rebuild_wrappers(self.cfg[key].dataset, inner, f'{key}.dataset')
         return self._wrapped[mode]
 
     @property
     def epochs(self) -> int | None:
-        """How many epochs are trained; None in a run of iterations."""
+        """Number of training epochs; None in a run that counts iterations."""
         return (self.cfg.get('train_cfg') or {}).get('max_epochs')
 
     @cached_property
     def iterations(self) -> int | None:
-        """How many iterations are trained, about; None if unknown."""
+        """Approximate number of training iterations; None if unknown."""
         loop = self.cfg.get('train_cfg') or {}
         if self.epochs is None:
             return loop.get('max_iters')
         loader = self.cfg.get('train_dataloader') or {}
         try:
             dataset = self.dataset('train')
-        except UserError:  # which another check reports
+        except UserError:  # another check reports it
             return None
         if dataset is None:
             return None
@@ -158,15 +168,15 @@ class PlannedRun:
 
     @property
     def unreadable(self) -> list[UserError]:
-        """Why data sets could not be read."""
+        """The errors of the data sets that could not be read."""
         return self._unreadable if self.data is not None else []
 
     @cached_property
     def detector(self) -> Detector:
-        """The detector that is trained, with weights that mean nothing.
+        """The detector that is trained, with uninitialised weights.
 
         Raises:
-            ConfigError: It cannot be built.
+            ConfigError: The detector cannot be built.
         """
         scope = self.cfg.get('default_scope') or 'mmdet'
         config = self.detector_config
@@ -176,7 +186,7 @@ class PlannedRun:
 
 
 def _of_one_process(config: Any) -> Any:
-    """A copy without normalizations that need other processes, which a launcher brings together later."""
+    """A copy with BN in place of MMSyncBN, which needs the process group that the launcher creates later."""
     if isinstance(config, (list, tuple)):
         return type(config)(_of_one_process(each) for each in config)
     if not isinstance(config, dict):
@@ -186,4 +196,4 @@ def _of_one_process(config: Any) -> Any:
 
 
 def _is_of_images(data: AnnotatedData) -> bool:
-    return issubclass(data.kind, BaseDetDataset)
+    return issubclass(data.dataset_type, BaseDetDataset)

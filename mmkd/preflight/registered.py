@@ -1,4 +1,4 @@
-"""Whether what a config names beside data and detector is registered, and takes the options given."""
+"""Check that optimizers, schedules, hooks, metrics and loaders are registered and accept their options."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from torch.utils.data import DataLoader
 
 from ..errors import ConfigError, UserError, did_you_mean
 from .advice import Advice
-from .annotations import words_of
+from .annotations import describe_error
 from .planned_run import PlannedRun
 
-EVALUATED = ('dataloader', 'cfg', 'evaluator')
-# Of a data loader, what mmengine builds by itself.
-NOT_OF_TORCH = (
+LOOP_SECTIONS = ('dataloader', 'cfg', 'evaluator')
+# Options of a data loader that mmengine handles and torch's DataLoader does not receive as given.
+MMENGINE_OPTIONS = (
     *('dataset', 'sampler', 'batch_sampler', 'collate_fn', 'worker_init_fn'),
     'num_batch_per_epoch',
 )
-# What a constructor raises at values that it does not take.
-WRONG = (TypeError, ValueError, KeyError, AssertionError)
-# Metrics that are built without reading or downloading anything.
-BUILT = (CocoMetric, VOCMetric)
-# Samplers of iterations.
-ENDLESS = (InfiniteSampler, MultiSourceSampler)
-# What mmengine's constructor of optimizers reads.
-PARAMWISE = (
+# Exceptions of constructors that reject their arguments.
+CONSTRUCTOR_ERRORS = (TypeError, ValueError, KeyError, AssertionError)
+# Metrics with constructors that neither read nor download files.
+OFFLINE_METRICS = (CocoMetric, VOCMetric)
+# Samplers that never end, for runs that count iterations.
+INFINITE_SAMPLERS = (InfiniteSampler, MultiSourceSampler)
+# Keys of paramwise_cfg that mmengine's DefaultOptimWrapperConstructor reads.
+PARAMWISE_KEYS = (
     *('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult'),
     *('dwconv_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate'),
 )
-# The prefix, the values of `metric` and the names of what a metric gives for each.
+# By metric: its prefix, the values of its option `metric`, and the names of the scores for each value.
 SCORES: dict[Any, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     CocoMetric: (
         'coco',
@@ -59,9 +59,9 @@ SCORES: dict[Any, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ('{}_mAP', '{}_mAP_50', '{}_mAP_75', '{}_mAP_s', '{}_mAP_m', '{}_mAP_l'),
     ),
 }
-# For schedules in a run of unknown length.
-LONG = 10**9
-# Of MMDetection 2, and what stands in their place.
+# Length of a schedule in a run of unknown length.
+UNKNOWN_LENGTH = 10**9
+# Config keys of MMDetection 2 and their replacements.
 OLD_KEYS = dict(
     data='train_dataloader',
     runner='train_cfg',
@@ -72,20 +72,20 @@ OLD_KEYS = dict(
     checkpoint_config='default_hooks.checkpoint',
     log_config='default_hooks.logger',
 )
-OLD_LOADER = dict(samples_per_gpu='batch_size', workers_per_gpu='num_workers')
+OLD_LOADER_OPTIONS = dict(samples_per_gpu='batch_size', workers_per_gpu='num_workers')
 
 
 def check_types(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Optimizer, schedules, samplers, metrics and hooks are registered, and no part of a loop is missing."""
+    """Optimizer, schedules, samplers, metrics and hooks are registered, and no loop section is missing."""
     scope = run.cfg.get('default_scope') or 'mmdet'
-    for key, config, registry in _parts(run):
+    for key, config, registry in _registered_parts(run):
         kind = config.get('type')
         if not isinstance(kind, str):
             continue
         with registry.switch_scope_and_registry(scope) as scoped:
             found = scoped.get(kind)
             if found is not None:
-                yield from _misfit(run, key, config, registry, found)
+                yield from _check_options(run, key, config, registry, found)
                 continue
             known: dict[str, Any] = {}
             level: Registry | None = scoped
@@ -93,49 +93,49 @@ def check_types(run: PlannedRun) -> Iterator[UserError | Advice]:
                 known.update(level.module_dict)
                 level = level.parent
             yield ConfigError(
-                f'{key}.type: {kind!r} is not registered{did_you_mean(kind, known)}; a class of your own '
-                f'needs custom_imports'
+                f'{key}.type: {kind!r} is not registered{did_you_mean(kind, known)}; add the module of your '
+                f'own class to custom_imports'
             )
-    yield from _old_keys(run)
-    yield from _unmeasured(run)
+    yield from _check_old_keys(run)
+    yield from _check_save_best(run)
     for mode in ('train', 'val', 'test') if run.trains else ('val', 'test'):
-        parts = [f'{mode}_{part}' for part in EVALUATED]
+        parts = [f'{mode}_{part}' for part in LOOP_SECTIONS]
         if mode == 'train':
             parts[-1] = 'optim_wrapper'
         absent = [part for part in parts if run.cfg.get(part) is None]
         if 0 < len(absent) < len(parts):
             others = ' and '.join(part for part in parts if part not in absent)
             yield ConfigError(
-                f'{absent[0]}: must be given beside {others}, got None; give it, or take those out'
+                f'{absent[0]}: must be set together with {others}, got None; set it, or remove {others}'
             )
 
 
 def check_loaders(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Data loaders take their options."""
+    """Data loaders accept their options."""
     for mode in run.modes:
         key = f'{mode}_dataloader'
         config = run.cfg.get(key) or {}
-        loader = {k: v for k, v in config.items() if k not in NOT_OF_TORCH}
+        loader = {k: v for k, v in config.items() if k not in MMENGINE_OPTIONS}
         try:
-            with warnings.catch_warnings():  # of too few CPUs, as the run warns, too
+            with warnings.catch_warnings():  # the run repeats the warning about too few CPUs
                 warnings.simplefilter('ignore')
-                given: Any = [0]  # in place of a data set
-                DataLoader(given, sampler=given if config.get('sampler') else None, **loader)
+                dataset: Any = [0]  # a stand-in
+                DataLoader(dataset, sampler=dataset if config.get('sampler') else None, **loader)
         except (TypeError, ValueError) as error:
             hint = ''.join(
                 f'; MMDetection 3 calls {old} {now}'
-                for old, now in OLD_LOADER.items()
+                for old, now in OLD_LOADER_OPTIONS.items()
                 if old in loader
             )
-            yield ConfigError(f'{key}: {words_of(error)}{hint}')
+            yield ConfigError(f'{key}: {describe_error(error)}{hint}')
 
 
-def _old_keys(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Keys of MMDetection 2, which MMDetection 3 passes over."""
+def _check_old_keys(run: PlannedRun) -> Iterator[UserError | Advice]:
+    """Report keys of MMDetection 2, which MMDetection 3 ignores."""
     found = {old: now for old, now in OLD_KEYS.items() if isinstance(run.cfg.get(old), dict)}
     wrapper = run.cfg.get('optim_wrapper')
     if wrapper and run.cfg.get('optimizer') == wrapper.get('optimizer'):
-        found.pop('optimizer', None)  # a name for what is used
+        found.pop('optimizer', None)  # a variable that optim_wrapper uses
     if found and run.trains:
         trained = any(
             run.cfg.get(key) for key in ('train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -143,94 +143,101 @@ def _old_keys(run: PlannedRun) -> Iterator[UserError | Advice]:
         kind = Advice if trained else ConfigError
         names = ', '.join(found)
         yield kind(
-            f'{next(iter(found))}: keys of MMDetection 2 are not read, got {names}; write '
+            f'{next(iter(found))}: keys of MMDetection 2 are ignored, got {names}; replace them with '
             f'{", ".join(dict.fromkeys(found.values()))}'
         )
 
 
-def _misfit(
+def _check_options(
     run: PlannedRun, key: str, config: dict[str, Any], registry: Registry, found: Any
 ) -> Iterator[UserError | Advice]:
-    """What a part does not take, as far as it can be told without the run."""
+    """Report options that a registered class rejects, as far as possible without the run."""
     given = {k: v for k, v in config.items() if k not in ('type', '_scope_')}
     if registry is HOOKS:
-        yield from _wrong_priority(key, given.pop('priority', None))
-    if registry is DATA_SAMPLERS and isinstance(found, type) and issubclass(found, ENDLESS):
-        yield from _endless(run, key, config)
+        yield from _check_priority(key, given.pop('priority', None))
+    if (
+        registry is DATA_SAMPLERS
+        and isinstance(found, type)
+        and issubclass(found, INFINITE_SAMPLERS)
+    ):
+        yield from _check_infinite_sampler(run, key, config)
     if registry is OPTIM_WRAPPERS:
-        if 'constructor' in given:  # which may have options of its own there
+        if 'constructor' in given:  # it may read other options
             return
-        yield from _without_effect(run, f'{key}.paramwise_cfg', given.pop('paramwise_cfg', None))
-    unknown = _unknown(found, given)
+        yield from _check_paramwise_cfg(
+            run, f'{key}.paramwise_cfg', given.pop('paramwise_cfg', None)
+        )
+    unknown = _unknown_option(found, given)
     if unknown:
         hint = did_you_mean(unknown, inspect.signature(found).parameters)
-        yield ConfigError(
-            f'{key}.{unknown}: {config["type"]} has no such option{hint}; take it out'
-        )
+        yield ConfigError(f'{key}.{unknown}: {config["type"]} has no such option{hint}; remove it')
         return
     try:
         if registry is OPTIMIZERS:
-            _optimizer(config)
+            _build_optimizer(config)
         elif registry is PARAM_SCHEDULERS:
-            _schedule(run, config)
+            _build_scheduler(run, config)
         elif found is CheckpointHook:
             registry.build(dict(given, type=config['type']))
-        elif registry is METRICS and (found in BUILT or found.__module__.startswith('mmkd.')):
+        elif registry is METRICS and (
+            found in OFFLINE_METRICS or found.__module__.startswith('mmkd.')
+        ):
             registry.build({**config, **({'ann_file': None} if 'ann_file' in config else {})})
-    except WRONG as error:
-        if 'process group' not in str(error):  # of a launcher, which has not come to it yet
-            yield ConfigError(f'{key}: {config["type"]} cannot be built: {words_of(error)}')
-    except Exception:  # noqa: S110  # of devices and packages: the run itself has to try
+    except CONSTRUCTOR_ERRORS as error:
+        if 'process group' not in str(error):  # the launcher creates it later
+            yield ConfigError(f'{key}: {config["type"]} cannot be built: {describe_error(error)}')
+    except Exception:  # noqa: S110  # depends on devices or packages: left to the run
         pass
 
 
-def _unknown(found: Any, given: dict[str, Any]) -> str | None:
-    """The first option that a class does not have; None if it takes any."""
+def _unknown_option(found: Any, given: dict[str, Any]) -> str | None:
+    """The first option that a class does not have; None if it has all or accepts any."""
     try:
         parameters = dict(inspect.signature(found).parameters)
-    except (TypeError, ValueError):  # of C code
+    except (TypeError, ValueError):  # C code has no signature
         return None
-    if found is CheckpointHook:  # which passes them on, after the first epoch
+    if found is CheckpointHook:  # it passes them to save_checkpoint after the first epoch
         parameters |= inspect.signature(Runner.save_checkpoint).parameters
     elif any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return None
     return next((name for name in given if name not in parameters), None)
 
 
-def _endless(run: PlannedRun, key: str, config: dict[str, Any]) -> Iterator[ConfigError]:
-    of_training = key.startswith('train_')
-    if not of_training or run.epochs is not None:
-        loop = 'an epoch' if of_training else 'an evaluation'
+def _check_infinite_sampler(
+    run: PlannedRun, key: str, config: dict[str, Any]
+) -> Iterator[ConfigError]:
+    trains = key.startswith('train_')
+    if not trains or run.epochs is not None:
+        loop = 'the epoch' if trains else 'the evaluation'
         yield ConfigError(
-            f'{key}.type: {config["type"]} never comes to an end, and so does {loop} with it; write '
-            f"'DefaultSampler'"
+            f"{key}.type: {config['type']} never ends, so {loop} never ends; write 'DefaultSampler'"
         )
 
 
-def _without_effect(run: PlannedRun, key: str, options: Any) -> Iterator[Advice]:
-    """Options for single weights that are misspelled, which mmengine passes over."""
+def _check_paramwise_cfg(run: PlannedRun, key: str, options: Any) -> Iterator[Advice]:
+    """Report misspelled options for single parameters, which mmengine ignores."""
     if not isinstance(options, dict):
         return
     for name in options:
-        if name not in PARAMWISE:
-            yield Advice(f'{key}.{name}: is not read{did_you_mean(name, PARAMWISE)}')
+        if name not in PARAMWISE_KEYS:
+            yield Advice(f'{key}.{name}: is not read{did_you_mean(name, PARAMWISE_KEYS)}')
     try:
         names = [name for name, _ in run.detector.named_parameters()]
-    except Exception:  # which another check reports
+    except Exception:  # another check reports it
         return
     parts = {part for name in names for part in (name, *name.split('.'))}
     for name in options.get('custom_keys') or ():
-        # Many configs name parts that only some detectors have, such as norms.
+        # Exact misses are no fault: many configs name modules that only some detectors have, such as norms.
         near = difflib.get_close_matches(name, parts, n=1, cutoff=0.8)
         if near and not any(name in each for each in names):
             yield Advice(
-                f'{key}.custom_keys: no weight of {run.detector_key} has {name!r} in its name; near: '
+                f'{key}.custom_keys: no parameter of {run.detector_key} has {name!r} in its name; near: '
                 f'{near[0]}'
             )
 
 
-def _unmeasured(run: PlannedRun) -> Iterator[ConfigError]:
-    """A score that no metric gives stops a run after its first evaluation."""
+def _check_save_best(run: PlannedRun) -> Iterator[ConfigError]:
+    """Report a ``save_best`` that no metric returns; it would stop the run after its first evaluation."""
     hook = (run.cfg.get('default_hooks') or {}).get('checkpoint') or {}
     best = hook.get('save_best')
     evaluator = run.cfg.get('val_evaluator')
@@ -256,59 +263,62 @@ def _unmeasured(run: PlannedRun) -> Iterator[ConfigError]:
             )
 
 
-def _wrong_priority(key: str, priority: Any) -> Iterator[ConfigError]:
+def _check_priority(key: str, priority: Any) -> Iterator[ConfigError]:
     try:
         get_priority(priority if priority is not None else 'NORMAL')
     except (KeyError, TypeError, ValueError):
         names = ', '.join(each.name for each in Priority)
         yield ConfigError(
-            f'{key}.priority: must be a number from 0 to 100 or one of {names}, got {priority!r}'
+            f'{key}.priority: must be an integer from 0 to 100 or one of {names}, got {priority!r}'
         )
 
 
-def _optimizer(config: Any) -> Any:
+def _build_optimizer(config: Any) -> Any:
     return OPTIMIZERS.build(dict(config, params=[torch.nn.Parameter(torch.zeros(1))]))
 
 
-def _schedule(run: PlannedRun, config: dict[str, Any]) -> None:
+def _build_scheduler(run: PlannedRun, config: dict[str, Any]) -> None:
     given = (run.cfg.get('optim_wrapper') or {}).get('optimizer')
     try:
-        optimizer = _optimizer(given)
-    except Exception:  # which is reported where it stands, or one of several
+        optimizer = _build_optimizer(given)
+    except Exception:  # reported for its own key, or several optimizers
         return
     by_epoch = config.get('by_epoch', True)
     end = run.epochs if by_epoch else run.iterations
-    defaults = dict(optimizer=optimizer, epoch_length=1, end=end or LONG)
+    defaults = dict(optimizer=optimizer, epoch_length=1, end=end or UNKNOWN_LENGTH)
     PARAM_SCHEDULERS.build(dict(config), default_args=defaults)
 
 
-def _parts(run: PlannedRun) -> Iterator[tuple[str, dict[str, Any], Registry]]:
+def _registered_parts(run: PlannedRun) -> Iterator[tuple[str, dict[str, Any], Registry]]:
+    """``(key, config, registry)`` of every part of a run except data sets and model."""
     cfg = run.cfg
     for mode in run.modes:
         loader = cfg.get(f'{mode}_dataloader') or {}
         for name in ('sampler', 'batch_sampler'):
-            yield from _of(f'{mode}_dataloader.{name}', loader.get(name), DATA_SAMPLERS)
-        yield from _of(f'{mode}_cfg', cfg.get(f'{mode}_cfg'), LOOPS)
+            yield from _configs_in(f'{mode}_dataloader.{name}', loader.get(name), DATA_SAMPLERS)
+        yield from _configs_in(f'{mode}_cfg', cfg.get(f'{mode}_cfg'), LOOPS)
         if mode != 'train':
             evaluator = cfg.get(f'{mode}_evaluator')
-            if not (isinstance(evaluator, dict) and 'metrics' in evaluator):  # of another class
-                yield from _of(f'{mode}_evaluator', evaluator, METRICS)
+            if not (isinstance(evaluator, dict) and 'metrics' in evaluator):  # a custom evaluator
+                yield from _configs_in(f'{mode}_evaluator', evaluator, METRICS)
     if 'train' in run.modes:
         wrapper = cfg.get('optim_wrapper') or {}
-        yield from _of('optim_wrapper', wrapper, OPTIM_WRAPPERS)
-        yield from _of('optim_wrapper.optimizer', wrapper.get('optimizer'), OPTIMIZERS)
-        yield from _of('param_scheduler', cfg.get('param_scheduler'), PARAM_SCHEDULERS)
+        yield from _configs_in('optim_wrapper', wrapper, OPTIM_WRAPPERS)
+        yield from _configs_in('optim_wrapper.optimizer', wrapper.get('optimizer'), OPTIMIZERS)
+        yield from _configs_in('param_scheduler', cfg.get('param_scheduler'), PARAM_SCHEDULERS)
     hooks = cfg.get('default_hooks') or {}
     for name, hook in hooks.items():
-        yield from _of(f'default_hooks.{name}', hook, HOOKS)
-    yield from _of('custom_hooks', cfg.get('custom_hooks'), HOOKS)
+        yield from _configs_in(f'default_hooks.{name}', hook, HOOKS)
+    yield from _configs_in('custom_hooks', cfg.get('custom_hooks'), HOOKS)
     visualizer = cfg.get('visualizer') or {}
-    yield from _of('visualizer', visualizer, VISUALIZERS)
-    yield from _of('visualizer.vis_backends', visualizer.get('vis_backends'), VISBACKENDS)
+    yield from _configs_in('visualizer', visualizer, VISUALIZERS)
+    yield from _configs_in('visualizer.vis_backends', visualizer.get('vis_backends'), VISBACKENDS)
 
 
-def _of(key: str, value: Any, registry: Registry) -> Iterator[tuple[str, dict[str, Any], Registry]]:
-    """A config, or those of a list, with its key."""
+def _configs_in(
+    key: str, value: Any, registry: Registry
+) -> Iterator[tuple[str, dict[str, Any], Registry]]:
+    """``(key, config, registry)`` of a config, or of each config in a list."""
     if isinstance(value, dict):
         yield key, value, registry
     elif isinstance(value, (list, tuple)):

@@ -13,14 +13,22 @@ from .planned_run import PlannedRun
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
+    """One check of a planned run.
 
     Attributes:
-        name: What is checked, in a few words.
-        find: Returns what is wrong.
-        needs: Names of checks without whose success this one cannot run.
-        before_run: Whether tools run it before they start; the others cost time that the run spends
-            anyway, and their faults stop it before its first iteration.
+        name: The subject of the check, in a few words.
+        find: Returns the faults of a run. The first line of its docstring is the requirement.
+        needs: Names of the checks that must pass before this one can run.
+        before_run: Whether tools run the check before they start. The run itself repeats the other
+            checks before its first iteration, so running them earlier would only cost time.
+
+    Examples:
+        >>> from mmkd.preflight import CHECKS
+        >>> check = next(check for check in CHECKS if check.name == 'boxes')
+        >>> check.summary
+        'Boxes are in pixels and have an area on their image.'
+        >>> check.needs
+        ('class names',)
     """
 
     name: str
@@ -30,7 +38,7 @@ class Check:
 
     @property
     def summary(self) -> str:
-        """What it requires, in a sentence."""
+        """The requirement, in one sentence."""
         return (self.find.__doc__ or '').splitlines()[0]
 
 
@@ -84,7 +92,22 @@ CHECKS = (
 
 @dataclass
 class Verdict:
-    """What a check found: errors, advice, or the name of a check without which it could not run."""
+    """The result of a check.
+
+    Attributes:
+        check: The check that ran.
+        errors: Faults that stop a run.
+        advice: Faults that a run can continue with.
+        skipped: Name of the failed check that this one needs; None if the check ran.
+
+    Examples:
+        >>> from mmkd.errors import ConfigError
+        >>> from mmkd.preflight import CHECKS
+        >>> Verdict(CHECKS[0]).status
+        'passed'
+        >>> Verdict(CHECKS[0], errors=[ConfigError('data_root: no such folder')]).status
+        'failed'
+    """
 
     check: Check
     errors: list[UserError] = field(default_factory=list)
@@ -92,7 +115,7 @@ class Verdict:
     skipped: str | None = None
 
     @property
-    def word(self) -> str:
+    def status(self) -> str:
         """``failed``, ``skipped``, ``advice`` or ``passed``."""
         if self.errors:
             return 'failed'
@@ -100,7 +123,11 @@ class Verdict:
 
 
 def examine(run: PlannedRun, checks: Iterable[Check] = CHECKS) -> Iterator[Verdict]:
-    """Run checks in their order; one without what it needs is skipped."""
+    """Run checks in the given order; a check is skipped if one that it needs failed.
+
+    Yields:
+        One verdict per check.
+    """
     failed = set()
     for check in checks:
         verdict = Verdict(check)
@@ -116,12 +143,14 @@ def examine(run: PlannedRun, checks: Iterable[Check] = CHECKS) -> Iterator[Verdi
                         verdict.errors.append(found)
             except UserError as error:
                 verdict.errors.append(error)
-            except (
-                ModuleNotFoundError
-            ) as error:  # of a registry, which imports its modules when first asked
+            except ModuleNotFoundError as error:  # registries import their modules at first use
                 scope = run.cfg.get('default_scope') or 'mmdet'
-                what = f'default_scope={scope!r} or a type in it needs the package {error.name}, which is not'
-                verdict.errors.append(ConfigError(f'{what} installed; install it'))
+                verdict.errors.append(
+                    ConfigError(
+                        f'default_scope: {scope!r} or a type in it needs the package {error.name}, which is '
+                        f'not installed; install it'
+                    )
+                )
         if verdict.errors or missing:
             failed.add(check.name)
         yield verdict
@@ -132,15 +161,15 @@ def require(
     warn: Callable[[str], None] = lambda message: None,
     only: Iterable[str] | None = None,
 ) -> None:
-    """Stop at the first check that finds an error, of those that belong before a run.
+    """Run the checks with ``before_run`` and stop at the first that finds an error.
 
     Args:
-        run: What is about to run.
-        warn: Given each advice, one line.
-        only: Names of the checks to run; default all.
+        run: The run that will start.
+        warn: Called with each piece of advice, one line.
+        only: Names of the checks to run; all by default.
 
     Raises:
-        UserError: Its first error; the message counts its others.
+        UserError: The first error of a check; the message counts the other errors of that check.
     """
     chosen = [
         check for check in CHECKS if check.before_run and (only is None or check.name in only)

@@ -1,4 +1,4 @@
-"""Whether the teachers of a distillation can be loaded, and its losses compare what they name."""
+"""Check that the teachers of a distillation can be loaded and that its losses find their outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .planned_run import PlannedRun
 
 
 def check_teacher_configs(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """The configs of teachers can be read, and normalise images."""
+    """The configs of teachers can be read and normalize images."""
     for key, teacher in read_teachers(run.model_config):
         if 'config' in teacher and not teacher.get('cache'):
             try:
@@ -26,13 +26,13 @@ def check_teacher_configs(run: PlannedRun) -> Iterator[UserError | Advice]:
                 continue
             if config.model.get('data_preprocessor') is None:
                 yield Advice(
-                    f'{key}.config: its model has no data_preprocessor, so it is given pixels from 0 to 255; '
-                    f'add the one that it was trained with'
+                    f'{key}.config: its model has no data_preprocessor, so it receives pixels from 0 to 255; '
+                    f'add the data_preprocessor of its training run'
                 )
 
 
 def check_distillation(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """The teachers load, the classes pair, and each loss finds what it compares."""
+    """The teachers load, the classes match, and each loss finds the outputs that it compares."""
     if not run.distils or not run.trains:
         return
     config = copy.deepcopy(dict(run.model_config))
@@ -42,7 +42,7 @@ def check_distillation(run: PlannedRun) -> Iterator[UserError | Advice]:
 
 
 def check_schedules(run: PlannedRun) -> Iterator[UserError | Advice]:
-    """Schedules of losses and learning rates fit the length of the run, in epochs or iterations."""
+    """Schedules of losses and learning rates have the unit of the run and end within it."""
     loop = dict(run.cfg.get('train_cfg') or {})
     by_epoch = loop.get('by_epoch') or loop.get('type') == 'EpochBasedTrainLoop'
     if 'train' not in run.modes:
@@ -51,7 +51,9 @@ def check_schedules(run: PlannedRun) -> Iterator[UserError | Advice]:
     entries = run.cfg.get('param_scheduler') or ()
     for index, entry in enumerate(entries if isinstance(entries, (list, tuple)) else [entries]):
         if isinstance(entry, dict) and isinstance(entry.get('type'), str):
-            yield from _never_in_effect(run, f'param_scheduler.{index}', entry, counts_epochs)
+            yield from _check_scheduler_length(
+                run, f'param_scheduler.{index}', entry, counts_epochs
+            )
     losses = run.model_config.get('losses')
     if counts_epochs or not isinstance(losses, dict):
         return
@@ -60,21 +62,21 @@ def check_schedules(run: PlannedRun) -> Iterator[UserError | Advice]:
         moments = any(schedule.get(key) for key in ('begin', 'end', 'warmup'))
         if moments and schedule.get('unit', 'epoch') == 'epoch':
             yield ConfigError(
-                f'model.losses.{name}.schedule.unit: counts epochs, which {loop.get("type")} '
-                f"does not have; write unit='iter' and iterations"
+                f"model.losses.{name}.schedule.unit: must be 'iter', as {loop.get('type')} has no epochs, "
+                f"got 'epoch'; write unit='iter' and give the lengths in iterations"
             )
 
 
-def _never_in_effect(
+def _check_scheduler_length(
     run: PlannedRun, key: str, entry: dict[str, Any], counts_epochs: bool
 ) -> Iterator[Advice]:
-    """A schedule of the learning rate that does nothing, or does not come to its end."""
+    """Report a learning rate schedule that has no effect or does not end within the run."""
     by_epoch = entry.get('by_epoch', True)
     if by_epoch and not counts_epochs:
         if not entry.get('convert_to_iter_based') and 'Plateau' not in entry['type']:
             yield Advice(
-                f'{key}.by_epoch: counts epochs, which this run of iterations does not have, so that the '
-                f'learning rate stays as it is; write by_epoch=False and iterations'
+                f'{key}.by_epoch: must be False, as this run counts iterations, got True; the learning rate '
+                f'never changes; write by_epoch=False and give the lengths in iterations'
             )
         return
     length = run.epochs if by_epoch else run.iterations
@@ -84,13 +86,13 @@ def _never_in_effect(
     milestones, warm_up = entry.get('milestones') or (), entry['type'] == 'LinearLR'
     if isinstance(milestones, (list, tuple)) and milestones and min(milestones) >= length:
         yield Advice(
-            f'{key}.milestones: {list(milestones)} are not reached in the {length} {unit} of this run, so '
-            f'that the learning rate stays as it is; write smaller ones'
+            f'{key}.milestones: must be below {length}, the number of {unit} of this run, got '
+            f'{list(milestones)}; the learning rate never changes; write smaller milestones'
         )
     elif warm_up and (entry.get('end') or 0) > length:
         yield Advice(
-            f'{key}.end: the learning rate rises for {entry["end"]} {unit}, and this run has {length}, so '
-            f'that it never has its full value; write a smaller end'
+            f'{key}.end: must be at most {length}, the number of {unit} of this run, got {entry["end"]}; the '
+            f'learning rate never reaches its full value; write a smaller end'
         )
 
 

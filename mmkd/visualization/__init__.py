@@ -1,20 +1,20 @@
-"""What detectors find in an image, judged against the ground truth and drawn side by side."""
+"""Detections on an image, matched to the ground truth and drawn side by side."""
 
-from .boxes import Boxes, Judgement, judge, of_sample
-from .images import find_indices, ground_truth, load_image, path_of, spread
+from .boxes import Boxes, Matches, match_boxes, predicted_boxes
+from .images import find_indices, ground_truth, image_path, load_image, spread_indices
 from .panels import Column, as_image, draw_panels
 
 __all__ = [
     'Boxes',
     'Column',
-    'Judgement',
+    'Matches',
     'as_image',
     'draw_panels',
     'find_indices',
     'ground_truth',
-    'judge',
+    'match_boxes',
     'load_image',
-    'of_sample',
-    'path_of',
-    'spread',
+    'predicted_boxes',
+    'image_path',
+    'spread_indices',
 ]

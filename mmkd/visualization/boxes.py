@@ -1,4 +1,4 @@
-"""The boxes of an image: its objects, what a detector finds, and which of that is right."""
+"""Boxes of an image: ground truth, detections, and their matches."""
 
 from __future__ import annotations
 
@@ -10,18 +10,28 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 
-IOU = 0.5  # of a right box with its object, as for F1
+IOU = 0.5  # minimum IoU of a correct box with its object, as for F1
 
 
 @dataclass
 class Boxes:
-    """The boxes of one image.
+    """The boxes of one image, from a detector or from the ground truth.
 
     Attributes:
         boxes: ``(n, 4)``, x1 y1 x2 y2, in px of the original image.
         labels: ``(n,)``, indices into the class names.
         scores: ``(n,)``, or ``None`` for ground truth.
-        ignored: Of ground truth the objects and crowds that do not count.
+        ignored: Crowds and other objects of the ground truth that are not counted.
+
+    Examples:
+        >>> import numpy as np
+        >>> found = Boxes(
+        ...     boxes=np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30.0]]),
+        ...     labels=np.array([0, 1, 0]),
+        ...     scores=np.array([0.9, 0.8, 0.2]),
+        ... )
+        >>> len(found), len(found.above(0.5)), len(found.above(0.5).without_overlaps())
+        (3, 2, 1)
     """
 
     boxes: np.ndarray
@@ -33,43 +43,47 @@ class Boxes:
         return len(self.boxes)
 
     def above(self, threshold: float) -> Boxes:
-        """Those whose score is at least ``threshold``, the highest first.
-
-        Args:
-            threshold: In 0..1.
-        """
+        """The boxes with a score of at least ``threshold`` (0 to 1), highest score first."""
         assert self.scores is not None
         keep = np.flatnonzero(self.scores >= threshold)
-        return self.only(keep[np.argsort(-self.scores[keep], kind='stable')])
+        return self.select(keep[np.argsort(-self.scores[keep], kind='stable')])
 
-    def distinct(self) -> Boxes:
-        """Of boxes that overlap at an IoU of 0.5 or more, whatever their classes, the first one."""
+    def without_overlaps(self) -> Boxes:
+        """Only the first of boxes that overlap with an IoU of at least 0.5, across all classes."""
         keep: list[int] = []
         overlaps = overlap(self.boxes, self.boxes)
         for i in range(len(self)):
             if not keep or overlaps[i, keep].max() < IOU:
                 keep.append(i)
-        return self.only(np.array(keep, dtype=int))
+        return self.select(np.array(keep, dtype=int))
 
-    def only(self, keep: np.ndarray) -> Boxes:
-        """Those of the indices, or of the mask, ``keep``."""
+    def select(self, keep: np.ndarray) -> Boxes:
+        """The boxes at the indices, or of the boolean mask, ``keep``."""
         scores = None if self.scores is None else self.scores[keep]
         return replace(self, boxes=self.boxes[keep], labels=self.labels[keep], scores=scores)
 
     def relabelled(self, labels: dict[int, int]) -> Boxes:
-        """Those whose class has another label in ``labels``, with that label."""
-        kept = self.only(np.array([label in labels for label in self.labels], dtype=bool))
+        """The boxes with a label in ``labels``, mapped to the new label; others are dropped."""
+        kept = self.select(np.array([label in labels for label in self.labels], dtype=bool))
         new = np.array([labels[label] for label in kept.labels], dtype=int)
         return replace(kept, labels=new)
 
 
-class Judgement(NamedTuple):
-    """What became of the boxes and objects of an image.
+class Matches(NamedTuple):
+    """The result of matching the detections of an image to its objects.
 
     Attributes:
-        right: ``(found,)`` bool, boxes that match an object.
-        wrong: ``(found,)`` bool; a box on an ignored object is neither.
-        hit: ``(objects,)`` bool, objects that were found.
+        right: ``(detections,)`` bool, true positives.
+        wrong: ``(detections,)`` bool, false positives. A box on an ignored object is neither.
+        hit: ``(objects,)`` bool, objects that were detected.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmkd.visualization import Boxes, match_boxes
+        >>> truth = Boxes(np.array([[0, 0, 10, 10], [20, 20, 30, 30.0]]), labels=np.array([0, 0]))
+        >>> found = Boxes(np.array([[0, 0, 10, 9.0]]), labels=np.array([0]), scores=np.array([0.9]))
+        >>> str(match_boxes(found, truth))
+        '1 right · 0 wrong · 1 missed'
     """
 
     right: np.ndarray
@@ -78,7 +92,7 @@ class Judgement(NamedTuple):
 
     @property
     def f1(self) -> float:
-        """F1 of this image; 1 where there is nothing to find and nothing was found."""
+        """F1 of this image; 1 without objects and without detections."""
         total = 2 * self.right.sum() + self.wrong.sum() + (~self.hit).sum()
         return float(2 * self.right.sum() / total) if total else 1.0
 
@@ -86,27 +100,27 @@ class Judgement(NamedTuple):
         return f'{self.right.sum()} right · {self.wrong.sum()} wrong · {(~self.hit).sum()} missed'
 
 
-def of_sample(sample: DetDataSample) -> Boxes:
-    """What a detector found in an image, at any score.
+def predicted_boxes(sample: DetDataSample) -> Boxes:
+    """The detections of an image with all scores.
 
     Args:
-        sample: With ``pred_instances``, boxes in px of the original image.
+        sample: Has ``pred_instances`` with boxes in px of the original image.
     """
     found = sample.pred_instances.detach().cpu()
     boxes = get_box_tensor(found.bboxes)
     return Boxes(boxes.float().numpy(), found.labels.numpy(), found.scores.float().numpy())
 
 
-def judge(found: Boxes, truth: Boxes) -> Judgement:
-    """Which boxes are right and which objects were found.
+def match_boxes(found: Boxes, truth: Boxes) -> Matches:
+    """Match the detections of an image to its objects.
 
-    From the highest score down, a box takes the object of its class that it overlaps most among those
-    left; it is right if their IoU is at least 0.5. A box that is not, and half of which lies on an
-    ignored object of its class, does not count, as in COCO's evaluation.
+    In the order of the scores, each box is matched to the unmatched object of its class with the highest
+    IoU. It is right if that IoU is at least 0.5. A box without a match is not counted if at least half of
+    its area is on an ignored object of its class, as in COCO's evaluation.
 
     Args:
-        found: Highest score first.
-        truth: The objects.
+        found: Detections, highest score first.
+        truth: The ground truth.
     """
     right = np.zeros(len(found), dtype=bool)
     hit = np.zeros(len(truth), dtype=bool)
@@ -120,10 +134,10 @@ def judge(found: Boxes, truth: Boxes) -> Judgement:
         covered = overlap(found.boxes, truth.ignored.boxes, 'iof')
         same = found.labels[:, None] == truth.ignored.labels[None]
         wrong &= np.where(same, covered, 0).max(axis=1, initial=0) < IOU
-    return Judgement(right, wrong, hit)
+    return Matches(right, wrong, hit)
 
 
 def overlap(first: np.ndarray, second: np.ndarray, mode: str = 'iou') -> np.ndarray:
-    """IoU of every box of ``(n, 4)`` with every one of ``(m, 4)``; ``iof``: over the first's area."""
+    """IoU of ``(n, 4)`` with ``(m, 4)`` boxes, ``(n, m)``; ``iof`` divides by the area of the first box."""
     pair = (torch.from_numpy(np.asarray(boxes, dtype=np.float32)) for boxes in (first, second))
     return bbox_overlaps(*pair, mode=mode).numpy()

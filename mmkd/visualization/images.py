@@ -1,4 +1,4 @@
-"""The images of a data set: their files, their ground truth, and which of them to show."""
+"""Images of a data set: their files, their ground truth, and the selection of images to show."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .boxes import Boxes
 
 
 def ground_truth(dataset: BaseDataset, index: int) -> Boxes:
-    """The annotations of one image.
+    """The annotated boxes of one image; ignored objects are in ``ignored``.
 
     Args:
-        dataset: Any detection dataset.
-        index: Which image.
+        dataset: Any detection data set.
+        index: Index of the image in the data set.
     """
     instances = dataset.get_data_info(index).get('instances') or []
     counted = [instance for instance in instances if not instance.get('ignore_flag')]
@@ -40,8 +40,8 @@ def load_image(dataset: BaseDataset, index: int) -> np.ndarray:
     """The original image, RGB, ``(H, W, 3)``.
 
     Args:
-        dataset: Any detection dataset.
-        index: Which image.
+        dataset: Any detection data set.
+        index: Index of the image in the data set.
     """
     content = get(
         dataset.get_data_info(index)['img_path'],
@@ -50,13 +50,13 @@ def load_image(dataset: BaseDataset, index: int) -> np.ndarray:
     return mmcv.imfrombytes(content, channel_order='rgb')
 
 
-def spread(dataset: BaseDataset, count: int = 4, objects: int = 3) -> list[int]:
-    """Images from beginning to end of a dataset that hold some objects; nothing else picks them.
+def spread_indices(dataset: BaseDataset, count: int = 4, objects: int = 3) -> list[int]:
+    """Indices of images with objects, spread evenly over a data set.
 
     Args:
-        dataset: Any detection dataset.
-        count: How many images.
-        objects: How many objects each has at least, if there are enough such images.
+        dataset: Any detection data set.
+        count: Maximum number of images.
+        objects: Minimum number of objects per image; ignored if no image has that many.
     """
     every = range(len(dataset))
     numbers = [len(ground_truth(dataset, i)) for i in every]
@@ -66,19 +66,19 @@ def spread(dataset: BaseDataset, count: int = 4, objects: int = 3) -> list[int]:
 
 
 def find_indices(dataset: BaseDataset, names: Sequence[str], key: str) -> list[int]:
-    """The images of a data set that paths, file names or ids name.
+    """Indices of the images with the given paths, file names or ids.
 
     Args:
-        dataset: Any detection dataset.
-        names: The end of a path, with or without its ending, or the id of an image.
-        key: What names them, for messages.
+        dataset: Any detection data set.
+        names: Ids, or last parts of paths, with or without file extension.
+        key: The option that contains the names, for messages.
 
     Raises:
-        ConfigError: One names no image, or several.
+        ConfigError: A name matches no image, or several.
     """
     known: dict[str, set[int]] = {}
     for index in range(len(dataset)):
-        path = Path(path_of(dataset, index))
+        path = Path(image_path(dataset, index))
         for name in {*_names(path), os.path.realpath(path)}:
             known.setdefault(name, set()).add(index)
         known.setdefault(str(dataset.get_data_info(index).get('img_id')), set()).add(index)
@@ -91,17 +91,19 @@ def find_indices(dataset: BaseDataset, names: Sequence[str], key: str) -> list[i
                 f'{did_you_mean(Path(name).name, known)}'
             )
         if len(indices) > 1:
-            raise ConfigError(f'{key}: {name} names {len(indices)} images; give more of the path')
+            raise ConfigError(
+                f'{key}: {name} matches {len(indices)} images; write a longer part of the path'
+            )
         found += sorted(indices)
     return list(dict.fromkeys(found))
 
 
 def _names(path: Path) -> set[str]:
-    """All ends of a path, with and without its ending."""
+    """All last parts of a path, with and without file extension."""
     parts, plain = path.parts, path.with_suffix('').parts
     return {'/'.join(each[i:]) for each in (parts, plain) for i in range(len(parts))}
 
 
-def path_of(dataset: BaseDataset, index: int) -> str:
-    """The file of an image."""
+def image_path(dataset: BaseDataset, index: int) -> str:
+    """The path of an image of a data set."""
     return str(dataset.get_data_info(index)['img_path'])

@@ -1,7 +1,7 @@
-"""Several detectors on the same images, side by side, next to the ground truth.
+"""Draw the ground truth and several detectors on the same images, side by side.
 
-The outline of a box tells what became of it: solid for a right one, dashed for a wrong one, dotted for an
-object that was missed. The colour of its label is that of its class, the same in every panel.
+The outline of a box is solid if the box is right, dashed if it is wrong, and dotted for an object that was
+missed. The colour of its label shows its class and is the same in every panel.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
-from .boxes import Boxes, judge
+from .boxes import Boxes, match_boxes
 
 RIGHT, WRONG, MISSED, TRUTH = '#35d07f', '#ff4d4d', '#ffd23f', '#ffffff'
-# Pale, so that black letters can be read on each and none is taken for an outline's colour.
+# Pale colours: black text is readable on them, and they differ from the colours of outlines.
 PALETTES = ('Pastel1', 'Set3', 'Pastel2')
 DPI = 110
 WIDTH, GAP, MARGIN = 3.4, 0.12, 0.12  # inches: of a panel, between panels, at the edges
@@ -38,12 +38,22 @@ HEAD, NOTE, CAPTION, KEY = (
 
 @dataclass
 class Column:
-    """What one detector found.
+    """One column of a figure: the detections of one detector.
 
     Attributes:
-        title: Stands above the column.
-        found: One per image, in the order of the images, the highest score first.
-        note: Stands below the title.
+        title: Text above the column.
+        found: Detections per image, in the order of the images, highest score first.
+        note: Text below the title.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmkd.visualization import Boxes, as_image, draw_panels
+        >>> image = np.zeros((80, 120, 3), np.uint8)
+        >>> truth = Boxes(np.array([[10, 10, 60, 60.0]]), labels=np.array([0]))
+        >>> found = Boxes(np.array([[12, 10, 60, 62.0]]), labels=np.array([0]), scores=np.array([0.9]))
+        >>> figure = draw_panels([image], [truth], [Column('student', [found])], classes=['cat'])
+        >>> len(figure.axes), as_image(figure).shape[2]  # ground truth and student; RGB
+        (2, 3)
     """
 
     title: str
@@ -52,7 +62,7 @@ class Column:
 
 
 def class_colours() -> list[Any]:
-    """Colours of classes, by label modulo their number."""
+    """Colours of classes; a class has the colour at its label modulo the number of colours."""
     colours = [c for name in PALETTES for c in matplotlib.colormaps[name].colors]  # type: ignore[attr-defined]
     return list(dict.fromkeys(colours))
 
@@ -64,14 +74,14 @@ def draw_panels(
     classes: Sequence[str],
     names: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw a row per image: the ground truth, then each column.
+    """Draw one row per image: the ground truth, then each column.
 
     Args:
         images: RGB, ``(H, W, 3)`` ``uint8``, of any sizes.
-        truths: One per image.
-        columns: The detectors.
+        truths: Ground truth per image.
+        columns: One per detector.
         classes: Class names.
-        names: Of the images, for the captions.
+        names: Image names for the captions.
     """
     heights = [WIDTH * min(image.shape[0] / image.shape[1], TALLEST) for image in images]
     across = 1 + len(columns)
@@ -127,7 +137,7 @@ def _title(figure: Figure, column: Column, middle: float, height: float) -> None
 
 
 class _Panel:
-    """An image with boxes; labels are placed where they hide no other."""
+    """An image with boxes; labels are placed so that they overlap as little as possible."""
 
     def __init__(self, axes: Axes, image: np.ndarray, classes: Sequence[str]) -> None:
         self.axes, self.classes = axes, classes
@@ -144,19 +154,19 @@ class _Panel:
             self._label(box, int(label), self.classes[label])
 
     def draw_found(self, found: Boxes, truth: Boxes) -> str:
-        """Draw what a detector found; returns the caption."""
-        judgement = judge(found, truth)
-        for box in truth.boxes[~judgement.hit]:
+        """Draw the detections and the missed objects; returns the caption."""
+        matches = match_boxes(found, truth)
+        for box in truth.boxes[~matches.hit]:
             self._outline(box, MISSED, ':')
         assert found.scores is not None
-        shown = [*np.flatnonzero(judgement.wrong), *np.flatnonzero(judgement.right)]
+        shown = [*np.flatnonzero(matches.wrong), *np.flatnonzero(matches.right)]
         for i in shown:  # right ones on top
-            colour, line = (RIGHT, '-') if judgement.right[i] else (WRONG, '--')
+            colour, line = (RIGHT, '-') if matches.right[i] else (WRONG, '--')
             self._outline(found.boxes[i], colour, line)
-        for i in reversed(shown):  # they choose the places of their labels first
+        for i in reversed(shown):  # right boxes place their labels first
             text = f'{self.classes[found.labels[i]]} {found.scores[i]:.2f}'
             self._label(found.boxes[i], int(found.labels[i]), text)
-        return str(judgement)
+        return str(matches)
 
     def caption(self, text: str) -> None:
         self.axes.annotate(
@@ -199,42 +209,42 @@ class _Panel:
             color='#101010',
             bbox=dict(facecolor=colours[label % len(colours)], edgecolor='none', pad=1),
         )
-        # Its background, which is wider than its letters, in px of the image.
+        # The background of the label, which is wider than its text, in px of the image.
         canvas = self.axes.get_figure(root=True).canvas  # type: ignore[union-attr]
         assert isinstance(canvas, FigureCanvasAgg)
         drawn.update_bbox_position_size(canvas.get_renderer())
         background = drawn.get_bbox_patch()
         assert background is not None
         extent = background.get_window_extent().transformed(self.axes.transData.inverted())
-        place = self._free_place(box, abs(extent.width), abs(extent.height))
-        self.labels.append(place)
-        drawn.set_position((place.x0 - extent.xmin, place.y0 - extent.ymin))
+        area = self._free_area(box, abs(extent.width), abs(extent.height))
+        self.labels.append(area)
+        drawn.set_position((area.x0 - extent.xmin, area.y0 - extent.ymin))
 
-    def _free_place(self, box: np.ndarray, wide: float, high: float) -> Bbox:
-        """Where a label covers the least of others: at a corner of its box, outside before inside."""
+    def _free_area(self, box: np.ndarray, wide: float, high: float) -> Bbox:
+        """The area at a corner of a box, first outside, where a label overlaps least with other labels."""
         x1, y1, x2, y2 = box - 0.5
         corners = [
             (x, y)
             for y in (y1 - high, y2, y1, y2 - high)
             for x in (x1, x2 - wide, (x1 + x2 - wide) / 2)
         ]
-        places = []
+        areas = []
         for x, y in corners:
             x = min(max(x, -0.5), self.size[0] - 0.5 - wide)
             y = min(max(y, -0.5), self.size[1] - 0.5 - high)
-            places.append(Bbox.from_bounds(x, y, wide, high))
-        return min(places, key=lambda place: sum(_shared(place, other) for other in self.labels))
+            areas.append(Bbox.from_bounds(x, y, wide, high))
+        return min(areas, key=lambda area: sum(_intersection(area, other) for other in self.labels))
 
 
-def _shared(first: Bbox, second: Bbox) -> float:
-    """The area that two places share, px²."""
+def _intersection(first: Bbox, second: Bbox) -> float:
+    """The area of the intersection of two boxes, px²."""
     width = min(first.x1, second.x1) - max(first.x0, second.x0)
     height = min(first.y1, second.y1) - max(first.y0, second.y0)
     return max(width, 0) * max(height, 0)
 
 
 def as_image(figure: Figure) -> np.ndarray:
-    """A drawn figure, RGB, ``(H, W, 3)`` ``uint8``."""
+    """Render a figure to an RGB image, ``(H, W, 3)`` ``uint8``."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()

@@ -155,7 +155,7 @@ def test_a_trained_dense_teacher(photographs, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def pictures() -> list[np.ndarray]:
+def images() -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     return [generator.integers(0, 255, (96, 128, 3), dtype=np.uint8) for _ in range(2)]
 
@@ -171,7 +171,7 @@ CASES = {
 
 
 @pytest.mark.parametrize('kind', CASES)
-def test_each_kind_of_content_is_measured(tmp_path, pictures, kind):
+def test_each_kind_of_content_is_measured(tmp_path, images, kind):
     """The view that was written agrees; others are measured, whatever random weights say there."""
     model, losses, options = CASES[kind]
     config = model()
@@ -179,7 +179,7 @@ def test_each_kind_of_content_is_measured(tmp_path, pictures, kind):
     keeper = TeacherOutputs(
         distiller(copy.deepcopy(config), teacher, losses), 'teacher', num_priors=10_000
     )
-    measured = measure(tmp_path / 'cache', keeper, teacher, pictures, (128, 96))
+    measured = measure(tmp_path / 'cache', keeper, teacher, images, (128, 96))
     assert set(measured) == set(CHECKED_VIEWS)
     row = measured['as written'][kind]
     if kind == 'maps':
@@ -196,7 +196,7 @@ def test_each_kind_of_content_is_measured(tmp_path, pictures, kind):
 
 
 @pytest.mark.parametrize('name', ['loss_kd_rpn_cls', 'loss_kd_bbox', 'loss_embedding'])
-def test_what_has_no_scores_or_no_boxes_is_not_compared(tmp_path, pictures, name):
+def test_what_has_no_scores_or_no_boxes_is_not_compared(tmp_path, images, name):
     """A loss of an RPN's scores alone; one of an embedding of proposals."""
     embedding = dict(module='roi_head.bbox_head.shared_fcs.0', copy=True)
     every = dict(
@@ -207,7 +207,7 @@ def test_what_has_no_scores_or_no_boxes_is_not_compared(tmp_path, pictures, name
     config = faster_rcnn()
     teacher = teacher_of(tmp_path / 'teacher.pth', config, **OPTIONS)
     keeper = TeacherOutputs(distiller(faster_rcnn(), teacher, {name: every[name]}), 'teacher')
-    measured = measure(tmp_path / 'cache', keeper, teacher, pictures, (128, 96))
+    measured = measure(tmp_path / 'cache', keeper, teacher, images, (128, 96))
     for rows in measured.values():
         (row,) = rows.values()
         assert (
@@ -216,11 +216,11 @@ def test_what_has_no_scores_or_no_boxes_is_not_compared(tmp_path, pictures, name
         assert torch.isnan(torch.tensor(row.cosine))
 
 
-def test_a_cache_of_other_losses_is_refused(tmp_path, pictures):
+def test_a_cache_of_other_losses_is_refused(tmp_path, images):
     config = faster_rcnn()
     teacher = teacher_of(tmp_path / 'teacher.pth', config, **OPTIONS)
     keeper = TeacherOutputs(distiller(faster_rcnn(), teacher, RPN_LOSSES), 'teacher')
-    measure(tmp_path / 'cache', keeper, teacher, pictures, (128, 96))
+    measure(tmp_path / 'cache', keeper, teacher, images, (128, 96))
     other = TeacherOutputs(distiller(faster_rcnn(), teacher, ROI_LOSSES), 'teacher')
     with pytest.raises(ConfigError, match='does not contain proposals, which the losses read'):
-        compare(other, CachedTeacher(str(tmp_path / 'cache')), Images(pictures, (128, 96), []))
+        compare(other, CachedTeacher(str(tmp_path / 'cache')), Images(images, (128, 96), []))

@@ -113,15 +113,15 @@ def test_results_of_the_classes_that_count(files):
 @pytest.mark.parametrize(
     ('name', 'says'),
     [
-        ('image', 'image_id must be of --ann-file, got 77'),
-        ('class', 'category_id must be of --ann-file, got 9'),
+        ('image', 'image_id must be in --ann-file, got 77'),
+        ('class', 'category_id must be in --ann-file, got 9'),
         (
             'predicted',
             'image_id 2 must be 2.png as in --ann-file, got elsewhere/1.png; run predict',
         ),
         ('named', 'category_id 3 must be person as in --ann-file, got cat; run predict'),
         ('form', 'must be a list of detections with image_id, category_id, bbox, score'),
-        ('text', 'is no JSON file'),
+        ('text', 'is not a JSON file'),
     ],
 )
 def test_results_of_another_annotation_file_are_refused(files, name, says):
@@ -133,7 +133,7 @@ def test_results_of_another_annotation_file_are_refused(files, name, says):
 def test_files_and_classes_that_are_not_there(files):
     with pytest.raises(MissingFileError, match='--ann-file: no such file: none.json'):
         read_truth('none.json')
-    with pytest.raises(ConfigError, match="--classes: must be of .*, got 'dgo'; near: dog"):
+    with pytest.raises(ConfigError, match="--classes: must be classes of .*, got 'dgo'; near: dog"):
         read_truth(str(files / 'ann.json'), ['dgo'])
     with pytest.raises(MissingFileError, match='none.json: no such file'):
         read_results('none.json', read_truth(str(files / 'ann.json')))

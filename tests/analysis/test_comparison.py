@@ -81,9 +81,9 @@ def test_a_given_threshold_stays(dataset):
 def test_best_threshold(dataset):
     one = detector(dataset, 'one', [3, 3, 3, 3, 0], score=0.6, false=0.7)
     for index in range(5):
-        one.find(index)
+        one.detections(index)
     assert best_threshold(one) == 0.6
     nothing = detector(dataset, 'nothing', [0] * 5)
     for index in range(5):
-        nothing.find(index)
+        nothing.detections(index)
     assert best_threshold(nothing) == LOWEST_THR

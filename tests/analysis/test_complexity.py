@@ -132,6 +132,6 @@ def test_loads_a_checkpoint_strictly(cfg, tmp_path):
 def test_test_data_is_that_of_the_config(cfg):
     dataset = build_test_data(cfg)
     assert len(dataset) == 3
-    with Image.open(dataset.get_data_info(0)['img_path']) as picture:
-        shape = np.asarray(picture).shape
+    with Image.open(dataset.get_data_info(0)['img_path']) as image:
+        shape = np.asarray(image).shape
     assert shape[:2] == dataset[0]['data_samples'].ori_shape

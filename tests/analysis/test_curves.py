@@ -103,7 +103,5 @@ def test_which_metric():
     assert metric_of([run]) == 'pascal_voc/mAP'
     assert metric_of([run], 'pascal_voc/AP50') == 'pascal_voc/AP50'
     assert metric_of([]) is None
-    with pytest.raises(
-        ConfigError, match="--metric: must be one that a run logged, got 'voc/mAP'; near"
-    ):
+    with pytest.raises(ConfigError, match="--metric: must be a logged metric, got 'voc/mAP'; near"):
         metric_of([run], 'voc/mAP')

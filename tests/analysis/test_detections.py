@@ -77,7 +77,7 @@ def test_confidence_is_the_best_score_of_the_right_class_on_each_object():
 def test_matches_are_sums_of_scores_by_class_of_the_object():
     two = sample([(CAT, 0), (DOG, 1)], [])
     given = [found((CAT, 0.5, 2), (DOG, 0.25, 2), (DOG, 0.5, 0), ([0.0, 0, 5, 5], 0.9, 1)), found()]
-    assert two.matches(given, 3).tolist() == [[0.0, 0.5], [0.0, 0.0], [0.5, 0.25]]
+    assert two.label_scores(given, 3).tolist() == [[0.0, 0.5], [0.0, 0.0], [0.5, 0.25]]
 
 
 def test_other_labels_and_those_left_out():

@@ -17,9 +17,9 @@ from tiny_models import CLASSES, ROI_LOSSES, batch, faster_rcnn, feature_loss, s
 
 from mmkd.analysis.complexity import build_test_data
 from mmkd.analysis.detections import Sample
-from mmkd.analysis.diagnosis import Diagnosis, of_gradients, score_models
+from mmkd.analysis.diagnosis import Diagnosis, check_gradients, score_models
 from mmkd.analysis.gradients import TASK, LossGradient, measure_gradients
-from mmkd.analysis.run_start import start_of, with_all_active
+from mmkd.analysis.run_start import build_distillation, with_all_active
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 80
@@ -35,7 +35,9 @@ def on_photographs():
         cfg = Config.fromfile(str(ROOT / 'benchmarks/configs/voc/distilled.py'))
     init_default_scope('mmdet')
     set_random_seed(0)
-    distiller, _, batches = start_of(with_all_active(cfg, 'distilled.py'), batches=1, batch_size=2)
+    distiller, _, batches = build_distillation(
+        with_all_active(cfg, 'distilled.py'), batches=1, batch_size=2
+    )
     sample = Sample.of(build_test_data(cfg, 'val_dataloader'), IMAGES)
     return distiller, batches, sample
 
@@ -67,9 +69,9 @@ def test_a_sound_pair_has_no_finding(planted):
     assert found.findings == []
     assert found.scores['teacher'].ap50 > 0.2
     assert found.classes['teacher'] == {name: name for name in sample.classes}
-    assert [*of_gradients(distiller, measure_gradients(distiller, batches))] == []
+    assert [*check_gradients(distiller, measure_gradients(distiller, batches))] == []
     assert found.notes == [
-        'student: not tested, it has no weights yet; give some with --checkpoint'
+        'student: not tested, as it has no trained weights; name some with --checkpoint'
     ]
 
 
@@ -79,16 +81,16 @@ def test_random_weights(planted):
     for weight in detector.parameters():
         torch.nn.init.normal_(weight, std=0.02)
     (finding,) = scored(distiller, sample).findings
-    assert finding.key == 'teacher.checkpoint' and 'finds next to nothing' in finding.what
+    assert finding.key == 'teacher.checkpoint' and 'AP50 is only' in finding.what
 
 
-def test_red_and_blue_exchanged(planted):
+def test_red_and_blue_swapped(planted):
     distiller, _, sample, detector = planted
     swaps = detector.data_preprocessor._channel_conversion
     detector.data_preprocessor._channel_conversion = not swaps
     distiller.teacher._renormalization = None
     (finding,) = scored(distiller, sample, images=IMAGES).findings
-    assert finding.key == 'teacher.config' and 'red and blue exchanged' in finding.what
+    assert finding.key == 'teacher.config' and 'red and blue swapped' in finding.what
 
 
 @pytest.mark.parametrize('order', [[1, 2, 3, 4, 5, 0], [2, 1, 0, 3, 4, 5]], ids=['all', 'two'])
@@ -102,9 +104,12 @@ def test_classes_in_another_order(planted, order):
             per_class = weight.view(6, 4, *weight.shape[1:])
             weight.copy_(per_class[order].reshape(weight.shape))
     (finding,) = scored(distiller, sample).findings
-    assert finding.key == 'teacher.classes' and 'put teacher.classes in the order' in finding.todo
+    assert (
+        finding.key == 'teacher.classes'
+        and 'write teacher.classes in the class order' in finding.todo
+    )
     for index, moved in enumerate(order):
-        names = f"its '{sample.classes[index]}' lies on '{sample.classes[moved]}'"
+        names = f"its '{sample.classes[index]}' detects '{sample.classes[moved]}'"
         assert (names in finding.what) == (index != moved)
 
 
@@ -158,7 +163,7 @@ def distiller(tmp_path):
 )
 def test_gradients_become_words(distiller, gradient, key, words):
     gradients = {TASK: of(1.0, 1.0), **dict.fromkeys(ROI_LOSSES, of()), 'loss_kd_neck': gradient}
-    found = [*of_gradients(distiller, gradients)]
+    found = [*check_gradients(distiller, gradients)]
     assert [finding.key for finding in found] == ([key] if key else [])
     assert all(words in str(finding) for finding in found)
 
@@ -166,5 +171,5 @@ def test_gradients_become_words(distiller, gradient, key, words):
 def test_a_weight_that_is_a_thousand_times_too_large(distiller):
     before = measure_gradients(distiller, [batch()])
     distiller.entries['loss_kd_neck']._weight *= 1e4 / before['loss_kd_neck'].ratio
-    found = [*of_gradients(distiller, measure_gradients(distiller, [batch()]))]
+    found = [*check_gradients(distiller, measure_gradients(distiller, [batch()]))]
     assert 'losses.loss_kd_neck.loss_weight' in [finding.key for finding in found]

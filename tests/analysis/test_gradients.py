@@ -194,7 +194,7 @@ def test_a_loss_that_compares_nothing_reaches_nothing(make):
 
 def test_what_cannot_be_measured_is_refused(make):
     later = dict(loss_kd_neck=feature_loss() | dict(schedule=dict(begin=3)))
-    with pytest.raises(ConfigError, match='no distillation loss is active'):
+    with pytest.raises(ConfigError, match='losses: none is active'):
         measured(make(later))
     with pytest.raises(ConfigError, match='no batch'):
         measure_gradients(make(), [])

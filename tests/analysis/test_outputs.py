@@ -26,7 +26,7 @@ def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch, path, says):
 
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr('os.access', lambda path, mode: False)  # root may write everywhere
-    with pytest.raises(ConfigError, match='--out: must be in a folder you may write to'):
+    with pytest.raises(ConfigError, match='--out: must be in a writable folder'):
         check_output(tmp_path / 'new/out.png', '--out', '.png')
 
 

@@ -78,7 +78,7 @@ def test_seeds_are_averaged_and_not_compared_in_pairs(scored):
 
 def test_the_same_training_twice_is_refused_but_one_folder_counts_once(runs, tmp_path):
     copy = copied(runs, 'student_seed0', tmp_path / 'again')
-    with pytest.raises(ConfigError, match='student_seed0 and .*again are the same training'):
+    with pytest.raises(ConfigError, match='student_seed0 and .*again are the same run'):
         read_rows([runs / 'student_seed0', copy])
     (row,) = read_rows([runs / 'student_seed0', f'{runs}/data/../student_seed0'])
     assert len(row.runs) == 1
@@ -94,21 +94,23 @@ def test_a_baseline_of_another_schedule_is_no_baseline(scored, runs):
     rows = assign_roles(read_rows([scored / 'distilled_seed0', runs / 'short', scored / 'teacher']))
     row = rows[-2]
     assert (row.role, row.baseline, row.gain(), row.gap_closed()) == ('distilled', None, None, None)
-    assert row.notes == ['short is no baseline: train_cfg.max_epochs is 1, here 2']
+    assert row.notes == ['short is not a baseline: train_cfg.max_epochs is 1, here 2']
     assert rows[-1].role == 'other'
     # Unless one says so.
     told = {str(scored / 'distilled_seed0'): str(runs / 'short')}
     paths = [scored / 'distilled_seed0', runs / 'short', scored / 'teacher']
     row = assign_roles(read_rows(paths), baselines=told)[-1]
     assert row.baseline.name == 'short' and row.gain() is not None
-    assert row.notes == ['baseline short, as told, differs: train_cfg.max_epochs is 1, here 2']
+    assert row.notes == [
+        'baseline short, named by --baseline, differs: train_cfg.max_epochs is 1, here 2'
+    ]
 
 
 def test_what_is_not_there_is_said(scored):
     (row,) = rows_of(scored, 'distilled_seed0').values()
     assert row.notes == [
-        'no baseline here: no work directory trains its student alone',
-        f'its teacher is not here: {scored}/teacher/epoch_2.pth',
+        'no baseline: no work directory trains its student without distillation',
+        f'its teacher is not in this report: {scored}/teacher/epoch_2.pth',
     ]
     assert (row.role, row.gap_closed()) == ('distilled', None)
 
@@ -118,7 +120,9 @@ def test_a_teacher_that_lies_elsewhere_is_known_by_its_config(scored):
     rows = rows_of(scored, 'distilled_seed0', 'student_seed0', 'moved')
     row = rows['distilled_seed0']
     assert row.teacher is rows['moved'] and row.gap_closed() == pytest.approx(0.3)
-    assert row.notes == [f'teacher moved by its config; taught by {scored}/teacher/epoch_2.pth']
+    assert row.notes == [
+        f'teacher moved was matched by its config; teacher checkpoint: {scored}/teacher/epoch_2.pth'
+    ]
 
 
 def test_two_that_could_be_the_teacher_are_both_named(scored):
@@ -129,7 +133,7 @@ def test_two_that_could_be_the_teacher_are_both_named(scored):
     names = ('distilled_seed0', 'first', 'second')
     row = rows_of(scored, *names)['distilled_seed0']
     assert row.teacher is None
-    assert row.notes[-1] == 'its teacher is one of first, second; name it by --teacher'
+    assert row.notes[-1] == 'its teacher may be any of first, second; name it with --teacher'
     told = {str(scored / 'distilled_seed0'): str(scored / 'second')}
     assert rows_of(scored, *names, teachers=told)['distilled_seed0'].teacher.name == 'second'
 
@@ -148,7 +152,7 @@ def test_another_checkpoint_than_the_one_that_taught_is_said(scored):
     paths = [scored / 'teacher', scored / 'distilled_seed0']
     row = assign_roles(read_rows(paths, best=True))[-1]
     assert row.teacher.first.checkpoint.endswith('epoch_1.pth')
-    assert row.notes[-1] == 'taught by teacher/epoch_2.pth'
+    assert row.notes[-1] == 'teacher checkpoint: teacher/epoch_2.pth'
 
 
 def test_an_unfinished_training_is_shown_without_numbers(scored):
@@ -168,8 +172,8 @@ def test_an_unfinished_training_is_shown_without_numbers(scored):
 @pytest.mark.parametrize(
     ('pairs', 'message'),
     [
-        ({'student_seed0': 'teacher'}, 'student_seed0 is no distilled student'),
-        ({'distilled_seed0': 'short'}, 'short is not among the work directories'),
+        ({'student_seed0': 'teacher'}, 'student_seed0: must be a distilled student'),
+        ({'distilled_seed0': 'short'}, 'short: must be one of the work directories'),
         ({'distilled_seed0': 'distilled_seed0'}, 'cannot be compared with itself'),
     ],
 )
@@ -195,7 +199,7 @@ def test_cost_is_that_of_the_deployed_student(runs):
         assert row.cost.flops > 0 and row.cost.ms_per_image > 0
     text = describe(list(rows.values()), (60, 100), 'this machine')
     assert '60 x 100 px' in text and '96 x 128 (teacher, student_seed0, distilled_seed0)' in text
-    assert 'the median on this machine, batch size 1' in text
+    assert 'median on this machine, batch size 1' in text
     assert '- distilled_seed0: teacher teacher, baseline student_seed0.' in text
 
 

@@ -37,7 +37,7 @@ def test_the_teacher_comes_first_and_once(runs):
     found = read_detectors(paths, names=['a', 'b', 'c'], teachers=True)
     assert [each.name for each in found] == ['teacher', 'a', 'b', 'c']
     # The same weights on the same image: the student's pipeline is the teacher's here.
-    taught, own = found[0].find(1), found[3].find(1)
+    taught, own = found[0].detections(1), found[3].detections(1)
     assert taught.boxes == pytest.approx(own.boxes) and taught.scores == pytest.approx(own.scores)
 
 
@@ -51,11 +51,13 @@ def test_a_teacher_of_more_classes_keeps_the_shared_ones(runs, tmp_path):
     rewrite(folder, rename)
     (teacher, _) = read_detectors([folder], teachers=True)
     (plain, _) = read_detectors([runs / 'distilled_seed0'], teachers=True)
-    assert (teacher.find(0).labels == 1 - plain.find(0).labels).all()
+    assert (teacher.detections(0).labels == 1 - plain.detections(0).labels).all()
 
     rewrite(folder, lambda config: config.model.teacher.update(classes=('cat', 'dog')))
     (teacher, _) = read_detectors([folder], teachers=True)
-    assert set(teacher.find(0).labels) <= {1} and len(teacher.find(0)) < len(plain.find(0))
+    assert set(teacher.detections(0).labels) <= {1} and len(teacher.detections(0)) < len(
+        plain.detections(0)
+    )
 
 
 def test_an_unfinished_run_has_its_last_checkpoint(runs, tmp_path):
@@ -63,9 +65,9 @@ def test_an_unfinished_run_has_its_last_checkpoint(runs, tmp_path):
     (folder / 'epoch_2.pth').unlink()
     (folder / 'last_checkpoint').write_text('epoch_1.pth')
     one, first = read_detectors([folder, runs / 'short'], names=['one', 'first'])
-    assert one.find(0).scores.shape == first.find(0).scores.shape
+    assert one.detections(0).scores.shape == first.detections(0).scores.shape
     (folder / 'epoch_1.pth').unlink()
-    with pytest.raises(MissingFileError, match='epoch_2.pth is not there; epoch 1 of 2 is done'):
+    with pytest.raises(MissingFileError, match='epoch_2.pth does not exist .epoch 1 of 2 is done'):
         read_detectors([folder])
 
 
@@ -102,7 +104,7 @@ REFUSED = {
         ConfigError,
         'must be validated on the 4 images of .*, got 2 other images',
     ),
-    'checkpoint': (no_checkpoint, MissingFileError, 'its checkpoint epoch_2.pth is not there'),
+    'checkpoint': (no_checkpoint, MissingFileError, 'its checkpoint epoch_2.pth does not exist'),
     'data': (
         lambda folder: rewrite(folder, lambda c: c.pop('val_dataloader')),
         ConfigError,
@@ -125,11 +127,11 @@ def test_runs_that_do_not_compare_are_refused(runs, tmp_path, change, error, say
     [
         (('student_seed0', 'student_seed0'), {}, 'named twice'),
         (('student_seed0',), dict(names=['a', 'b']), '--names: must be 1 different titles'),
-        (('student_seed0',), dict(teachers=True), '--teacher: must be given with a distilled run'),
+        (('student_seed0',), dict(teachers=True), '--teacher: needs a distilled run'),
         (
             ('distilled_seed0', 'teacher'),
             dict(teachers=True),
-            'must not be the title of the column of the teacher',
+            "--names: must not be 'teacher' with --teacher",
         ),
     ],
 )

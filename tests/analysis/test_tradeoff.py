@@ -18,8 +18,8 @@ POINTS = [
 @pytest.mark.parametrize('count', range(len(POINTS) + 1))
 def test_draws_whatever_there_is(tmp_path, count):
     draw_tradeoff(POINTS[:count], tmp_path / 'out.png')
-    with Image.open(tmp_path / 'out.png') as picture:
-        assert picture.width > 800 and picture.format == 'PNG'
+    with Image.open(tmp_path / 'out.png') as figure:
+        assert figure.width > 800 and figure.format == 'PNG'
 
 
 def test_labels_keep_their_distance():

@@ -10,7 +10,7 @@ from tiny_models import faster_rcnn
 from tiny_runs import config_of, copied, edit_log, run_test, set_scores
 from tiny_training import train
 
-from mmkd.analysis.work_dir import essence, read_work_dir
+from mmkd.analysis.work_dir import comparable_config, read_work_dir
 from mmkd.errors import ConfigError, MissingFileError
 
 
@@ -55,7 +55,7 @@ def test_the_best_epoch_and_its_checkpoint(runs, tmp_path):
     assert found.checkpoint == str(folder / 'best_coco_bbox_mAP_epoch_1.pth') and not found.notes
     (folder / 'best_coco_bbox_mAP_epoch_1.pth').unlink()
     found = read_work_dir(folder, best=True)
-    assert found.checkpoint is None and found.notes == ['epoch_1.pth is not there any more']
+    assert found.checkpoint is None and found.notes == ['epoch_1.pth does not exist any more']
 
 
 def interrupted(folder):
@@ -116,7 +116,7 @@ def test_a_test_fills_what_was_not_logged(moved, tmp_path):
     tested = max(moved.glob('*/*.json'))
     after = read_work_dir(moved)
     assert after.scores == before.scores | {'F1': json.loads(tested.read_text())['coco/bbox_F1']}
-    assert after.notes == [f'F1 of the test {tested.stem}']
+    assert after.notes == [f'F1 from the test {tested.stem}']
     assert (after.trained, after.seed) == (2, 0)
 
 
@@ -157,16 +157,21 @@ def test_a_training_without_a_log_has_its_checkpoint(runs, tmp_path):
 
 
 def test_what_is_no_work_directory_is_named(runs, tmp_path):
-    with pytest.raises(MissingFileError, match='absent: there is no such folder'):
+    with pytest.raises(MissingFileError, match='absent: no such folder'):
         read_work_dir(tmp_path / 'absent')
     file = tmp_path / 'file'
     file.touch()
-    with pytest.raises(ConfigError, match='file is a file'):
+    with pytest.raises(ConfigError, match='file: must be the work directory of a run, got a file'):
         read_work_dir(file)
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(ConfigError, match='empty holds no training run$'):
+    with pytest.raises(
+        ConfigError,
+        match='empty: must be the work directory of a run, but contains no training run$',
+    ):
         read_work_dir(tmp_path / 'empty')
-    with pytest.raises(ConfigError, match='the folders in it do: .*student_seed0, student_seed1'):
+    with pytest.raises(
+        ConfigError, match='name one of its folders: .*student_seed0, student_seed1'
+    ):
         read_work_dir(runs)
     (tmp_path / 'two').mkdir()
     for name in 'ab':
@@ -175,14 +180,14 @@ def test_what_is_no_work_directory_is_named(runs, tmp_path):
         read_work_dir(tmp_path / 'two')
     (tmp_path / 'two/a.py').write_text('raise RuntimeError("a script, not a config")\n')
     (tmp_path / 'two/b.py').unlink()
-    with pytest.raises(ConfigError, match='two holds no training run$'):
+    with pytest.raises(ConfigError, match='two: must be .* but contains no training run$'):
         read_work_dir(tmp_path / 'two')
     (tmp_path / 'two/a.py').write_text('model = dict()\n')
     (tmp_path / 'two/epoch_1.pth').touch()
-    with pytest.raises(ConfigError, match='no model or no train_cfg'):
+    with pytest.raises(ConfigError, match='must have model and train_cfg'):
         read_work_dir(tmp_path / 'two')
 
 
 def test_essence_is_plain_and_leaves_out():
     node = dict(a=(1, dict(_scope_='mmdet', b='/data/x')), c=None)
-    assert essence(node, ('_scope_',), '/data/') == dict(a=[1, dict(b='x')], c=None)
+    assert comparable_config(node, ('_scope_',), '/data/') == dict(a=[1, dict(b='x')], c=None)

@@ -214,7 +214,9 @@ def test_every_unknown_and_missing_name_is_an_error():
 
 
 def test_a_source_that_does_not_exist_offers_near_ones():
-    with pytest.raises(ConfigError, match=r"'dino2' is no format.*; near: dinov2, dino"):
+    with pytest.raises(
+        ConfigError, match=r"source: must be one of .*, got 'dino2'; near: dinov2, dino"
+    ):
         convert('dino2', {})
     with pytest.raises(ConfigError, match='near: torchvision-mobilenetv2'):
         convert('mobilenetv2', {})

@@ -198,12 +198,12 @@ def test_in_a_list_it_has_to_be_the_last(mae):
     model = vit('mae', mae, init_cfg=[other, ours])
     model.init_weights()
     assert model.layers[0].attn.qkv.weight.std() > 0
-    with pytest.raises(ConfigError, match='has to be the last'):
+    with pytest.raises(ConfigError, match='must be last in the list'):
         vit('mae', mae, init_cfg=[ours, other]).init_weights()
 
 
 def test_mistakes_are_told(mae, tmp_path):
-    with pytest.raises(ConfigError, match="'mea' is no format.*near: mae"):
+    with pytest.raises(ConfigError, match="source: must be one of .*, got 'mea'; near: mae"):
         vit('mea', mae).init_weights()
     with pytest.raises(CheckpointError, match='looks like dino or mae, not dinov2'):
         vit('dinov2', mae).init_weights()

@@ -63,7 +63,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_unrun(tmp_path):
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
             path.write_bytes(pickle.dumps(content, protocol))
             with pytest.raises(
-                CheckpointError, match=r'^F is refused: it holds \w+\.mkdir besides'
+                CheckpointError, match=r'^F is refused: it contains \w+\.mkdir besides'
             ):
                 read_weights(str(path), 'F')
     assert not mark.exists()
@@ -76,19 +76,19 @@ def test_names_that_arrays_do_not_need_are_refused(tmp_path, name):
     module, _, function = name.rpartition('.')
     path = tmp_path / 'reach.pkl'
     path.write_bytes(f'c{module}\n{function}\n.'.encode())
-    with pytest.raises(CheckpointError, match=f'it holds {name} besides'):
+    with pytest.raises(CheckpointError, match=f'it contains {name} besides'):
         read_weights(str(path), 'F')
 
 
-def test_of_all_codecs_only_the_one_that_spells_bytes(tmp_path):
+def test_only_the_codec_of_bytes_is_allowed(tmp_path):
     path = tmp_path / 'codec.pkl'
     path.write_bytes(b'c_codecs\nencode\n(Vtext\nVidna\ntR.')
-    with pytest.raises(CheckpointError, match='it holds text in idna besides'):
+    with pytest.raises(CheckpointError, match='it contains text in idna besides'):
         read_weights(str(path), 'F')
 
 
 @pytest.mark.parametrize('suffix', ['.pkl', '.pth'])
-def test_truncated_and_foreign_files_are_told_in_one_line(tmp_path, suffix):
+def test_truncated_and_foreign_files_are_reported_in_one_line(tmp_path, suffix):
     path = tmp_path / f'file{suffix}'
     whole = io.BytesIO()
     torch.save(dict(model=dict(a=torch.ones(99))), whole)

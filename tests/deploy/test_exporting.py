@@ -140,10 +140,13 @@ def test_a_missing_package_is_one_line(saved, tool, tmp_path, capsys, monkeypatc
         (lambda given: {'--images': 'nowhere.png'}, 'no such file or folder: nowhere.png'),
         (lambda given: {'--images': 'broken.png'}, '--images: broken.png cannot be read'),
         (lambda given: {'--rounds': 0}, '--rounds: must be at least 1, got 0'),
-        (lambda given: {'--teacher': None}, '--teacher: the config must be that of a distillation'),
-        (lambda given: {'--evaluate': None, **given}, '--evaluate: test images have other sizes'),
+        (lambda given: {'--teacher': None}, '--teacher: needs the config of a distillation'),
+        (lambda given: {'--evaluate': None, **given}, '--evaluate: cannot be combined with --size'),
         (lambda given: {'config': 'masks.py', 'checkpoint': 'masks.pth'}, 'MaskRCNN cannot be'),
-        (lambda given: {'config': 'tta.py'}, 'has TestTimeAug; test-time augmentation cannot be'),
+        (
+            lambda given: {'config': 'tta.py'},
+            'has TestTimeAug, but test-time augmentation cannot be',
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(

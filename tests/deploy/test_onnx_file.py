@@ -90,7 +90,7 @@ def test_the_table_has_the_kinds_that_are_tested():
 @pytest.mark.parametrize(
     ('model', 'says'),
     [
-        (lambda: mask_rcnn(), 'MaskRCNN cannot be exported; what can be: FasterRCNN, RetinaNet'),
+        (lambda: mask_rcnn(), 'MaskRCNN cannot be exported; supported: FasterRCNN, RetinaNet'),
         (lambda: cascade_rcnn(), 'CascadeRCNN cannot be exported'),
         (lambda: single_stage('PAA'), 'PAA cannot be exported'),
         (

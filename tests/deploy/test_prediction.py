@@ -79,12 +79,12 @@ def test_an_image_that_cannot_be_read_is_named_after_the_others(given, tool, tmp
     ('arguments', 'says'),
     [
         (('nowhere.png',), 'IMAGES: no such file or folder: nowhere.png'),
-        (('empty',), 'IMAGES: there is no image in empty'),
+        (('empty',), 'IMAGES: no image in empty'),
         (('data', '--score-thr', 2), '--score-thr: must be in [0, 1], got 2.0'),
         (('data', '--ann-file', 'none.json'), '--ann-file: no such file: none.json'),
         (
             ('extra.png', '--ann-file', 'data/annotations.json'),
-            'must list all images, got none called extra.png',
+            'must list all images, but does not list extra.png',
         ),
     ],
 )

@@ -78,7 +78,11 @@ def test_without_a_log_beside_it_no_score_is_given(trained, tool, tmp_path, caps
     given = (trained / 'config.py', 'moved.pth', '--out', 'public', '--device', 'cpu')
     assert tool('publish', *given) == 0
     card = (tmp_path / 'public/README.md').read_text()
-    assert 'Not known: no log' in card and '| mAP |' not in card and 'license: unknown' in card
+    assert (
+        'Not known: the folder of the checkpoint has no validation log' in card
+        and '| mAP |' not in card
+        and 'license: unknown' in card
+    )
     assert 'warning: --license: not given' in capsys.readouterr().err
 
 

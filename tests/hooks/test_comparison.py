@@ -148,7 +148,7 @@ def test_the_plain_students_config_has_no_such_hook(data, teacher, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'says'),
     [
-        (dict(images=0), 'images must be a number of at least 1 or a list of file names, got 0'),
+        (dict(images=0), 'images must be an integer of at least 1 or a list of file names, got 0'),
         (dict(images='0.png'), "got '0.png'"),
         (dict(interval=0), 'interval must be at least 1, got 0'),
         (dict(score_thr=30), 'score_thr must be in [0, 1], got 30'),

@@ -40,14 +40,14 @@ class FailingL1Loss(torch.nn.Module):
 
 
 @HOOKS.register_module(force=True)
-class SpoilImage(Hook):
-    """Spoils an image when training begins."""
+class DamageImage(Hook):
+    """Damages an image when training begins."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
     def before_train(self, runner) -> None:
-        self.spoil(self.path)
+        self.damage(self.path)
 
 
 def guarded(case: Case, **loss: bool):
@@ -68,7 +68,7 @@ def case(tmp_path: Path) -> Case:
 @pytest.mark.parametrize(
     ('of_gradient', 'named'), [(False, 'loss_bbox'), (True, 'the gradient of ')]
 )
-def test_it_stops_before_the_weights_are_spoiled(case, of_gradient, named):
+def test_it_stops_before_the_weights_become_nan(case, of_gradient, named):
     config = guarded(case, of_gradient=of_gradient)
     with pytest.raises(NonFiniteError) as error:
         train(config)
@@ -114,7 +114,7 @@ def test_flat_boxes_are_dropped_by_name_and_the_run_stays_finite(tmp_path, monke
     said = []
     monkeypatch.setattr(MMLogger, 'warning', lambda self, text, *_: said.append(str(text)))
     runner = train(guarded(case))
-    (line,) = [text for text in said if 'not trained on: ' in text]
+    (line,) = [text for text in said if 'not used for training: ' in text]
     assert '1 boxes without an area' in line and '2008_train_0.jpg' in line
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
     counts = {
@@ -127,29 +127,29 @@ def test_flat_boxes_are_dropped_by_name_and_the_run_stays_finite(tmp_path, monke
 
 @pytest.mark.parametrize('workers', [0, 1])
 @pytest.mark.parametrize(
-    ('spoil', 'kind', 'what'),
+    ('damage', 'kind', 'expected'),
     [
         (Path.unlink, MissingFileError, 'no such image: '),
         (lambda path: path.write_bytes(b''), ConfigError, 'is empty or cannot be read'),
     ],
     ids=['missing', 'empty'],
 )
-def test_an_image_that_fails_later_is_named(case, spoil, kind, what, workers):
-    """It was sound when the run was checked."""
+def test_an_image_that_fails_later_is_named(case, damage, kind, expected, workers):
+    """The image is valid when the run is checked."""
     config = guarded(case)
     config.train_dataloader.num_workers = workers
-    config.default_hooks.spoil = dict(
-        type='SpoilImage', path=str(case.folder / 'data/images/2.png')
+    config.default_hooks.damage = dict(
+        type='DamageImage', path=str(case.folder / 'data/images/2.png')
     )
-    SpoilImage.spoil = staticmethod(spoil)
+    DamageImage.damage = staticmethod(damage)
     with pytest.raises(kind) as error:
         train(config)
-    assert what in str(error.value) and '2.png' in str(error.value)
+    assert expected in str(error.value) and '2.png' in str(error.value)
 
 
 @pytest.mark.parametrize('large', [False, True])
 def test_the_check_is_run_without_the_tools(case, monkeypatch, large):
-    """Of a large file, whose data set the run has read, only the categories are looked up."""
+    """The run has read a large file itself; the check reads only its categories."""
     if large:
         monkeypatch.setattr(annotations, 'LARGE_FILE', 10)
     path = case.folder / 'data/annotations.json'

@@ -63,5 +63,5 @@ def test_no_rate_is_an_error():
 
 
 def test_a_backbone_without_depths_is_an_error():
-    with pytest.raises(ConfigError, match='has no depths of its layers'):
+    with pytest.raises(ConfigError, match='needs a backbone with get_layer_depth'):
         rates(Detector(nn.Conv2d(3, 16, 3)), layer_decay_rate=0.5)

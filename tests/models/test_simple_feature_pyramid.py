@@ -81,9 +81,9 @@ def test_it_has_the_weights_of_the_one_on_patches():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(strides=(3, 8, 16, 32)), '3 is not 16 times a power of two'),
-        (dict(in_channels=6), 'too fine for 6'),
-        (dict(num_outs=3), 'num_outs=3, but there are 4 strides'),
+        (dict(strides=(3, 8, 16, 32)), 'strides: must be 16 times a power of two, got 3'),
+        (dict(in_channels=6), 'in_channels: must be a multiple of 4 for stride 4, got 6'),
+        (dict(num_outs=3), 'num_outs: must be at least 4, the number of strides, got 3'),
     ],
 )
 def test_settings_that_do_not_fit(options, message):

@@ -247,16 +247,19 @@ class TestLoading:
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(arch='bse'), "arch='bse' is unknown.*base"),
-        (dict(arch=dict(embed_dims=16)), 'arch lacks num_heads, num_layers'),
-        (dict(arch=dict(embed_dims=15, num_layers=1, num_heads=2)), 'no multiple of num_heads'),
-        (dict(window_size=3), 'class token and registers do not go'),
-        (dict(class_token=False, num_registers=1, rel_pos_grid=4), 'do not go with windows'),
-        (dict(class_token=False, output_class_token=True), 'output_class_token=True, but'),
-        (dict(img_size=60), 'img_size=60 is no multiple of patch_size=16'),
-        (dict(out_indices=3), 'out_indices: there are 3 layers, no 3'),
-        (dict(global_layers=(-4,)), 'global_layers: there are 3 layers, no -4'),
-        (dict(frozen_stages=4), 'frozen_stages=4 is not between'),
+        (dict(arch='bse'), "arch: must be one of .*, got 'bse'; near: base"),
+        (dict(arch=dict(embed_dims=16)), 'arch: lacks num_heads, num_layers'),
+        (
+            dict(arch=dict(embed_dims=15, num_layers=1, num_heads=2)),
+            'embed_dims must be a multiple of num_heads=2, got 15',
+        ),
+        (dict(window_size=3), 'class token and registers cannot be combined with windows'),
+        (dict(class_token=False, num_registers=1, rel_pos_grid=4), 'cannot be combined'),
+        (dict(class_token=False, output_class_token=True), 'output_class_token: must be False'),
+        (dict(img_size=60), 'img_size: must be a multiple of patch_size=16, got 60'),
+        (dict(out_indices=3), 'out_indices: must be from -3 to 2, got 3'),
+        (dict(global_layers=(-4,)), 'global_layers: must be from -3 to 2, got -4'),
+        (dict(frozen_stages=4), 'frozen_stages: must be from -1 to .* 3, got 4'),
     ],
 )
 def test_settings_that_do_not_fit(options, message):
@@ -265,7 +268,7 @@ def test_settings_that_do_not_fit(options, message):
 
 
 @pytest.mark.parametrize('layer_scale', [0.0, 1.0])
-def test_it_computes_what_mmpretrains_does(layer_scale):
+def test_output_equals_that_of_mmpretrain(layer_scale):
     backbones = _mmpretrain()
     arch = dict(ARCH, feedforward_channels=64)
     theirs = backbones.VisionTransformer(
@@ -276,7 +279,7 @@ def test_it_computes_what_mmpretrains_does(layer_scale):
     assert same_output(ours, theirs, (70, 130))
 
 
-def test_it_computes_what_mmpretrains_windows_do():
+def test_output_with_windows_equals_that_of_mmpretrain():
     backbones = _mmpretrain()
     arch = dict(ARCH, feedforward_channels=64, global_attn_indexes=[1])
     theirs = backbones.ViTSAM(arch=arch, img_size=64, out_channels=0, window_size=3)

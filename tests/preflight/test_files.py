@@ -62,11 +62,11 @@ def test_each_missing_part_is_named_with_its_key_and_how_to_get_it(tmp_path, los
     path.rename(tmp_path / 'gone')
     with pytest.raises(MissingFileError) as error:
         check_files(voc_config(str(tmp_path / 'VOCdevkit')), ['train'])
-    for part in (f'{path} ', f'({key})', 'VOCtrainval_11-May-2012.tar', 'data_root=PATH/'):
+    for part in (f'{key}: no such ', f'{path};', 'VOCtrainval_11-May-2012.tar', 'data_root=PATH/'):
         assert part in str(error.value)
 
 
-def test_coco_is_told_where_to_get_it():
+def test_missing_coco_data_names_its_download():
     cfg = Config.fromfile(str(CONFIGS / 'students/faster-rcnn_mobilenetv2_fpn_10e_voc2012.py'))
     cfg.val_dataloader.dataset = dict(
         type='CocoDataset', data_root='data/coco/', ann_file='annotations/instances_val2017.json'
@@ -90,8 +90,9 @@ def test_data_behind_another_backend_is_left_alone():
 def test_missing_evaluator_annotations(tmp_path):
     lost = str(tmp_path / 'val.json')
     cfg = Config(dict(val_cfg=dict(), val_evaluator=[dict(type='CocoMetric', ann_file=lost)]))
-    with pytest.raises(MissingFileError, match=r'val\.json \(val_evaluator\.0\.ann_file\)'):
+    with pytest.raises(MissingFileError, match=r'val_evaluator\.0\.ann_file: .*val\.json') as error:
         check_files(cfg, ['val'])
+    assert '--cfg-options val_evaluator.0.ann_file=FILE' in str(error.value)
 
 
 def test_missing_pretrained_weights_name_the_option(tmp_path):

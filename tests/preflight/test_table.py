@@ -32,15 +32,15 @@ MASKS_FROM_BOXES = f'{mmdet.__path__[0]}/.mim/configs/boxinst/boxinst_r50_fpn_ms
 
 
 @pytest.fixture(params=FAULTS, ids=list(identifiers()))
-def spoiled(request, tmp_path) -> tuple[Fault, Case]:
+def faulty(request, tmp_path) -> tuple[Fault, Case]:
     fault: Fault = request.param
     case = sound_case(tmp_path / 'run', fault.form)
-    fault.spoil(case)
+    fault.apply(case)
     return fault, case
 
 
-def test_one_line_before_anything_is_written(spoiled, tool, capsys, tmp_path):
-    fault, case = spoiled
+def test_one_line_before_anything_is_written(faulty, tool, capsys, tmp_path):
+    fault, case = faulty
     path = case.write()
     there = sorted(tmp_path.rglob('*'))
     if fault.advice:
@@ -55,17 +55,17 @@ def test_one_line_before_anything_is_written(spoiled, tool, capsys, tmp_path):
         lines = [line for line in lines if not line.startswith('mmkd: warning: ')]
         assert all(line.startswith('mmkd: error: ') for line in lines)
     assert len(lines) == 1, lines
-    for part in fault.says:
+    for part in fault.expected:
         assert part in lines[0]
     assert sorted(tmp_path.rglob('*')) == there
 
 
-def test_check_names_it_and_nothing_else(spoiled):
-    fault, case = spoiled
+def test_check_names_it_and_nothing_else(faulty):
+    fault, case = faulty
     verdicts = list(examine(PlannedRun(case.config, ('train', 'val', 'test'), whole=True)))
     found = [str(each) for it in verdicts for each in (it.advice if fault.advice else it.errors)]
     assert found
-    assert any(all(part in each for part in fault.says) for each in found), found
+    assert any(all(part in each for part in fault.expected) for each in found), found
     if fault.advice:
         assert not [error for it in verdicts for error in it.errors]
 
@@ -74,7 +74,7 @@ def test_check_names_it_and_nothing_else(spoiled):
 def test_a_sound_run_passes(tmp_path: Path, form: str):
     case = sound_case(tmp_path / 'run', form)
     verdicts = list(examine(PlannedRun(case.config, ('train', 'val', 'test'), whole=True)))
-    assert [it.word for it in verdicts] == ['passed'] * len(verdicts)
+    assert [it.status for it in verdicts] == ['passed'] * len(verdicts)
 
 
 def negatives_beside_others(case: Case) -> None:
@@ -249,7 +249,7 @@ def test_a_runs_own_pipelines_keep_no_images_of_the_check(tmp_path: Path):
     case.train.pipeline.insert(2, dict(type='CachedMosaic', img_scale=(128, 96)))
     built = DATASETS.build(case.train)
     run = PlannedRun(case.config, ('train',), built=dict(train=built))
-    assert {it.check.name: it.word for it in examine(run)}['pipelines'] == 'passed'
+    assert {it.check.name: it.status for it in examine(run)}['pipelines'] == 'passed'
     assert built.pipeline.transforms[2].results_cache == []
 
 

@@ -74,15 +74,15 @@ def test_measures_the_configs_data_with_its_teacher(tool, config, tmp_path, caps
 
 
 REFUSED = {
-    'iterations': (('--iterations', 0), '--iterations 0 is below 1'),
-    'warmup': (('--warmup', -1), '--warmup -1 is below 0'),
-    'batch': (('--batch-size', 0), '--batch-size 0 is below 1'),
-    'threads': (('--threads', 0), '--threads 0 is below 1'),
-    'sizes': (('--size', 64, 64, 3), '--size takes'),
-    'small': (('--size', 8), 'at least 32 pixels'),
-    'size of data': (('--size', 64, '--data'), "the config's pipeline decides"),
-    'launcher': (('--launcher', 'pytorch'), 'leave out --launcher'),
-    'amp on cpu': (('--amp',), '--amp needs a CUDA device'),
+    'iterations': (('--iterations', 0), '--iterations: must be at least 1, got 0'),
+    'warmup': (('--warmup', -1), '--warmup: must be at least 0, got -1'),
+    'batch': (('--batch-size', 0), '--batch-size: must be at least 1, got 0'),
+    'threads': (('--threads', 0), '--threads: must be at least 1, got 0'),
+    'sizes': (('--size', 64, 64, 3), '--size: must be one side, or height and width'),
+    'small': (('--size', 8), 'at least 32 px'),
+    'size of data': (('--size', 64, '--data'), "the config's pipeline sets the size"),
+    'launcher': (('--launcher', 'pytorch'), 'remove --launcher'),
+    'amp on cpu': (('--amp',), '--amp: needs a CUDA device'),
     'json': (('--json', 'no/where.json'), 'no such folder'),
     'no losses': (
         ('--cfg-options', 'model.losses.loss_kd_cls=None', 'model.losses.loss_kd_bbox=None'),
@@ -105,7 +105,7 @@ def test_a_plain_config_is_refused(tool, tmp_path, capsys):
     cfg = training_config(faster_rcnn(), tmp_path, tmp_path)
     cfg.dump(str(tmp_path / 'plain.py'))
     assert tool('benchmark', 'plain.py', '--device', 'cpu') == 2
-    assert 'plain.py distils nothing' in capsys.readouterr().err
+    assert 'plain.py: model.type must be Distiller' in capsys.readouterr().err
 
 
 def test_a_student_of_masks_needs_data(tool, config, capsys):

@@ -62,13 +62,13 @@ def test_a_user_writes_a_cache_and_trains_without_the_teacher(tool, make, capsys
     config = make(RPN_LOSSES, cache='caches/teacher', photometric=True, min_visible=0.25)
     said = run(tool, capsys, config)
     assert '6 images, about ' in said
-    assert 'caches/teacher: 6 images (6 of them now), ' in said
+    assert 'caches/teacher: 6 images (6 new), ' in said
     assert sorted(os.listdir('caches/teacher')) == ['00000.safetensors', MANIFEST]
     assert (
         run(tool, capsys, config, '--verify') == 'caches/teacher: 6 images, as they were written\n'
     )
     # Once more: nothing is left to do.
-    assert '(0 of them now)' in run(tool, capsys, config)
+    assert '(0 new)' in run(tool, capsys, config)
     (tmp_path / 'teacher.pth').unlink()
     assert tool('train', config, '--gpus', 0) == 0
     assert (tmp_path / 'work_dirs/tiny/iter_2.pth').is_file()
@@ -77,7 +77,8 @@ def test_a_user_writes_a_cache_and_trains_without_the_teacher(tool, make, capsys
 def test_the_folder_may_be_named_on_the_command_line(tool, make, capsys):
     config = make(RPN_LOSSES)
     assert (
-        refused(tool, capsys, config) == 'where to? name a folder with --out, or set teacher.cache'
+        refused(tool, capsys, config)
+        == '--out: must be a folder, got none; name one, or set teacher.cache'
     )
     said = run(tool, capsys, config, '--out', 'here', '--num-priors', 5, '--batch-size', 4)
     assert 'train with --cfg-options model.teacher.cache=here' in said
@@ -132,8 +133,8 @@ def test_an_interrupt_loses_nothing(tool, make, capsys, monkeypatch):
     assert 'was not finished; run the same' in capsys.readouterr().err
     said = run(tool, capsys, config)
     assert '3 images, about' in said
-    assert 'cache: 6 images (3 of them now)' in said
-    assert '6 images, as they were written' in run(tool, capsys, config, '--verify')
+    assert 'cache: 6 images (3 new)' in said
+    assert '6 images, all checksums match' in run(tool, capsys, config, '--verify')
 
 
 @pytest.mark.parametrize('workers', [0, 1])
@@ -150,7 +151,7 @@ def test_an_image_that_cannot_be_read_is_named_and_what_was_cached_is_kept(
     assert '4.png is empty or cannot be read' in line
     path.write_bytes(content)
     said = run(tool, capsys, config)
-    assert 'cache: 6 images' in said and '(6 of them now)' not in said
+    assert 'cache: 6 images' in said and '(6 new)' not in said
 
 
 def test_damage_is_found(tool, make, capsys):
@@ -194,9 +195,9 @@ def test_several_teachers(tool, make, capsys, tmp_path):
     model = dict(teachers=dict(other=teacher))
     config = make(losses, model)
     assert refused(tool, capsys, config, '--out', 'a') == (
-        'which teacher? choose with --teacher: teacher, other'
+        '--teacher: must be one of teacher, other, got none; name one'
     )
-    assert '--teacher othr: no such teacher; near: other' in refused(
+    assert "--teacher: must be a teacher of the config, got 'othr'; near: other" in refused(
         tool, capsys, config, '--teacher', 'othr'
     )
     run(tool, capsys, config, '--out', 'a', '--teacher', 'teacher')
@@ -214,13 +215,13 @@ def test_several_teachers(tool, make, capsys, tmp_path):
 def test_mistakes_are_told_in_one_line_and_nothing_is_written(tool, make, capsys):
     config = make(RPN_LOSSES, cache='cache')
     for options, message in (
-        (('--cfg-options', 'model.type=FasterRCNN'), 'distils nothing'),
-        (('--batch-size', 0), '--batch-size 0 is below 1'),
-        (('--num-priors', 0), '--num-priors 0 is below 1'),
-        (('--check', 0), '--check 0 is below 1'),
+        (('--cfg-options', 'model.type=FasterRCNN'), 'model.type must be Distiller'),
+        (('--batch-size', 0), '--batch-size: must be at least 1, got 0'),
+        (('--num-priors', 0), '--num-priors: must be at least 1, got 0'),
+        (('--check', 0), '--check: must be at least 1, got 0'),
         (('--cfg-options', 'model.teacher.checkpoint=gone.pth'), 'gone.pth'),
-        (('--cfg-options', 'model.teacher.checkpoint=None'), 'teacher.checkpoint is not set'),
-        (('--cfg-options', 'model.teacher.config=None'), 'teacher.config is not set'),
+        (('--cfg-options', 'model.teacher.checkpoint=None'), 'teacher.checkpoint: must be set'),
+        (('--cfg-options', 'model.teacher.config=None'), 'teacher.config: must be set'),
         (('--cfg-options', 'data_root=elsewhere/'), 'elsewhere'),
         (('--cfg-options', 'model.teacher.ema.momentum=0.1'), 'the average of the student'),
         (('--cfg-options', 'model.losses.loss_kd_rpn_cls.align.type=RPNAlign'), 'RPNAlign'),
@@ -262,5 +263,5 @@ def test_the_same_images_twice_are_refused(tool, make, capsys):
     assert 'two images called 0 0.png' in refused(tool, capsys, config)
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=3, dataset=dataset)
     cfg.dump(str(config))
-    assert '6 images (6 of them now)' in run(tool, capsys, config)
+    assert '6 images (6 new)' in run(tool, capsys, config)
     assert len(torch.unique(torch.tensor([len(CacheReader('cache'))]))) == 1

@@ -38,9 +38,9 @@ def test_draws_named_images_with_the_teacher(tool, runs, tmp_path):
 
 
 REFUSED = {
-    'no folder': (('{runs}/short', 'absent'), 'absent: there is no such folder'),
-    'no work dir': (('{runs}/short', 'empty'), 'empty holds no training run'),
-    'one': (('{runs}/short',), '--most-different: must have two detectors, got one'),
+    'no folder': (('{runs}/short', 'absent'), 'absent: no such folder'),
+    'no work dir': (('{runs}/short', 'empty'), 'empty: must be the work directory of a run'),
+    'one': (('{runs}/short',), '--most-different: needs two detectors, got one'),
     'number': (
         ('{runs}/short', '{runs}/teacher', '--most-different', '0'),
         '--most-different: must be 1 to 50 images, got 0',

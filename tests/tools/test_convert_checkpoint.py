@@ -61,7 +61,7 @@ def test_options(tool, dino, tmp_path):
 def test_it_overwrites_only_when_told_to(tool, dino, tmp_path, capsys):
     (tmp_path / 'out.pth').write_text('precious')
     line = refused(tool, capsys, 'dino', 'dino.pth', 'out.pth')
-    assert line == 'mmkd: error: out.pth is there already; overwrite it with --force'
+    assert line == 'mmkd: error: OUT: out.pth exists already; overwrite it with --force'
     assert (tmp_path / 'out.pth').read_text() == 'precious'
     line = refused(tool, capsys, 'dinov2', 'dino.pth', 'out.pth', '--force')
     assert 'looks like dino or mae, not dinov2' in line
@@ -69,18 +69,18 @@ def test_it_overwrites_only_when_told_to(tool, dino, tmp_path, capsys):
     assert tool('convert_checkpoint', 'dino', 'dino.pth', 'out.pth', '--force') == 0
     assert 'cls_token' in torch.load('out.pth', weights_only=True)['state_dict']
     line = refused(tool, capsys, 'dino', 'dino.pth', 'dino.pth', '--force')
-    assert 'dino.pth is the file to convert' in line
+    assert 'OUT: dino.pth is the file to convert' in line
 
 
-def test_mistakes_are_told_in_one_line_and_nothing_is_written(tool, dino, tmp_path, capsys):
+def test_mistakes_are_reported_in_one_line_and_nothing_is_written(tool, dino, tmp_path, capsys):
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'half.pth').write_bytes((tmp_path / 'dino.pth').read_bytes()[:3000])
     before = sorted(os.listdir(tmp_path))
     for arguments, message in (
-        (('dyno', 'dino.pth', 'out.pth'), "'dyno' is no format of checkpoints"),
+        (('dyno', 'dino.pth', 'out.pth'), 'source: must be one of dino, dinov2, mae'),
         (('dino', 'absent.pth', 'out.pth'), 'absent.pth does not exist; name a file or a URL'),
         (('dino', 'half.pth', 'out.pth'), 'half.pth cannot be read'),
-        (('dino', 'dino.pth', 'folder'), 'folder is a folder'),
+        (('dino', 'dino.pth', 'folder'), 'OUT: must be a file, got the folder folder'),
         (('dino', 'dino.pth', 'dino.pth/out.pth'), 'dino.pth/out.pth cannot be written'),
     ):
         assert message in refused(tool, capsys, *arguments)

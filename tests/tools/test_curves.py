@@ -29,13 +29,13 @@ def test_another_metric(tool, runs, tmp_path):
 
 
 REFUSED = {
-    'no folder': (('absent',), 'absent: there is no such folder'),
-    'no work dir': (('empty',), 'empty holds no training run'),
+    'no folder': (('absent',), 'absent: no such folder'),
+    'no work dir': (('empty',), 'empty: must be the work directory of a run'),
     'metric': (
         ('{runs}/short', '--metric', 'mAP'),
         "--metric: must be one that a run logged, got 'mAP'",
     ),
-    'nothing logged': (('silent',), 'silent: must have logged losses or metrics'),
+    'nothing logged': (('silent',), 'silent: must have losses or metrics'),
     'out': (('{runs}/short', '--out', 'empty'), '--out: must be a file that ends in .png'),
     'names': (('{runs}/short', '--names', 'a', 'b'), '--names: must be 1 different titles'),
 }

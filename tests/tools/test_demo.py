@@ -1,4 +1,4 @@
-"""The demo from drawing to pictures, and what it does when it is run again."""
+"""The demo from data generation to figures, and a second run of it."""
 
 import importlib.util
 import json
@@ -69,11 +69,11 @@ def finished(tmp_path_factory):
     return work_dir, first, second
 
 
-def test_interrupt_says_how_to_go_on(finished):
+def test_interrupt_prints_how_to_continue(finished):
     work_dir, first, second = finished
     assert f'--quick --work-dir {work_dir} --device cpu' in first
     assert 'Traceback' not in first
-    assert 'Draw 24 pictures: already there' in second.stdout
+    assert 'Generate 24 images: already done' in second.stdout
     assert 'Train the teacher: already trained' in second.stdout
     assert 'Train the student: done' in second.stdout
 
@@ -113,11 +113,11 @@ def test_table_agrees_with_the_metrics(finished):
     assert student == distilled < metrics['models']['teacher']['parameters']
 
 
-def test_pictures_are_there(finished):
+def test_figures_exist(finished):
     for name in ('comparison.png', 'curves.png'):
-        with Image.open(finished[0] / name) as picture:
-            assert picture.format == 'PNG'
-            assert picture.width > 800
+        with Image.open(finished[0] / name) as figure:
+            assert figure.format == 'PNG'
+            assert figure.width > 800
 
 
 def test_checkpoints_of_both_students_are_alike(finished):
@@ -161,7 +161,7 @@ def test_impossible_seed_is_one_line(tmp_path):
     refused = run(tmp_path, '--seed', '-1')
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
-    assert 'seed=-1' in refused.stderr
+    assert '--seed: must be at least 0, got -1' in refused.stderr
 
 
 def test_fresh_removes_only_its_own(demo, tmp_path):

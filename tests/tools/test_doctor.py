@@ -38,7 +38,7 @@ def test_what_is_wrong_is_said_and_nothing_is_written(tool, config, tmp_path, ca
     assert any(line.startswith('losses.loss_kd_cls.loss_weight: ') for line in lines)
     assert all(';' in line for line in lines)
     assert 'On 4 validation images:' in head and 'Preprocessing:' in head
-    assert 'note: student: not tested' in head and 'times a plain one' in head
+    assert 'note: student: not tested' in head and 'times a plain step' in head
     assert {*tmp_path.rglob('*')} == before
 
 
@@ -66,7 +66,7 @@ def test_a_student_with_weights_is_tested_too(tool, config, tmp_path):
     [
         (('--images', 0), '--images: must be at least 1, got 0'),
         (('--batches', -1), '--batches: must be at least 1, got -1'),
-        (('--json', 'no/such/found.json'), '--json no/such/found.json: there is no such folder'),
+        (('--json', 'no/such/found.json'), '--json: no such folder: no/such'),
         (('--checkpoint', 'no.pth'), '--checkpoint no.pth does not exist'),
     ],
 )
@@ -79,4 +79,4 @@ def test_a_config_that_distils_nothing(tool, tmp_path, capsys):
     cfg = training_config(faster_rcnn(), write_coco(tmp_path / 'data'), tmp_path / 'unused')
     cfg.dump(str(tmp_path / 'plain.py'))
     assert tool('doctor', tmp_path / 'plain.py', *QUICK) == 2
-    assert 'plain.py distils nothing: its model.type is not Distiller' in capsys.readouterr().err
+    assert 'plain.py: model.type must be Distiller, got FasterRCNN' in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_runs_and_their_result_files_have_the_same_errors(tool, runs, tmp_path, 
 
 
 REFUSED = {
-    'no work dir': (('empty',), 'empty holds no training run'),
+    'no work dir': (('empty',), 'empty: must be the work directory of a run'),
     'no file': (
         ('none.json', '--ann-file', '{runs}/data/annotations.json'),
         'none.json: no such file',
@@ -56,10 +56,10 @@ REFUSED = {
         ('none.json', '--ann-file', 'absent.json'),
         '--ann-file: no such file: absent.json',
     ),
-    'classes': (('{runs}/short', '--classes', 'dog'), '--classes: must be given with --ann-file'),
+    'classes': (('{runs}/short', '--classes', 'dog'), '--classes: needs --ann-file'),
     'teacher': (
         ('a.json', '--ann-file', 'b.json', '--teacher'),
-        '--ann-file: must be without --teacher',
+        '--ann-file: cannot be combined with --teacher',
     ),
     'out': (
         ('{runs}/short', '--out', 'e.pdf'),

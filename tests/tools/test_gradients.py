@@ -111,9 +111,9 @@ def test_a_cache_need_not_be_written(tool, config, tmp_path):
 
 
 REFUSED = {
-    'batches': (('--batches', 0), '--batches 0 is below 1'),
-    'batch size': (('--batch-size', 0), '--batch-size 0 is below 1'),
-    'launcher': (('--launcher', 'pytorch'), 'leave out --launcher'),
+    'batches': (('--batches', 0), '--batches: must be at least 1, got 0'),
+    'batch size': (('--batch-size', 0), '--batch-size: must be at least 1, got 0'),
+    'launcher': (('--launcher', 'pytorch'), 'remove --launcher'),
     'json': (('--json', 'no/where.json'), 'no such folder'),
     'checkpoint': (('--checkpoint', 'nowhere.pth'), '--checkpoint nowhere.pth does not exist'),
     'another model': (('--checkpoint', 'teacher.pth'), 'does not belong to this FasterRCNN'),
@@ -137,4 +137,4 @@ def test_a_plain_config_is_refused(tool, tmp_path, capsys):
     data = write_coco(tmp_path / 'data')
     training_config(faster_rcnn(), data, tmp_path).dump(str(tmp_path / 'plain.py'))
     assert tool('gradients', 'plain.py', '--device', 'cpu') == 2
-    assert 'plain.py distils nothing' in capsys.readouterr().err
+    assert 'plain.py: model.type must be Distiller' in capsys.readouterr().err

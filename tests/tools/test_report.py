@@ -35,9 +35,9 @@ def test_writes_table_csv_and_figure(tool, runs, tmp_path, capsys):
     assert float(distilled['gain_points']) == pytest.approx(
         100 * (float(distilled['mAP']) - float(lines['student']['mAP']))
     )
-    with Image.open(out / 'report.png') as picture:
-        assert picture.width > 800
-        colours = np.unique(np.asarray(picture.convert('RGB')).reshape(-1, 3), axis=0)
+    with Image.open(out / 'report.png') as image:
+        assert image.width > 800
+        colours = np.unique(np.asarray(image.convert('RGB')).reshape(-1, 3), axis=0)
     assert {(15, 118, 110), (217, 119, 6)} <= set(
         map(tuple, colours.tolist())
     )  # teacher, distilled
@@ -68,20 +68,29 @@ def test_unfinished_beside_finished(tool, runs, tmp_path, capsys):
     line = lines_of(tmp_path / 'out/report.csv')['student']
     assert (line['trained'], line['planned'], line['mAP'], line['parameters']) == ('1', '2', '', '')
     assert tool('report', folder, *QUICK, '--out', 'none') == 2
-    assert 'no training is finished: student' in capsys.readouterr().err
+    assert 'no run is finished, got student' in capsys.readouterr().err
     assert not (tmp_path / 'none').exists()
 
 
 REFUSED = {
-    'absent': (('absent',), 'absent: there is no such folder'),
-    'file': (('file',), 'file is a file'),
-    'empty': (('empty',), 'empty holds no training run'),
-    'out': (('{runs}/teacher', '--out', 'file'), '--out file is a file'),
-    'size': (('{runs}/teacher', '--image-size', '8', '64'), 'at least 32 pixels'),
-    'threads': (('{runs}/teacher', '--threads', '0'), '--threads 0 is below 1'),
-    'form': (('{runs}/teacher', '--teacher', 'x'), "--teacher takes NAME=WORK_DIR, got 'x'"),
-    'other': (('{runs}/teacher', '--baseline', '{runs}/teacher={runs}/short'), 'is not among'),
-    'pair': (('{runs}/teacher', '--baseline', '{runs}/teacher={runs}/teacher'), 'no distilled'),
+    'absent': (('absent',), 'absent: no such folder'),
+    'file': (('file',), 'file: must be the work directory of a run, got a file'),
+    'empty': (('empty',), 'empty: must be the work directory of a run'),
+    'out': (('{runs}/teacher', '--out', 'file'), '--out: must be a folder, got the file file'),
+    'size': (('{runs}/teacher', '--image-size', '8', '64'), 'at least 32 px each'),
+    'threads': (('{runs}/teacher', '--threads', '0'), '--threads: must be at least 1, got 0'),
+    'form': (
+        ('{runs}/teacher', '--teacher', 'x'),
+        "--teacher: must be DISTILLED=WORK_DIR, got 'x'",
+    ),
+    'other': (
+        ('{runs}/teacher', '--baseline', '{runs}/teacher={runs}/short'),
+        'must be one of the work directories',
+    ),
+    'pair': (
+        ('{runs}/teacher', '--baseline', '{runs}/teacher={runs}/teacher'),
+        'must be a distilled student',
+    ),
 }
 
 

@@ -76,9 +76,9 @@ def test_annotations_are_sound(root, split):
         assert 0.4 < annotation['visible'] <= 1
         assert annotation['iscrowd'] == 0
     for image in coco.imgs.values():
-        with Image.open(root / split / image['file_name']) as picture:
-            assert picture.format == 'JPEG'
-            assert picture.size == (image['width'], image['height'])
+        with Image.open(root / split / image['file_name']) as file:
+            assert file.format == 'JPEG'
+            assert file.size == (image['width'], image['height'])
 
 
 def test_scenes_vary_in_what_makes_detection_hard():

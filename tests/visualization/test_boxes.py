@@ -1,4 +1,4 @@
-"""What counts as a right box, a wrong one and a missed object."""
+"""Right and wrong boxes, and missed objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
-from mmkd.visualization import Boxes, judge, of_sample
+from mmkd.visualization import Boxes, match_boxes, predicted_boxes
 
 
 def boxes(*rows, scores=None, ignored=None):
@@ -33,28 +33,28 @@ TRUTH = boxes((0, 0, 10, 10, 0), (20, 0, 40, 20, 1))
         (boxes((0, 0, 10, 9, 0), (0, 0, 10, 10, 0)), [True, False], [True, False], 1 / 2),
     ],
 )
-def test_judge(found, right, hit, f1):
-    judgement = judge(found, TRUTH)
-    assert judgement.right.tolist() == right
-    assert judgement.wrong.tolist() == [not each for each in right]
-    assert judgement.hit.tolist() == hit
-    assert judgement.f1 == pytest.approx(f1)
+def test_match_boxes(found, right, hit, f1):
+    matches = match_boxes(found, TRUTH)
+    assert matches.right.tolist() == right
+    assert matches.wrong.tolist() == [not each for each in right]
+    assert matches.hit.tolist() == hit
+    assert matches.f1 == pytest.approx(f1)
 
 
-def test_judge_without_objects():
-    judgement = judge(boxes((0, 0, 10, 10, 0)), boxes())
-    assert judgement.wrong.tolist() == [True] and judgement.hit.tolist() == []
-    assert judgement.f1 == 0 and judge(boxes(), boxes()).f1 == 1
+def test_match_without_objects():
+    matches = match_boxes(boxes((0, 0, 10, 10, 0)), boxes())
+    assert matches.wrong.tolist() == [True] and matches.hit.tolist() == []
+    assert matches.f1 == 0 and match_boxes(boxes(), boxes()).f1 == 1
 
 
 def test_a_box_on_an_ignored_object_is_neither_right_nor_wrong():
     crowd = boxes((50, 0, 90, 40, 0))
     truth = boxes((0, 0, 10, 10, 0), ignored=crowd)
     on_crowd, of_other_class, half_out = (60, 0, 70, 10, 0), (60, 0, 70, 10, 1), (85, 0, 96, 10, 0)
-    judgement = judge(boxes((0, 0, 10, 10, 0), on_crowd, of_other_class, half_out), truth)
-    assert judgement.right.tolist() == [True, False, False, False]
-    assert judgement.wrong.tolist() == [False, False, True, True]
-    assert str(judgement) == '1 right · 2 wrong · 0 missed'
+    matches = match_boxes(boxes((0, 0, 10, 10, 0), on_crowd, of_other_class, half_out), truth)
+    assert matches.right.tolist() == [True, False, False, False]
+    assert matches.wrong.tolist() == [False, False, True, True]
+    assert str(matches) == '1 right · 2 wrong · 0 missed'
 
 
 def test_threshold_keeps_equal_scores_and_sorts():
@@ -66,16 +66,16 @@ def test_threshold_keeps_equal_scores_and_sorts():
     assert kept.scores.tolist() == [0.9, 0.5]
 
 
-def test_distinct_keeps_the_first_box_of_a_place():
+def test_of_overlapping_boxes_the_first_is_kept():
     found = boxes(
         (0, 0, 10, 10, 0),
-        (0, 0, 10, 9, 1),  # the same place as another class
+        (0, 0, 10, 9, 1),  # overlaps the first, with another class
         (0, 0, 10, 4, 2),  # within the first, but overlaps it by less than half
         (20, 20, 30, 30, 0),
         scores=np.array([0.9, 0.8, 0.7, 0.6]),
     )
-    assert found.distinct().scores.tolist() == [0.9, 0.7, 0.6]
-    assert len(boxes(scores=np.array([])).distinct()) == 0
+    assert found.without_overlaps().scores.tolist() == [0.9, 0.7, 0.6]
+    assert len(boxes(scores=np.array([])).without_overlaps()) == 0
 
 
 def test_other_labels_drop_classes_without_one():
@@ -92,5 +92,5 @@ def test_boxes_of_a_sample_in_mmdets_own_type():
         labels=torch.tensor([2]),
         scores=torch.tensor([0.5], dtype=torch.float16),
     )
-    found = of_sample(sample)
+    found = predicted_boxes(sample)
     assert found.boxes.tolist() == [[1, 2, 3, 4]] and found.scores.tolist() == [0.5]

@@ -1,4 +1,4 @@
-"""Which images of a data set are shown."""
+"""Selection of the images of a data set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mmengine.registry import DefaultScope
 from tiny_training import training_config, write_coco
 
 from mmkd.errors import ConfigError
-from mmkd.visualization import find_indices, ground_truth, load_image, spread
+from mmkd.visualization import find_indices, ground_truth, load_image, spread_indices
 
 
 @pytest.fixture(scope='module')
@@ -19,10 +19,10 @@ def dataset(tmp_path_factory):
         return DATASETS.build(config)
 
 
-def test_spread_takes_images_from_everywhere(dataset):
-    assert spread(dataset, count=2, objects=3) == [1, 4]
-    assert len(spread(dataset, count=100, objects=0)) == 6
-    assert len(spread(dataset, count=3, objects=99)) == 3  # no such images: any
+def test_spread_indices_cover_the_data_set(dataset):
+    assert spread_indices(dataset, count=2, objects=3) == [1, 4]
+    assert len(spread_indices(dataset, count=100, objects=0)) == 6
+    assert len(spread_indices(dataset, count=3, objects=99)) == 3  # no such images: any
 
 
 def test_ground_truth_is_that_of_the_file_without_what_is_ignored(dataset, monkeypatch):

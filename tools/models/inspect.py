@@ -1,8 +1,8 @@
-"""Show what the modules of teacher and student compute, and which outputs can be compared.
+"""Show the modules of teacher and student with their output shapes, and which outputs can be compared.
 
-Of a distillation's config, or of a student's with --teacher. Output shapes are those of a random image of
-the config's test size; weights are random, and neither data nor checkpoints are read. --suggest prints
-losses that run for the pair, as text for the config.
+Reads the config of a distillation, or that of a student with --teacher. Output shapes are for a random image
+of the config's test size. Weights are random; neither data nor checkpoints are read. --suggest prints losses
+that work for the pair, as text for the config.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--teacher',
         metavar='CONFIG',
-        help="the teacher's config, a file or mmdet::…, instead of the config's own",
+        help='config of a teacher, a file or mmdet::…, instead of the teacher in the config',
     )
     parser.add_argument(
-        '--depth', type=int, default=2, help='names in the paths that are listed (default: 2)'
+        '--depth', type=int, default=2, help='maximum depth of listed modules (default: 2)'
     )
     parser.add_argument(
         '--size',
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help="of the image, px (default: the config's test size)",
+        help="size of the image, px (default: the config's test size)",
     )
     parser.add_argument(
         '--suggest',
         action='store_true',
-        help='print losses that run for the pair, and nothing else',
+        help='print only losses that work for the pair',
     )
-    parser.add_argument('--json', metavar='FILE', help='write what is found to a JSON file too')
+    parser.add_argument('--json', metavar='FILE', help='write the results to a JSON file too')
     return parser.parse_args()
 
 
@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
     if args.size and min(args.size) < 32:
         raise ConfigError(f'--size: must be at least 32 px each, got {args.size}')
     if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise ConfigError(f'--json {args.json}: there is no such folder')
+        raise ConfigError(f'--json: no such folder: {Path(args.json).parent}; name another file')
     cfg = load_config(args, modes=())
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     MMLogger.get_current_instance().setLevel('ERROR')
@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
         for group, why in suggestion.refused.items():
             print(f'# No loss on {group}: {" ".join(why.split())}')
         if not suggestion.losses:
-            raise ConfigError('--suggest: no loss runs for this pair; see docs/methods.md')
+            raise ConfigError('--suggest: no loss works for this pair; see docs/methods.md')
         print(as_config(suggestion))
     report(args, cfg, student, teacher, matches(student, teacher), suggestion)
 
@@ -107,7 +107,8 @@ def report(
     found: list[Match],
     suggestion: Suggestion | None,
 ) -> None:
-    from mmkd.analysis.inspection import shown
+    """Print the modules, the feature maps of both, and the losses; write them to the JSON file."""
+    from mmkd.analysis.inspection import up_to_depth
 
     sides = {'student': student} | ({'teacher': teacher} if teacher else {})
     losses = declared(cfg, sides)
@@ -115,7 +116,7 @@ def report(
         for name, each in sides.items():
             height, width = each.size
             print(f'{name}: {type(each.model).__name__}, images of {height} x {width} px\n')
-            print('\n'.join(table(list(shown(each.modules, args.depth)))))
+            print('\n'.join(table(list(up_to_depth(each.modules, args.depth)))))
             if each.idle:
                 print(f'not called: {", ".join(each.idle)}')
             print()
@@ -140,7 +141,7 @@ def report(
 
 
 def table(modules: list[ModuleCall]) -> list[str]:
-    """A line for each module: path, class, parameters, share, shapes and strides."""
+    """One line per module: path, class, parameters, their fraction, shapes and strides."""
     first = max((len(each.path) for each in modules), default=0) + 2
     kind = max((len(each.kind) for each in modules), default=0) + 2
     return [
@@ -151,17 +152,17 @@ def table(modules: list[ModuleCall]) -> list[str]:
 
 
 def outputs(module: ModuleCall, limit: int = 6) -> str:
-    """The shapes of its outputs, maps with their strides."""
+    """The output shapes of a module, with the strides of feature maps."""
     texts = [
         f'{"x".join(map(str, shape))}{f" /{stride:g}" if stride else ""}'
         for shape, stride in zip(module.shapes, module.strides, strict=True)
     ]
-    more = f', … ({len(texts)} in all)' if len(texts) > limit else ''
+    more = f', … ({len(texts)} in total)' if len(texts) > limit else ''
     return f'{", ".join(texts[:limit])}{more}'
 
 
 def line_of(match: Match) -> str:
-    """A line for a pair of modules: whether their maps can be compared, and how."""
+    """One line for a pair of modules: whether their maps can be compared, and how."""
     names = match.student if match.student == match.teacher else f'{match.student}, {match.teacher}'
     if match.problem:
         return f'{names}: {match.problem}'
@@ -169,11 +170,11 @@ def line_of(match: Match) -> str:
     if match.connector:
         items = ', '.join(f'{key}={value!r}' for key, value in match.connector.items())
         how = f'connector=dict({items})'
-    return f'{names}: {match.levels} of one size; {how}'
+    return f'{names}: {match.levels} levels of the same size; {how}'
 
 
 def declared(cfg: Config, sides: dict[str, Inspection]) -> list[dict[str, Any]]:
-    """The losses of the config: what they record of each model, with its shapes."""
+    """The losses of the config with the outputs that they record, and the shapes of these outputs."""
     from mmkd.distillers import LossEntry
     from mmkd.errors import UserError
     from mmkd.families import family_of
@@ -205,6 +206,7 @@ def declared(cfg: Config, sides: dict[str, Inspection]) -> list[dict[str, Any]]:
 
 
 def loss_line(loss: dict[str, Any]) -> str:
+    """One line for a loss of the config: its outputs and its alignment, or its error."""
     if 'problem' in loss:
         return loss['problem']
     sides = ', '.join(f'{side} {loss[side]}' for side in ('student', 'teacher'))

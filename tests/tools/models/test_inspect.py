@@ -85,7 +85,7 @@ def test_it_lists_modules_pairs_and_declared_losses(tool, pair, capsys, tmp_path
     assert tool(INSPECT, tmp_path / 'distil.py', *SMALL, '--json', 'found.json') == 0
     printed = capsys.readouterr().out
     assert 'student: FasterRCNN, images of 96 x 128 px' in printed
-    assert 'neck: 5 of one size; connector=dict(type=' in printed
+    assert 'neck: 5 levels of the same size; connector=dict(type=' in printed
     assert 'loss_kd_cls: KLDivergence of student roi_head.bbox_head.fc_cls' in printed
     found = json.loads((tmp_path / 'found.json').read_text())
     assert found['teacher']['detector'] == 'FasterRCNN'
@@ -125,7 +125,7 @@ def test_a_config_alone_is_listed(tool, pair, capsys):
         (('--size', 8, 8), '--size: must be at least 32 px each'),
         (('--teacher', 'none.py'), "teacher.config='none.py' does not exist"),
         (('--teacher', 'mmdet::x/none.py'), "teacher.config: 'mmdet::x/none.py' does not exist"),
-        (('--json', 'nowhere/found.json'), 'there is no such folder'),
+        (('--json', 'nowhere/found.json'), '--json: no such folder: nowhere'),
     ],
 )
 def test_wrong_options_are_one_line(tool, pair, capsys, arguments, says):
