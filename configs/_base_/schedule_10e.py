@@ -1,4 +1,4 @@
-# SGD for 10 epochs: MMDetection's schedule_1x.py (12 epochs, steps after 8 and 11), shortened.
+# SGD for 10 epochs: MMDetection's schedule_1x.py (12 epochs, decays after 8 and 11), shortened.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 
 train_cfg = dict(max_epochs=10)
@@ -14,8 +14,8 @@ param_scheduler = [
 # The linear scaling rule (Goyal et al. 2017, sec. 2.1) turns this into 0.01 for the 8 images per step of
 # voc2012.py. auto_scale_lr applies the rule to any other batch size or number of GPUs.
 #
-# schedule_1x.py has no clip_grad. Distillation needs it; the baseline keeps it, so that the two differ in
-# the teacher alone. Measured at 256 px, with tau=2.5, 50 iterations of warm-up and a teacher of six classes:
+# schedule_1x.py has no clip_grad. Distillation needs it. The baseline has it too: then the two differ in the
+# teacher alone. Measured at 256 px, with tau=2.5, 50 iterations of warm-up and a teacher of six classes:
 # without clipping the distilled student diverged at iteration 23 (lr 0.0045), with max_norm=35 its losses
 # oscillated, with 10 they fell steadily.
 optim_wrapper = dict(optimizer=dict(lr=0.01), clip_grad=dict(max_norm=10))

@@ -1,5 +1,5 @@
-# RoI losses, and the maps of the teacher's pyramid and the student's FPN. PKD normalises both: only the
-# pyramid has layer normalisation.
+# RoI losses, and the maps of the teacher's pyramid and the student's FPN. PKD normalises both maps, because
+# only the pyramid has layer normalisation.
 _base_ = '../vitdet-b_to_mobilenetv2_voc2012.py'
 
 # Cao et al. 2022 (arXiv 2207.02039): 6 per level. mmkd takes the mean over five levels, so times 5.
