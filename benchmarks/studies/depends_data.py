@@ -1,5 +1,5 @@
-# What the gain depends on: the number of training images. `kl-mse` of methods.py with all 800 synthetic
-# images, with the first 240 and with the first 80, for about the same number of steps.
+# Effect on the gain: the number of training images. `kl-mse` of methods.py with all 800 synthetic images,
+# with the first 240 and with the first 80, for about the same number of steps.
 _base_ = './methods.py'
 
 demo = 'configs/demo/faster-rcnn_mobilenetv2_fpn.py'

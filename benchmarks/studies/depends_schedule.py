@@ -1,5 +1,5 @@
-# What the gain depends on: the length of training. `kl-mse` of methods.py for five epochs (the demo's
-# number), for two and for ten. The teacher is the same.
+# Effect on the gain: the length of training. `kl-mse` of methods.py for five epochs (the demo's number),
+# for two and for ten. The teacher is the same.
 _base_ = './methods.py'
 
 demo = 'configs/demo/faster-rcnn_mobilenetv2_fpn.py'

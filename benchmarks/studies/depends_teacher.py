@@ -1,4 +1,4 @@
-# What the gain depends on: the quality of the teacher. `kl-mse` of methods.py, with a teacher trained for one
+# Effect on the gain: the quality of the teacher. `kl-mse` of methods.py, with a teacher trained for one
 # epoch instead of five.
 _base_ = './methods.py'
 
