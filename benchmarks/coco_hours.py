@@ -19,13 +19,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-# Of the 118,287 images of train2017, 117,266 have labels; MMDetection's configs leave the others out
+# train2017 has 118,287 images; 117,266 have labels. MMDetection's configs leave the others out
 # (filter_empty_gt). With 16 images per step these are the 7,330 steps per epoch of its logs.
 IMAGES = 117_266
 EPOCHS = 12
 DEVICES = 8
-# Keys in which the measurements of a row agree.
-SAME = ('config', 'device', 'threads', 'size', 'batch_size', 'amp')
+# Measurements that agree in these keys share a row.
+ROW_KEYS = ('config', 'device', 'threads', 'size', 'batch_size', 'amp')
 ABSENT = '–'
 
 
@@ -49,9 +49,9 @@ def read(files: Iterable[str]) -> list[dict[str, Any]]:
     """Measurements, joined into rows, in the order of the files.
 
     Returns:
-        Per row: the keys of :data:`SAME`; ``student`` and ``teacher``, seconds of the student's step and of
-        the teacher's pass; ``live`` and ``cached``, seconds of the distillation step. Missing if not
-        measured.
+        Per row: the keys of :data:`ROW_KEYS`; ``student`` and ``teacher``, seconds of the student's step and
+        of the teacher's pass; ``live`` and ``cached``, seconds of the distillation step. Keys that were not
+        measured are missing.
 
     Raises:
         SystemExit: A file is not such a measurement, or two files measure the same.
@@ -62,12 +62,12 @@ def read(files: Iterable[str]) -> list[dict[str, Any]]:
             numbers = json.loads(Path(file).read_text(encoding='utf-8'))
             arguments = numbers['arguments']
             found = dict(numbers, config=Path(arguments['config']).stem, amp=arguments['amp'])
-            key = tuple(str(found[name]) for name in SAME)
+            key = tuple(str(found[name]) for name in ROW_KEYS)
             own = {name: float(numbers[f'{name}_s']) for name in ('student_step', 'teacher_pass')}
             kd = float(numbers['kd_step_s'])
         except (OSError, ValueError, KeyError, TypeError) as error:
             sys.exit(f'{file}: must be a file of tools/benchmark.py --json, got {error!r}')
-        row = rows.setdefault(key, {name: found[name] for name in SAME})
+        row = rows.setdefault(key, {name: found[name] for name in ROW_KEYS})
         kind = 'cached' if arguments.get('cached') else 'live'
         if kind in row:
             sys.exit(f'{file}: measures the same as an earlier file; leave one out')

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conditions import environment, observed
+from conditions import environment, observe_process
 from mmengine.config import Config
 from scipy import stats
 from tiny_models import CLASSES, ROI_LOSSES, faster_rcnn, save_teacher
@@ -112,7 +112,7 @@ def written(monkeypatch):
 
     def write(path, given):
         module = module_of(monkeypatch)
-        where = observed('cpu', environment()) | dict(arithmetic='AVX2, 1 thread')
+        origin = observe_process('cpu', environment()) | dict(arithmetic='AVX2, 1 thread')
         loaded = module['Study'](path, Path('work_dirs/benchmarks'))
         teacher = [loaded.teacher()] if 'teacher' in given else []
         runs = loaded.runs(
@@ -124,7 +124,7 @@ def written(monkeypatch):
             if index < len(given[one.recipe]):
                 value = dict.fromkeys(('mAP', 'AP50', 'F1'), given[one.recipe][index])
                 line = dict(study=path.stem, recipe=one.recipe, seed=one.seed, **value)
-                found.append(line | dict(config_hash=one.digest, files=dict(weights='1'), **where))
+                found.append(line | dict(config_hash=one.digest, files=dict(weights='1'), **origin))
         return found
 
     return write
@@ -175,7 +175,7 @@ def test_trains_what_is_missing_and_nothing_twice(run, trained, trained_once, tm
 
     assert run(*common, '--seeds', 0) == 0
     assert lines(results) == found
-    assert '2 of 2 runs are there' in capsys.readouterr().out
+    assert '2 of 2 runs are finished' in capsys.readouterr().out
     # Another temperature is another experiment, of this recipe alone.
     study.write_text(study.read_text().replace('3.0', '4.0'))
     assert run(*common, '--seeds', 0, '--recipes', 'kd') == 0
@@ -282,7 +282,7 @@ def test_unlike_lines_are_not_compared(run, study, tmp_path, capsys, written):
     results.write_text(''.join(json.dumps(line) + '\n' for line in ours))
     assert run(study, '--results', results, '--table') == 2
     error = capsys.readouterr().err
-    assert 'runs of tiny have read different files by the name of weights' in error
+    assert 'runs of tiny have read different files named weights and cannot be compared' in error
 
 
 def test_verify_trains_again_and_compares(run, trained, tmp_path, capsys, monkeypatch):
@@ -426,15 +426,15 @@ def test_other_conditions_have_baselines_of_their_own(run, study, tmp_path, caps
 def test_mistakes_are_one_line(run, study, capsys):
     assert run('nothing') == 2
     error = capsys.readouterr().err
-    assert 'no study nothing; there are ' in error and ' detr,' in error
+    assert 'STUDY: must be ' in error and ' detr,' in error and 'got nothing' in error
     assert run(study, '--recipes', 'kq', '--table') == 2
-    assert "has no recipe 'kq'; near: kd" in capsys.readouterr().err
+    assert f"{study}: no recipe 'kq'; near: kd" in capsys.readouterr().err
     for option in ('--jobs', '--threads'):
         assert run(study, option, 0) == 2
         assert f'{option}: must be at least 1, got 0' in capsys.readouterr().err
     study.write_text('seeds = (0,)\nrecipes = dict(a=1)\n')
     assert run(study, '--table') == 2
-    assert 'teacher not given' in capsys.readouterr().err
+    assert 'missing: teacher' in capsys.readouterr().err
 
 
 def test_shipped_studies_are_of_shipped_configs():
@@ -547,10 +547,11 @@ def test_another_teacher_than_the_studys_is_refused(run, given, tmp_path, capsys
     path = tmp_path / 'given.pth'
     path.write_bytes(path.read_bytes() + b'.')
     assert run(*common) == 2
-    assert f'{path} is not the one of {given} (teacher.sha256)' in capsys.readouterr().err
+    assert f'{given}: teacher.sha256: {path} has another checksum' in capsys.readouterr().err
     path.unlink()
     assert run(*common) == 2
-    assert f'there is no {path}; set MMKD_WEIGHTS' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f'{given}: teacher.checkpoint: no file {path}; set MMKD_WEIGHTS' in error
     assert not (tmp_path / 'results.jsonl').exists()
 
 
