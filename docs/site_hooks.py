@@ -20,6 +20,8 @@ import griffe
 log = logging.getLogger('mkdocs.hooks.site')  # its warnings fail a strict build
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = '<!-- help of all commands -->'
+# A page that is a file of the repository's root.
+INCLUDE = re.compile(r'<!-- file (\S+) -->')
 LINK = re.compile(r'(?<!!)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)')
 ROLE = re.compile(r':(?:class|func|meth|mod|attr|data):`~?([^`]+)`')
 # A formula ends at the first blank line.
@@ -31,13 +33,18 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill in the help of the commands, and turn links that leave ``docs/`` into links to the repository."""
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, help_of_commands())
-    folder = Path(page.file.abs_src_path).parent
+    folder = source = Path(page.file.abs_src_path).parent
+    included = INCLUDE.fullmatch(markdown.strip())
+    if included:
+        markdown, source = (ROOT / included[1]).read_text(encoding='utf-8'), ROOT
+    docs = Path(config.docs_dir).resolve()
 
     def replace(link: re.Match[str]) -> str:
-        target = (folder / link[2]).resolve()
-        docs = Path(config.docs_dir).resolve()
-        if target.is_relative_to(docs) or not target.exists():
-            return link[0]  # mkdocs checks it
+        target = (source / link[2]).resolve()
+        if not target.exists():
+            return link[0]  # mkdocs reports it
+        if target.is_relative_to(docs):
+            return f'[{link[1]}]({os.path.relpath(target, folder)}{link[3] or ""})'
         inside = {'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'}
         path = target.relative_to(ROOT).as_posix()
         if path in inside:

@@ -62,18 +62,18 @@ recipes = {
     ),
     'kl-mse-auto-2': dict(
         config=distilled,
-        options={**student, **weights(dict(_delete_=True, ratio=2.0))},
+        options={**student, **loss_weights(dict(_delete_=True, ratio=2.0))},
         cached=True,
     ),
     'kl-mse-auto-3': dict(
         config=distilled,
-        options={**student, **weights(dict(_delete_=True, ratio=3.0))},
+        options={**student, **loss_weights(dict(_delete_=True, ratio=3.0))},
         cached=True,
     ),
     # The weight follows the gradients for the whole run.
     'kl-mse-auto-1-every-10': dict(
         config=distilled,
-        options={**student, **weights(dict(_delete_=True, ratio=1.0, every=10))},
+        options={**student, **loss_weights(dict(_delete_=True, ratio=1.0, every=10))},
         cached=True,
     ),
 }
