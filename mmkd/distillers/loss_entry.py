@@ -202,7 +202,8 @@ class LossEntry:
             wanted, given = (getattr(it, 'activation', None) for it in (self.loss, align))
             if wanted and given and wanted != given:
                 raise ConfigError(
-                    f'activation must be {given!r}, which the heads use, got {wanted!r}; set activation'
+                    f'activation must be {given!r}, which the heads use, got {wanted!r}; set '
+                    f'activation={given!r}'
                 )
             wanted, given = (getattr(it, 'box_format', None) for it in (self.loss, align))
             if wanted and given and wanted != given:
