@@ -1,4 +1,4 @@
-"""The training step: student, teachers and the losses between them."""
+"""The training step: a student, its teachers and the distillation losses."""
 
 from .config_access import delegate_config_to_student
 from .distiller import Distiller

@@ -1,4 +1,4 @@
-"""A live teacher's outputs outside of training: to store them, or to compare stored ones with them."""
+"""A live teacher's outputs outside a training run: to store them, or to compare stored outputs with them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .step import TeacherPass
 
 
 class TeacherOutputs:
-    """What a live teacher outputs for the modules that losses read, ready to be stored.
+    """Computes the outputs of a live teacher that losses read, in the form in which they are stored.
 
     Args:
-        distiller: The distiller, with the teacher live: its config has no ``cache``.
-        name: The teacher's name.
-        num_priors: How many priors of a dense head are stored.
+        distiller: The distiller, with a live teacher: its config has no ``cache``.
+        name: The name of the teacher.
+        num_priors: Number of priors of a dense head to store per image.
 
     Raises:
-        ConfigError: A loss reads what cannot be stored.
+        ConfigError: A loss reads an output that cannot be stored.
     """
 
     def __init__(self, distiller: Distiller, name: str, num_priors: int = NUM_PRIORS) -> None:
         distiller.prepare()
         self.teacher: Teacher = distiller.teachers[name]
         self.name = name
-        #: The losses that read it, and which class is which.
+        #: The losses that use this teacher.
         self.entries = entries = [e for e in distiller.entries.values() if name in e.aligns]
         options = dict(self.teacher.options, cached=True)
         for entry in entries:
@@ -52,13 +52,13 @@ class TeacherOutputs:
         self._pass = TeacherPass(name, self.teacher, entries, distiller.student, class_map)
 
     def extract_batch(self, raw: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-        """What is stored of a batch.
+        """Compute the tensors to store for a batch.
 
         Args:
-            raw: A batch as a test data loader gives it.
+            raw: A batch from a test data loader.
 
         Returns:
-            By image, tensors by name.
+            For each image, by its key: tensors by name.
         """
         data = self.teacher.detector.data_preprocessor(raw, False)
         kept = {}
@@ -74,10 +74,12 @@ class TeacherOutputs:
 
     @contextmanager
     def run(self, data: dict[str, Any]) -> Iterator[tuple[ReadOutput, dict[str, Any]]]:
-        """Run the teacher; gives a function that returns the output of a source, and what its family shares.
+        """Run the teacher in a context; yields a function that returns the output of a source.
+
+        The context also yields the inputs that the family shares, by name.
 
         Args:
-            data: A batch as the teacher's preprocessor gives it.
+            data: A batch from the teacher's preprocessor.
         """
         inputs, samples = data['inputs'], data['data_samples']
         own = self.teacher.detector.data_preprocessor

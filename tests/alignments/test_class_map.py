@@ -78,15 +78,15 @@ def test_a_student_class_the_teacher_lacks_is_an_error_unless_excluded():
 
 def test_config_mistakes_are_named():
     with pytest.raises(
-        ConfigError, match="class_map.exclude: must be of the student's classes .*got horse"
+        ConfigError, match='class_map.exclude: must name classes of the student .*got horse'
     ):
         ClassMap(('cat',), ('cat',), exclude=['horse'])
-    with pytest.raises(ConfigError, match="tv and tvmonitor both match the teacher's tv"):
+    with pytest.raises(ConfigError, match="tv and tvmonitor both match the teacher's class tv"):
         ClassMap(('tv', 'tvmonitor'), ('tv',))
     with pytest.raises(ConfigError, match="class_map.unmapped: must be one of .*got 'ignore'"):
         ClassMap(('cat',), ('cat',), unmapped='ignore')
     with pytest.raises(
-        ConfigError, match='teacher gives 4 class scores.*2 classes and the background'
+        ConfigError, match='teacher: .* scores of 2 classes and the background, got 4'
     ):
         ClassMap(('a', 'b'), ('a', 'b')).teacher_logits(torch.zeros(1, 4), softmax=True)
 

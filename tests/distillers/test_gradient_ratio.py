@@ -199,7 +199,7 @@ def test_wrong_values(make, weight, message):
             "loss_weight.modules: 'nekc' is not in the student; near: neck",
         ),
         (dict(weight=dict(modules=['backbone.maxpool'])), 'has no trained weights'),
-        (dict(weight='auto', task_losses=False), 'task_losses=False; give a number'),
+        (dict(weight='auto', task_losses=False), 'must be a number with task_losses=False'),
         (
             dict(weight=dict(modules=['roi_head']), losses=dict(loss_kd_neck=feature_loss())),
             None,  # no gradient of the loss there, so it is never measured
