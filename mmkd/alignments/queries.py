@@ -312,8 +312,7 @@ class SharedQueryAlignment(QueryAlignment):
     change. Both models must accept the same queries: they must be detectors of the same kind and, unless
     queries are anchors (DAB-DETR), of the same width.
 
-    Args:
-        options: Arguments of :class:`QueryAlignment`.
+    The arguments are those of :class:`QueryAlignment`.
 
     Examples:
         >>> from mmdet.registry import TASK_UTILS
@@ -350,8 +349,7 @@ class IndexQueryAlignment(QueryAlignment):
     query-prior assignment of DETRDistill (Chang et al., ICCV 2023, arXiv 2211.10156), the student also uses
     the teacher's queries, but as an additional group.
 
-    Args:
-        options: Arguments of :class:`QueryAlignment`.
+    The arguments are those of :class:`QueryAlignment`.
 
     Examples:
         >>> from mmdet.registry import TASK_UTILS

@@ -186,7 +186,7 @@ class RoIClassAlignment(RoIAlignment):
         return len(step.class_map.student) + self.softmax
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
-        """Check as :class:`RoIAlignment` does, and set :attr:`activation`."""
+        """Check as :class:`RoIAlignment` does, and set ``activation``."""
         super().check(student, teacher, options)
         self.activation = 'softmax' if self.softmax else 'sigmoid'
 

@@ -101,6 +101,6 @@ def _is_readable(path: str) -> bool:
 
 
 def name_failing_images(dataset: Any) -> None:
-    """Make a data set raise a :class:`UserError` that names an image if it is missing or cannot be read."""
+    """Make a data set raise a ``UserError`` that names an image if it is missing or cannot be read."""
     if not isinstance(dataset.prepare_data, _PrepareData):
         dataset.prepare_data = _PrepareData(dataset.prepare_data, dataset)

@@ -28,7 +28,10 @@ class AveragedTeacher(LiveTeacher):
         ema: Config of an averaged model of mmengine or mmdet, as for ``EMAHook``: ``type``, ``momentum``,
             ``update_buffers`` …
         classes: The student's class names.
-        name, scale, amp, options: See :class:`LiveTeacher`.
+        name: See :class:`LiveTeacher`.
+        scale: See :class:`LiveTeacher`.
+        amp: See :class:`LiveTeacher`.
+        **options: See :class:`LiveTeacher`.
 
     Examples:
         >>> from mmengine.hub import get_model

@@ -36,14 +36,14 @@ class CachedTeacher(Teacher):
 
     Args:
         cache: A folder written by ``tools/cache_teacher.py``.
-        config, checkpoint: See :class:`LiveTeacher`. Optional. If given, the cache must have been written
-            with them.
+        config: See :class:`LiveTeacher`. Optional. If given, the cache must have been written with it.
+        checkpoint: Likewise.
         classes: Class names. If given, they must be those of the cache.
         name: The config key of the teacher in messages.
         min_visible: A box is dropped if a smaller share of its area is visible in a view.
         photometric: Whether the training pipeline may change the colours of images. The stored outputs
             are always those of the unchanged image.
-        options: Options of :class:`LiveTeacher`. They must be those the cache was written with.
+        **options: Options of :class:`LiveTeacher`. They must be those the cache was written with.
 
     Raises:
         MissingFileError, CheckpointError: The cache does not exist or is damaged.

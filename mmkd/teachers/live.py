@@ -44,7 +44,7 @@ class LiveTeacher(Teacher):
         amp: The precision of the forward pass (:class:`TeacherPrecision`).
         shard: Whether to shard the weights over the processes of a training run
             (:class:`TeacherSharding`).
-        options: Options of the detector's family, e.g. ``proposals`` (:mod:`mmkd.families`).
+        **options: Options of the detector's family, e.g. ``proposals`` (:mod:`mmkd.families`).
 
     Raises:
         MissingFileError: Config or checkpoint does not exist.
