@@ -57,6 +57,7 @@ class FeatureAlignment(Alignment):
             for level, other in common_levels(
                 ours,
                 levels_of(teacher, 'teacher'),
+                None if self.connected else 'ConvConnector',
                 same_channels=self.same_channels,
                 scale=step.scale,
             )
@@ -149,7 +150,7 @@ def labelled_boxes(step: Step, device: torch.device) -> tuple[Tensor, Tensor]:
 def common_levels(
     ours: list[Tensor],
     theirs: list[Tensor],
-    connector: str = 'ConvConnector',
+    connector: str | None = 'ConvConnector',
     same_channels: bool = True,
     scale: tuple[float, float] = (1.0, 1.0),
 ) -> list[tuple[Tensor, Tensor]]:
@@ -158,7 +159,8 @@ def common_levels(
     Args:
         ours: The student's maps, shape (N, C, H, W) each.
         theirs: The teacher's.
-        connector: What a message proposes where channels differ.
+        connector: The connector that a message proposes where channels differ; None where ``ours`` are the
+            outputs of one.
         same_channels: Whether they must not.
         scale: How much larger the teacher's images are, in width and height. Where no map has the same
             size for that reason, those of the teacher that differ by less than half an octave, or the only
@@ -179,10 +181,12 @@ def common_levels(
     for index, (level, other) in enumerate(pairs):
         hint = ''
         if level.dim() > 1 and other.dim() > 1 and level.shape[1] != other.shape[1]:
-            hint = (
-                f"; channels differ: add connector=dict(type='{connector}', "
-                f'in_channels={level.shape[1]}, out_channels={other.shape[1]})'
-            )
+            hint = f'; channels differ: set out_channels={other.shape[1]} of its connector'
+            if connector is not None:
+                hint = (
+                    f"; channels differ: add connector=dict(type='{connector}', "
+                    f'in_channels={level.shape[1]}, out_channels={other.shape[1]})'
+                )
         if same_channels:
             require_same_shape(level, other, f'level {index}', hint)
         else:
