@@ -198,7 +198,13 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str = '') -> None:
+def load_weights(
+    model: nn.Module,
+    checkpoint: dict,
+    where: str,
+    optional: str = '',
+    allow_left_over: bool = False,
+) -> None:
     """Load a checkpoint strictly.
 
     Args:
@@ -206,6 +212,7 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str =
         checkpoint: A dict with ``state_dict``.
         where: How messages call it.
         optional: Regular expression of whole names that the checkpoint may lack.
+        allow_left_over: Whether the checkpoint may have entries that the model lacks.
 
     Raises:
         CheckpointError: Keys are missing or left over, or shapes differ; they are named.
@@ -234,7 +241,9 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str =
         for key in missing
         if not key.endswith('num_batches_tracked') and not re.fullmatch(optional, key)
     ]
-    problems += [listing('missing', missing), listing('left over', unexpected)]
+    problems.append(listing('missing', missing))
+    if any(problems) or not allow_left_over:
+        problems.append(listing('left over', unexpected))
     problems = [problem for problem in problems if problem]
     if problems:
         prefix = prefix_of(state, own)

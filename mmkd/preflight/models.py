@@ -199,9 +199,9 @@ def _downloaded(name: str) -> str:
 def check_load_from(run: PlannedRun) -> Iterator[UserError | Advice]:
     """What `load_from` names holds weights of this detector, and what resuming needs."""
     path = run.cfg.get('load_from')
-    if not path or (
-        run.cfg.get('resume') and run.cfg.get('runner_type')
-    ):  # of strategies' own form
+    if not path or not run.trains:  # a test is given a checkpoint in its place
+        return
+    if run.cfg.get('resume') and run.cfg.get('runner_type'):  # of strategies' own form
         return
     hint = 'name weights of the same detector, or take it out'
     content = read_checkpoint(path, f"load_from='{path}'", hint)
