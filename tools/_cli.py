@@ -240,13 +240,13 @@ def build_runner(cfg: Config) -> Runner:
     setup_cache_size_limit_of_dynamo()
 
     class ToolRunner(Runner):
-        """mmengine's, but the config goes into the log file alone, as it hides what else is printed."""
+        """mmengine's, but what hides all else that is printed goes into the log file alone."""
 
         def build_logger(self, *args: Any, **kwargs: Any) -> Any:
             logger = super().build_logger(*args, **kwargs)
             for handler in logger.handlers:
                 if not isinstance(handler, logging.FileHandler):
-                    handler.addFilter(lambda record: not str(record.msg).startswith('Config:\n'))
+                    handler.addFilter(lambda record: not is_for_the_file(str(record.msg)))
             return logger
 
     if 'runner_type' not in cfg:
@@ -254,6 +254,13 @@ def build_runner(cfg: Config) -> Runner:
     # mmengine's FlexibleRunner does not do without, as its Runner does.
     cfg.setdefault('env_cfg', dict(dist_cfg=dict(backend='nccl')))
     return RUNNERS.build(cfg)
+
+
+def is_for_the_file(message: str) -> bool:
+    """Whether a message is left out of the console: the config, and the options of each parameter."""
+    return message.startswith(('Config:\n', 'paramwise_options -- ')) or message.endswith(
+        'is duplicate. It is skipped since bypass_duplicate=True'
+    )
 
 
 def _choose_device(args: argparse.Namespace) -> None:
