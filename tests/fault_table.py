@@ -1313,6 +1313,16 @@ FAULTS = (
         ('val_evaluator.ann_file: must be given to CocoMetric, got None',),
     ),
     Fault(
+        PIPELINES,
+        '`CocoMetric` with XML files, without `instances`',
+        setting('val_evaluator', dict(type='CocoMetric', ann_file=None, metric='bbox')),
+        (
+            'val_evaluator.ann_file: must be given to CocoMetric, got None',
+            "add 'instances' to meta_keys of PackDetInputs in val_dataloader.dataset.pipeline",
+        ),
+        form='voc',
+    ),
+    Fault(
         TEACHERS,
         "the teacher's config does not exist",
         distil(**{'teacher.config': 'nowhere/teacher.py'}),
@@ -1667,6 +1677,19 @@ FAULTS = (
             'param_scheduler', [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=500)]
         ),
         ('param_scheduler.0.end: the learning rate rises for 500 iterations, and this run has 2',),
+        advice=True,
+    ),
+    Fault(
+        OTHERS,
+        'a learning rate schedule that ends above the learning rate',
+        both(
+            setting('auto_scale_lr', dict(enable=True, base_batch_size=256)),
+            setting(
+                'param_scheduler',
+                [dict(type='CosineAnnealingLR', by_epoch=False, T_max=2, eta_min=0.0002)],
+            ),
+        ),
+        ('param_scheduler.0.eta_min: must be below the learning rate, 7.8125e-05, got 0.0002',),
         advice=True,
     ),
     Fault(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ def check_schedules(run: PlannedRun) -> Iterator[UserError | Advice]:
     for index, entry in enumerate(entries if isinstance(entries, (list, tuple)) else [entries]):
         if isinstance(entry, dict) and isinstance(entry.get('type'), str):
             yield from _never_in_effect(run, f'param_scheduler.{index}', entry, counts_epochs)
+            yield from _rises(run, f'param_scheduler.{index}', entry)
     losses = run.model_config.get('losses')
     if counts_epochs or not isinstance(losses, dict):
         return
@@ -91,6 +93,24 @@ def _never_in_effect(
         yield Advice(
             f'{key}.end: the learning rate rises for {entry["end"]} {unit}, and this run has {length}, so '
             f'that it never has its full value; write a smaller end'
+        )
+
+
+def _rises(run: PlannedRun, key: str, entry: dict[str, Any]) -> Iterator[Advice]:
+    """A cosine schedule that ends above the learning rate, which was lowered without it."""
+    cfg = run.cfg
+    rate = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr')
+    scaled = cfg.get('auto_scale_lr') or {}
+    numbers = [rate, entry.get('eta_min')]
+    if 'Cosine' not in entry['type'] or not all(isinstance(it, (int, float)) for it in numbers):
+        return
+    if scaled.get('enable') and scaled.get('base_batch_size'):
+        batch = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
+        rate *= batch * int(os.environ.get('WORLD_SIZE', 1)) / scaled['base_batch_size']
+    if entry['eta_min'] > rate:
+        yield Advice(
+            f'{key}.eta_min: must be below the learning rate, {rate:g}, got {entry["eta_min"]:g}; write '
+            f'eta_min_ratio=0.05'
         )
 
 
