@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,10 @@ def predict(
     with TemporaryDirectory() as folder:
         path = os.path.join(folder, 'student.py')
         plain.dump(path)
-        inferencer = DetInferencer(path, str(checkpoint), device=device, show_progress=False)
+        with warnings.catch_warnings():
+            # Of class colours and of the config's visualizer, neither of which is used.
+            warnings.filterwarnings('ignore', message='palette does not exist|Failed to add')
+            inferencer = DetInferencer(path, str(checkpoint), device=device, show_progress=False)
     # Whatever the config draws with while it trains.
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = inferencer.model.dataset_meta
