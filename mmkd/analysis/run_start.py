@@ -9,7 +9,6 @@ from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
@@ -48,7 +47,7 @@ def start_of(
     batch_size: int | None = None,
     seed: int = 0,
     checkpoint: str | None = None,
-) -> tuple[Distiller, BaseDataset, list[dict[str, Any]]]:
+) -> tuple[Distiller, bool, list[dict[str, Any]]]:
     """Build the distiller of a config with the weights that a training run starts with.
 
     Args:
@@ -56,11 +55,12 @@ def start_of(
         batches: How many of the training data.
         batch_size: Images per batch; default the config's.
         seed: Of the batches.
-        checkpoint: Weights of the student in place of the first; the connectors too if it was distilled with
-            these losses.
+        checkpoint: Weights of the student in place of those of ``load_from``; the connectors too if it was
+            distilled with these losses.
 
     Returns:
-        The distiller on its device, the training data, and the batches as a loader gives them.
+        The distiller on its device, whether a checkpoint had all weights of its student, and the batches as
+        a loader returns them.
 
     Raises:
         CheckpointError: The checkpoint does not fit the student.
@@ -73,13 +73,35 @@ def start_of(
     model.classes = model.get('classes') or loader.dataset.metainfo.get('classes')
     distiller = MODELS.build(model)
     distiller.init_weights()
+    is_trained = bool(checkpoint)
     if checkpoint:
         load_student(distiller, checkpoint)
+    elif config.get('load_from'):
+        is_trained = not load_start(distiller, config.load_from)
     distiller.prepare()
     for teacher in distiller.teachers.values():
         teacher.prepare_data(loader.dataset)
     taken = list(itertools.islice(loader, batches))
-    return distiller.to(get_device()), loader.dataset, taken
+    return distiller.to(get_device()), is_trained, taken
+
+
+def load_start(distiller: Distiller, path: str) -> list[str]:
+    """Load what ``load_from`` names as a training run does, which leaves out entries of another shape.
+
+    Args:
+        distiller: Its student is given the weights.
+        path: A file or a URL.
+
+    Returns:
+        The student's entries that keep the weights they have, such as the classifier of other classes.
+    """
+    found = read_checkpoint(path, f"load_from='{path}'")['state_dict']
+    own = distiller.student.state_dict()
+    fitting = {
+        key: found[key] for key in own if key in found and found[key].shape == own[key].shape
+    }
+    distiller.student.load_state_dict(fitting, strict=False)
+    return [key for key in own if key not in fitting and not key.endswith('num_batches_tracked')]
 
 
 def load_student(distiller: Distiller, checkpoint: str, key: str = '--checkpoint') -> None:
