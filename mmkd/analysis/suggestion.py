@@ -53,7 +53,8 @@ class Suggestion:
     Attributes:
         losses: Configs by name.
         why: Of each, what it compares and where its numbers come from.
-        refused: Of the groups in which nothing runs, the reason of the first.
+        refused: Of the groups in which nothing runs, the reason of one that suits the detectors, else of the
+            first.
     """
 
     losses: dict[str, Entry] = field(default_factory=dict)
@@ -69,12 +70,14 @@ class Pair:
         student, teacher: What their modules computed.
         model_configs: The ``model`` config of each.
         classes: The class names of each, or None if they are not known.
+        class_map: As of :class:`mmkd.distillers.Distiller`.
     """
 
     student: Inspection
     teacher: Inspection
     model_configs: tuple[dict[str, Any], dict[str, Any]]
     classes: tuple[Sequence[str] | None, Sequence[str] | None]
+    class_map: dict[str, Any] | None = None
 
 
 def suggest(pair: Pair) -> Suggestion:
@@ -96,11 +99,14 @@ def suggest(pair: Pair) -> Suggestion:
         group, name = candidate.group, candidate.name
         if group in done:
             continue
-        problem = _refusal(candidate, pair, options) or _try(pair, {name: candidate.entry})
+        refusal = _refusal(candidate, pair, options)
+        problem = refusal or _try(pair, {name: candidate.entry})
         if problem is None:
             done.add(group)
             found.losses[name], found.why[name] = candidate.entry, candidate.why
             found.refused.pop(group, None)
+        elif refusal is None:
+            found.refused[group] = problem
         else:
             found.refused.setdefault(group, problem)
     return found
@@ -137,6 +143,7 @@ def _try(pair: Pair, losses: dict[str, Entry]) -> str | None:
                     teacher=teacher,
                     losses=deepcopy(losses),
                     classes=ours,
+                    class_map=deepcopy(pair.class_map),
                 )
             )
             with preserve_rng_state():
