@@ -203,7 +203,13 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str = '') -> None:
+def load_weights(
+    model: nn.Module,
+    checkpoint: dict,
+    where: str,
+    optional: str = '',
+    allow_left_over: bool = False,
+) -> None:
     """Load a checkpoint strictly.
 
     Args:
@@ -211,6 +217,7 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str =
         checkpoint: A dict with ``state_dict``.
         where: The name of the checkpoint in messages.
         optional: Regular expression that matches the full names of keys the checkpoint may lack.
+        allow_left_over: Whether the checkpoint may have entries that the model lacks.
 
     Raises:
         CheckpointError: Keys are missing or unexpected, or shapes differ; the message names them.
@@ -239,7 +246,9 @@ def load_weights(model: nn.Module, checkpoint: dict, where: str, optional: str =
         for key in missing
         if not key.endswith('num_batches_tracked') and not re.fullmatch(optional, key)
     ]
-    problems += [summarize_keys('missing', missing), summarize_keys('unexpected', unexpected)]
+    problems.append(summarize_keys('missing', missing))
+    if any(problems) or not allow_left_over:
+        problems.append(summarize_keys('unexpected', unexpected))
     problems = [problem for problem in problems if problem]
     if problems:
         prefix = key_prefix(state, own)

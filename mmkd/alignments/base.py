@@ -171,6 +171,8 @@ class Alignment:
     teacher: Source = None  # type: ignore[assignment]
     #: Whether the loss reads :attr:`Pair.target`. Computing it may be costly.
     needs_target = False
+    #: Whether a connector maps the student's output before it is paired.
+    connected = False
 
     @property
     def can_average_teachers(self) -> bool:

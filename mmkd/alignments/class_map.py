@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean
 
 # Groups of names for the same class in VOC, COCO and other files.
 SYNONYMS: tuple[frozenset[str], ...] = tuple(
@@ -27,6 +27,8 @@ SYNONYMS: tuple[frozenset[str], ...] = tuple(
     )
 )
 UNMAPPED = ('background', 'drop')
+# A message lists at most so many of the teacher's classes.
+SHOWN = 12
 
 
 def _normalized_name(name: str) -> str:
@@ -118,10 +120,19 @@ class ClassMap:
         unmatched = [name for name, index in named.items() if index is None]
         found = {name: index for name, index in named.items() if index is not None}
         if unmatched:
+            more = f', … ({len(teacher)} in all)' if len(teacher) > SHOWN else ''
+            wanted = (synonyms or {}).get(unmatched[0], unmatched[0])
             raise ConfigError(
-                f'class_map: the teacher has no class for {", ".join(unmatched)} (it has '
-                f'{", ".join(teacher)}); add their counterparts to class_map.synonyms, or do not distil them '
-                f'with class_map=dict(exclude={unmatched})'
+                f'class_map: the teacher has no class for {", ".join(unmatched)}'
+                f'{did_you_mean(wanted, teacher)} (it has {", ".join(teacher[:SHOWN])}{more}); add their '
+                f'counterparts to class_map.synonyms, or do not distil them with '
+                f'class_map=dict(exclude={unmatched})'
+            )
+        if not found:
+            raise ConfigError(
+                "class_map.exclude: must leave a class to compare, got all of the student's "
+                f'({", ".join(student)}); switch off the losses on classes and boxes (losses.NAME=None), or '
+                f'train the teacher on these classes'
             )
         taken: dict[int, str] = {}
         for name, index in found.items():

@@ -87,7 +87,7 @@ class EncoderMemoryAlignment(Alignment):
         pairs = common_levels(
             self.maps(student, step.student_record, 'student'),
             self.maps(teacher, step.teacher_record, 'teacher'),
-            connector='LinearConnector',
+            connector=None if self.connected else 'LinearConnector',
             scale=step.scale,
         )
         weights = [self.weight(other, step) for _, other in pairs]

@@ -68,6 +68,7 @@ class FeatureAlignment(Alignment):
             for level, other in common_levels(
                 ours,
                 levels_of(teacher, 'teacher'),
+                None if self.connected else 'ConvConnector',
                 same_channels=self.same_channels,
                 scale=step.scale,
             )
@@ -179,7 +180,7 @@ def labelled_boxes(step: Step, device: torch.device) -> tuple[Tensor, Tensor]:
 def common_levels(
     ours: list[Tensor],
     theirs: list[Tensor],
-    connector: str = 'ConvConnector',
+    connector: str | None = 'ConvConnector',
     same_channels: bool = True,
     scale: tuple[float, float] = (1.0, 1.0),
 ) -> list[tuple[Tensor, Tensor]]:
@@ -188,7 +189,8 @@ def common_levels(
     Args:
         ours: The student's maps, shape (N, C, H, W) each.
         theirs: The teacher's maps.
-        connector: The connector that the message proposes if channels differ.
+        connector: The connector that the message proposes if channels differ; None if ``ours`` are the
+            outputs of a connector.
         same_channels: Whether maps must have the same number of channels.
         scale: Width and height of the teacher's images relative to the student's. If therefore no sizes
             agree, the teacher's maps are resized to the student's: those that differ by less than half an
@@ -210,10 +212,12 @@ def common_levels(
     for index, (level, other) in enumerate(pairs):
         hint = ''
         if level.dim() > 1 and other.dim() > 1 and level.shape[1] != other.shape[1]:
-            hint = (
-                f"; channels differ: add connector=dict(type='{connector}', "
-                f'in_channels={level.shape[1]}, out_channels={other.shape[1]})'
-            )
+            hint = f'; channels differ: set out_channels={other.shape[1]} of its connector'
+            if connector is not None:
+                hint = (
+                    f"; channels differ: add connector=dict(type='{connector}', "
+                    f'in_channels={level.shape[1]}, out_channels={other.shape[1]})'
+                )
         if same_channels:
             require_same_shape(level, other, f'level {index}', hint)
         else:

@@ -129,6 +129,8 @@ class LossEntry:
                 for side, key in (('student', 'connector'), ('teacher', 'teacher_connector'))
                 if own.get(key)
             }
+            for align in self.aligns.values():
+                align.connected = 'student' in self.connectors
 
     @contextmanager
     def prefix_errors(self) -> Iterator[None]:

@@ -39,13 +39,13 @@ HOW_TO_GET = (
         '`mkdir -p data && tar -xf FILE -C data/`',
     ),
     (
-        r'VOC',
+        r'VOCdevkit|VOC2012',
         'download http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar and '
         'unpack it with `mkdir -p data && tar -xf VOCtrainval_11-May-2012.tar -C data/`',
     ),
     (r'work_dirs/demo', 'make it with `python tools/demo.py`'),
     (
-        r'coco|(train|val)2017',
+        r'(^|/)coco/?$|(train|val)2017',
         'download http://images.cocodataset.org/zips/train2017.zip, '
         'http://images.cocodataset.org/zips/val2017.zip and '
         'http://images.cocodataset.org/annotations/annotations_trainval2017.zip and '

@@ -76,11 +76,22 @@ def test_a_student_class_the_teacher_lacks_is_an_error_unless_excluded():
     assert class_map.student_label(torch.tensor([0, 1])).tolist() == [0, 2]
 
 
+def test_the_message_for_a_missing_class_is_short_and_lists_similar_names():
+    with pytest.raises(ConfigError) as error:
+        ClassMap(('persn',), COCO)
+    assert 'no class for persn; near: person' in str(error.value)
+    assert '80 in all' in str(error.value) and len(str(error.value)) < 400
+    with pytest.raises(ConfigError, match='no class for lorry; near: truck'):
+        ClassMap(('lorry',), COCO, synonyms=dict(lorry='truk'))
+
+
 def test_config_mistakes_are_named():
     with pytest.raises(
         ConfigError, match='class_map.exclude: must name classes of the student .*got horse'
     ):
         ClassMap(('cat',), ('cat',), exclude=['horse'])
+    with pytest.raises(ConfigError, match='class_map.exclude: must leave a class to compare.*cat'):
+        ClassMap(('cat',), ('dog',), exclude=['cat'])
     with pytest.raises(ConfigError, match="tv and tvmonitor both match the teacher's class tv"):
         ClassMap(('tv', 'tvmonitor'), ('tv',))
     with pytest.raises(ConfigError, match="class_map.unmapped: must be one of .*got 'ignore'"):

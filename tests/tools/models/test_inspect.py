@@ -162,3 +162,18 @@ def test_classes_without_a_counterpart_leave_the_features(tool, pair, capsys, tm
     printed = capsys.readouterr().out
     assert '# No loss on class scores: ' in printed and CLASSES[0] in printed
     assert 'loss_kd_neck=' in printed and 'loss_kd_cls=' not in printed
+
+
+def test_the_class_map_of_the_config_counts(tool, pair, capsys, tmp_path):
+    student, _, teacher = pair(faster_rcnn(), faster_rcnn(2))
+    other = Config.fromfile(str(teacher))
+    other.test_dataloader.dataset.metainfo = dict(classes=('zebra', CLASSES[1]))
+    other.dump(str(teacher))
+    cfg = Config.fromfile(str(student))
+    given = dict(config=str(teacher), checkpoint='teacher.pth')
+    class_map = dict(synonyms={CLASSES[0]: 'zebra'}, exclude=[CLASSES[2]])
+    cfg.model = dict(type='Distiller', student=cfg.pop('model'), teacher=given, class_map=class_map)
+    cfg.dump(str(tmp_path / 'distil.py'))
+    assert tool(INSPECT, tmp_path / 'distil.py', *SMALL, '--suggest') == 0
+    printed = capsys.readouterr().out
+    assert 'loss_kd_cls=' in printed and 'loss_kd_bbox=' in printed and '# No loss' not in printed
