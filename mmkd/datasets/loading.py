@@ -28,6 +28,7 @@ class DropFlatBoxes(BaseTransform):
     In MMDetection, such a box makes the box loss NaN.
 
     Examples:
+        >>> from mmkd.datasets import DropFlatBoxes
         >>> objects = [dict(bbox=[4, 4, 20, 30]), dict(bbox=[8, 8, 8, 30])]
         >>> DropFlatBoxes()(dict(instances=objects))
         {'instances': [{'bbox': [4, 4, 20, 30]}]}
