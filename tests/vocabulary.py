@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 AVOIDED = {
     r'pictures?': 'image (in the docs: figure)',
     r'(?:at|of|in) (?:a|each|every|the same) place': 'position',
-    r'places': 'positions, locations',
+    r'(?<!\.)places': 'positions, locations',  # `.places` is a field of cache files
     r'way back': 'backward pass',
     r'(?:a|each|every|one) training(?=\W*$|[.,;:)]| (?:that|which|of|with|in|is|does|for|and|on|by|from)\b)': 'training run',
     r'trainings': 'training runs',

@@ -290,7 +290,7 @@ def _cores() -> int:
 
 
 def train_one(args: argparse.Namespace) -> None:
-    """Run one of the three training runs in this process, with its progress on stdout and all other output on stderr."""
+    """Run one training run in this process: progress goes to stdout, all other output to stderr."""
     work_dir, out = Path(args.work_dir), sys.stdout
     reported = 0.0
 

@@ -260,6 +260,7 @@ class DenseClassAlignment(DenseAlignment):
         self.activation = self._given_activation or own
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair class scores of the shared classes, shape (priors, classes); see :meth:`Alignment.__call__`."""
         outputs = self.outputs(student, teacher, step)
         scores: list[Tensor] = []
         for output in outputs:
@@ -290,6 +291,7 @@ class DenseQualityAlignment(DenseAlignment):
                 )
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair the third outputs, shape (priors, 1); see :meth:`Alignment.__call__`."""
         outputs = self.outputs(student, teacher, step)
         ours, theirs = (output.quality() for output in outputs)
         return [self.pair(outputs, ours, self.for_shared_classes(theirs, outputs[1], step), step)]
@@ -380,6 +382,7 @@ class DenseBoxAlignment(DenseAlignment):
     same_anchors = False
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair decoded boxes, shape (priors, 4); see :meth:`Alignment.__call__`."""
         outputs = self.outputs(student, teacher, step)
         sides: list[Tensor] = []
         size = [sample.metainfo['img_shape'][1::-1] for sample in step.data_samples]
@@ -427,6 +430,7 @@ class DenseDistributionAlignment(DenseAlignment):
             )
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair the distributions of box edges, shape (priors * 4, bins); see :meth:`Alignment.__call__`."""
         bins = step.teacher.bbox_head.reg_max + 1
         outputs = self.outputs(student, teacher, step)
         ours, theirs = (

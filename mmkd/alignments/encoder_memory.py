@@ -84,6 +84,7 @@ class EncoderMemoryAlignment(Alignment):
         return [FEATURES] if self.is_transformer['teacher'] else []
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair maps of the same size as rows, shape (N * H * W, C); see :meth:`Alignment.__call__`."""
         pairs = common_levels(
             self.maps(student, step.student_record, 'student'),
             self.maps(teacher, step.teacher_record, 'teacher'),

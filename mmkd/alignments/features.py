@@ -62,6 +62,7 @@ class FeatureAlignment(Alignment):
         self.count_padding = count_padding
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair maps of the same size, one pair per common level; see :meth:`Alignment.__call__`."""
         ours = levels_of(student, 'student')
         pairs = [
             Pair(level, other)
@@ -129,6 +130,7 @@ class ForegroundFeatureAlignment(FeatureAlignment):
     target = 'foreground'
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair maps as :class:`FeatureAlignment` does, and set :attr:`Pair.target`."""
         pairs = super().__call__(student, teacher, step)
         for pair in pairs:
             pair.target = foreground(step, tuple(pair.teacher.shape[2:]), pair.teacher.device)

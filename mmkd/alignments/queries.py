@@ -119,6 +119,7 @@ class QueryAlignment(Alignment):
         return None
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair the selected values of the queries; embeddings give one pair per layer."""
         ours = self.layer_values(student, step.student, 'student')
         theirs = self.layer_values(teacher, step.teacher, 'teacher')
         weight = self.weight(step)

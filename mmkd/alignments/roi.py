@@ -191,6 +191,7 @@ class RoIClassAlignment(RoIAlignment):
         self.activation = 'softmax' if self.softmax else 'sigmoid'
 
     def __call__(self, student: Tensor, teacher: Tensor, step: Step) -> list[Pair]:
+        """Pair class scores of the shared classes, shape (proposals, scores); see :meth:`Alignment.__call__`."""
         _require_same_proposals(student, teacher)
         ours = step.class_map.student_logits(student, self.softmax)
         theirs = step.class_map.teacher_logits(teacher, self.softmax)
@@ -283,6 +284,7 @@ class RoIBoxAlignment(RoIAlignment):
                 require_delta_coder(head.bbox_coder, owner)
 
     def __call__(self, student: Tensor, teacher: Tensor, step: Step) -> list[Pair]:
+        """Pair the boxes of one class per proposal, shape (proposals, 4); see :meth:`Alignment.__call__`."""
         _require_same_proposals(student, teacher)
         position, weight = self.classes_and_weights(
             step, step.teacher_record[self.classifier], foreground=True

@@ -150,6 +150,7 @@ class RPNClassAlignment(RPNAlignment):
         self.activation = 'softmax' if uses_softmax(student.rpn_head) else 'sigmoid'
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair objectness scores, shape (anchors, scores); see :meth:`Alignment.__call__`."""
         return [self.pair(student, teacher, step, step.student.rpn_head.cls_out_channels)]
 
 
@@ -188,6 +189,7 @@ class RPNBoxAlignment(RPNAlignment):
             require_delta_coder(model.rpn_head.bbox_coder, owner, todo='compare features')
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair deltas in the student's normalisation, shape (anchors, 4); see :meth:`Alignment.__call__`."""
         pair = self.pair(student, teacher, step, 4)
         coders = (step.teacher.rpn_head.bbox_coder, step.student.rpn_head.bbox_coder)
         pair.teacher = convert_deltas(pair.teacher, *coders)

@@ -145,7 +145,7 @@ def test_a_part_of_a_head_by_its_module(tmp_path):
     tower = 'bbox_head.cls_convs.0'
     entry = dict(type='MSE', student=tower, teacher=tower)
     made = keeper(tmp_path, single_stage('RetinaNet'), dict(loss_kd=dense(), loss_tower=entry))
-    with pytest.raises(ConfigError, match='none of the outputs of bbox_head; record bbox_head'):
+    with pytest.raises(ConfigError, match='not one of the outputs of bbox_head; record bbox_head'):
         kept(made)
 
 
@@ -157,19 +157,19 @@ REFUSED = {
             student=dict(module='bbox_head.cls_convs.0.gn', copy=True),
         ),
         {},
-        'runs the teacher.s head',
+        'needs the weights of the teacher.s head',
     ),
     'shared queries': (
         transformer('DETR'),
         dict(queries(type='SharedQueryAlignment')),
         {},
-        'answers to random queries',
+        'outputs for random queries',
     ),
     'index queries': (
         transformer('DETR'),
         dict(queries(type='IndexQueryAlignment')),
         {},
-        'a query of one index looks at one part of the view',
+        'a query of one index detects objects in one part of the view',
     ),
     'encoder memory': (
         transformer('DETR'),
@@ -180,7 +180,7 @@ REFUSED = {
             align=dict(type='EncoderMemoryAlignment'),
         ),
         {},
-        "cannot hold an encoder's output",
+        "cannot store an encoder's output",
     ),
     'student proposals': (
         faster_rcnn(),
@@ -206,7 +206,7 @@ REFUSED = {
             teacher='roi_head.bbox_roi_extractor',
         ),
         OWN,
-        "'roi_head.bbox_roi_extractor' of a FasterRCNN cannot be kept in a cache",
+        "'roi_head.bbox_roi_extractor' of a FasterRCNN cannot be stored in a cache",
     ),
     'a decoder': (
         transformer('DETR'),
@@ -216,7 +216,7 @@ REFUSED = {
             teacher=dict(module='decoder', index=0),
         ),
         {},
-        'of a DETR cannot be kept in a cache',
+        'of a DETR cannot be stored in a cache',
     ),
     'an input': (
         faster_rcnn(),
@@ -226,7 +226,7 @@ REFUSED = {
             teacher=dict(module='neck', capture='input', index=0),
         ),
         {},
-        'cannot be kept in a cache',
+        'cannot be stored in a cache',
     ),
 }
 

@@ -225,16 +225,15 @@ def test_another_teacher_is_refused(cache, teacher, tmp_path):
     other = teacher_of(tmp_path / 'other.pth', faster_rcnn(channels=24), symmetric=True)
     refused(
         cache,
-        r"^teacher\.cache=.* was written by other weights \(teacher\.pth\) than teacher\.checkpoint='.*"
-        r"other\.pth'; write it again",
+        r'^teacher\.checkpoint: must be teacher\.pth, .*, got other weights .*other\.pth\); write the cache',
         checkpoint=other['checkpoint'],
     )
     # Another file under the same name; one that is not there, by its name.
     (tmp_path / 'more').mkdir()
     shutil.copy(other['checkpoint'], tmp_path / 'more' / 'teacher.pth')
-    refused(cache, 'was written by other weights', checkpoint=str(tmp_path / 'more/teacher.pth'))
-    refused(cache, 'was written by other weights', checkpoint='gone/best.pth')
-    refused(cache, 'was written by other weights', checkpoint='https://example.org/a/best.pth')
+    refused(cache, 'got other weights', checkpoint=str(tmp_path / 'more/teacher.pth'))
+    refused(cache, 'got other weights', checkpoint='gone/best.pth')
+    refused(cache, 'got other weights', checkpoint='https://example.org/a/best.pth')
     distiller(faster_rcnn(), dict(cache=str(cache), checkpoint='gone/teacher.pth'), LOSSES)
     # The same weights under another name.
     shutil.copy(teacher['checkpoint'], tmp_path / 'renamed.pth')
@@ -301,9 +300,7 @@ def test_other_classes_of_a_student_are_refused(tmp_path):
     both(tmp_path, single_stage('FCOS'), single_stage('FCOS'), losses, RAW)
     cache = dict(cache=str(tmp_path / 'cache'))
     student = single_stage('FCOS', classes=2)
-    with pytest.raises(
-        ConfigError, match='the priors likeliest to show the classes of this student'
-    ):
+    with pytest.raises(ConfigError, match='the top-scoring priors of the classes of this student'):
         distiller(student, cache, losses, ('cat', 'dog'))
     with pytest.raises(ConfigError, match='the teacher has no class for cow'):
         distiller(student, cache, losses, ('cat', 'cow'))
@@ -352,12 +349,12 @@ def test_without_the_hook_views_are_not_known(data, cache, tmp_path):
     cfg.default_hooks.pop('distillation')
     cfg.train_dataloader.dataset.pipeline[-2].prob = 1.0
     cfg.model.classes = CLASSES
-    with pytest.raises(ConfigError, match='train with DistillationHook, which does so'):
+    with pytest.raises(ConfigError, match='train with DistillationHook, which adds it'):
         train(cfg)
 
 
 def test_a_cache_that_is_absent_unfinished_or_damaged(cache, tmp_path):
-    with pytest.raises(MissingFileError, match='there is no cache of a teacher in'):
+    with pytest.raises(MissingFileError, match='has no cache of a teacher'):
         distiller(faster_rcnn(), dict(cache=str(tmp_path / 'gone')), LOSSES)
     copied = shutil.copytree(cache, tmp_path / 'cache')
     (copied / '00001.safetensors').unlink()
@@ -495,7 +492,7 @@ def test_what_is_read_is_let_go(cache):
     model(**model.data_preprocessor(raw, True), mode='loss')
     assert model.teacher.outputs == {}
     raw['data_samples'][0].set_metainfo(dict(img_id=99))
-    with pytest.raises(ConfigError, match=r'has nothing of image 99 0\.png'):
+    with pytest.raises(ConfigError, match=r'does not contain image 99 0\.png'):
         model(**model.data_preprocessor(raw, True), mode='loss')
     assert model.teacher.outputs == {}
 

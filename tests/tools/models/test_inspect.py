@@ -106,7 +106,7 @@ def test_what_does_not_exist_in_a_model_is_told_of_its_loss(tool, pair, capsys, 
     )
     cfg.dump(str(tmp_path / 'distil.py'))
     assert tool(INSPECT, tmp_path / 'distil.py', *SMALL) == 0
-    assert 'losses.loss_kd_cls: RoIClassAlignment pairs the box heads' in capsys.readouterr().out
+    assert 'losses.loss_kd_cls.align: RoIClassAlignment needs RoI heads' in capsys.readouterr().out
 
 
 def test_a_config_alone_is_listed(tool, pair, capsys):
@@ -123,7 +123,7 @@ def test_a_config_alone_is_listed(tool, pair, capsys):
         (('--suggest',), '--suggest: needs a teacher; name its config with --teacher'),
         (('--depth', 0), '--depth: must be at least 1, got 0'),
         (('--size', 8, 8), '--size: must be at least 32 px each'),
-        (('--teacher', 'none.py'), "teacher.config='none.py' does not exist"),
+        (('--teacher', 'none.py'), "teacher.config: 'none.py' does not exist"),
         (('--teacher', 'mmdet::x/none.py'), "teacher.config: 'mmdet::x/none.py' does not exist"),
         (('--json', 'nowhere/found.json'), '--json: no such folder: nowhere'),
     ],
