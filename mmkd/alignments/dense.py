@@ -260,7 +260,7 @@ class DenseClassAlignment(DenseAlignment):
         self.activation = self._given_activation or own
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        """Pair class scores of the shared classes, shape (priors, classes); see :meth:`Alignment.__call__`."""
+        """Pair scores of the shared classes, shape (priors, scores); see :meth:`Alignment.__call__`."""
         outputs = self.outputs(student, teacher, step)
         scores: list[Tensor] = []
         for output in outputs:

@@ -191,7 +191,7 @@ class RoIClassAlignment(RoIAlignment):
         self.activation = 'softmax' if self.softmax else 'sigmoid'
 
     def __call__(self, student: Tensor, teacher: Tensor, step: Step) -> list[Pair]:
-        """Pair class scores of the shared classes, shape (proposals, scores); see :meth:`Alignment.__call__`."""
+        """Pair scores of the shared classes, shape (proposals, scores); see :meth:`Alignment.__call__`."""
         _require_same_proposals(student, teacher)
         ours = step.class_map.student_logits(student, self.softmax)
         theirs = step.class_map.teacher_logits(teacher, self.softmax)
