@@ -104,7 +104,7 @@ class Recorder:
         sources: The inputs and outputs to record.
         owner: The name of the model in messages, e.g. ``student``.
         convert: Called with a source and its stored calls when the source is first read; the result
-            replaces them. Values that are never read are not converted and take no memory.
+            replaces them. Values that are never read are not converted, which saves memory.
 
     Raises:
         PathError: A module or method does not exist; the message lists similar names.

@@ -61,7 +61,10 @@ def test_the_example_of_a_class_runs(name):
     docstring = inspect.cleandoc(CLASSES[name].__dict__.get('__doc__') or '')
     section = SECTION.search(docstring)
     assert section, f'{name} has no section `Examples:` in its docstring'
-    example = doctest.DocTestParser().get_doctest(section['text'], {}, name, None, None)
+    known = {
+        CLASSES[name].__name__: CLASSES[name]
+    }  # all else must be imported, as a reader would do
+    example = doctest.DocTestParser().get_doctest(section['text'], known, name, None, None)
     assert example.examples, (
         f'{name} has an `Examples:` section without a line that begins with >>>'
     )

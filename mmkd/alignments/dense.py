@@ -254,13 +254,13 @@ class DenseClassAlignment(DenseAlignment):
         self._given_activation = activation
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
-        """Check as :class:`DenseAlignment` does, and set ``activation``."""
+        """Check as :class:`DenseAlignment` does, and set :attr:`activation`."""
         super().check(student, teacher, options)
         own = 'softmax' if uses_softmax(teacher.bbox_head) else 'sigmoid'
         self.activation = self._given_activation or own
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
-        """Pair scores of the shared classes, shape (priors, classes); see :meth:`Alignment.__call__`."""
+        """Pair scores of the shared classes, shape (priors, scores); see :meth:`Alignment.__call__`."""
         outputs = self.outputs(student, teacher, step)
         scores: list[Tensor] = []
         for output in outputs:

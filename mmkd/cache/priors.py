@@ -36,8 +36,8 @@ _MIN_PROBABILITY = 1e-6
 class PriorContent(Content):
     r"""The top-scoring priors of an image: their positions, and the outputs of the head there.
 
-    In another view, a stored prior is mapped to the nearest prior of the same kind, on the level whose
-    stride has changed with the size of the image. Its box is transformed with the image. If several stored
+    In another view, a stored prior is mapped to the nearest prior of the same kind, on the level with the
+    stride that corresponds to the new image size. Its box is transformed with the image. If several stored
     priors are mapped to the same prior, the top-scoring one is used. Priors outside the view are dropped.
     All other priors have the class scores (for YOLOX, objectness too) of the mean probability of the priors
     that were not stored. Their boxes have weight 0

@@ -96,7 +96,7 @@ class Distiller(BaseModel):
         if unknown:
             wrong = next(iter(unknown))
             raise ConfigError(
-                f'model.{wrong}: not an option of a Distiller{did_you_mean(wrong, OPTIONS)}'
+                f'model.{wrong}: a Distiller has no such option{did_you_mean(wrong, OPTIONS)}'
             )
         student = MODELS.build(copy.deepcopy(student))  # detectors modify their config
         with preserve_rng_state():  # connectors must not consume the student's random numbers
@@ -239,7 +239,9 @@ class Distiller(BaseModel):
         """
         self.student.init_weights()
         for name in self.teachers.used:
-            if not self.teachers.is_average(name):  # the student has no final weights yet
+            if not self.teachers.is_average(
+                name
+            ):  # an average starts later, from the loaded weights
                 self._load_teacher(name)
         if self.inherited_modules:
             modules = self.inherited_modules
@@ -469,7 +471,7 @@ def _modules_to_inherit(init_student: dict[str, Any] | None) -> tuple[list[str],
         wrong = next(iter(config))
         known = ['from_teacher', 'teacher_name']
         raise ConfigError(
-            f'init_student.{wrong}: not an option of init_student{did_you_mean(wrong, known)}'
+            f'init_student.{wrong}: init_student has no such option{did_you_mean(wrong, known)}'
         )
     if isinstance(modules, str):
         raise ConfigError(

@@ -44,7 +44,7 @@ class GradientRatio:
         ratio: Ratio of the norms, above 0. With the default, 1, teacher and labels have gradients of the
             same size; on held-out images it was better than 0.3
             (benchmarks/studies/tuning/voc_160_tuning.py).
-        modules: Paths of the student's modules over whose weights the norms are taken. Default: all.
+        modules: Paths of the student's modules. The norms are taken over their weights. Default: all.
         steps: Number of measured steps at the start. Steps without a gradient of the loss do not count.
         every: After the first ``steps``, also measure every ``every``-th step. None: fix the weight.
         momentum: With ``every``, the share of the old mean that each further measurement keeps.

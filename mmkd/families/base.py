@@ -121,7 +121,7 @@ class Family:
         student: Recorder,
         scale: tuple[float, float] = (1.0, 1.0),
     ) -> dict[str, Any]:
-        """Run ``parts`` on a batch. Of joint parts, only choose their inputs.
+        """Run ``parts`` on a batch. For joint parts, only choose the inputs.
 
         Args:
             inputs: Normalised images, shape (N, 3, H, W).

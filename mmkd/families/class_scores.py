@@ -37,7 +37,7 @@ def class_probabilities(scores: Tensor, softmax: bool) -> Tensor:
 
 
 def scores_for_sigmoid(scores: Tensor) -> Tensor:
-    """Convert scores for a softmax to scores whose sigmoid is the same probability.
+    """Convert scores for a softmax to scores for sigmoids, with the same probabilities.
 
     Args:
         scores: Scores before a softmax with no-object last, shape (…, classes + 1).

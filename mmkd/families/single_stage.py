@@ -17,7 +17,7 @@ class SingleStage(Family):
     """Runs backbone, neck and dense head.
 
     Both heads predict at the same positions of the same levels, so no inputs have to be shared. The table
-    in :mod:`mmkd.families.dense_heads` lists the heads whose outputs can be compared.
+    in :mod:`mmkd.families.dense_heads` lists the supported heads.
 
     Args:
         detector: A ``SingleStageDetector`` with a dense head that has priors (anchors or points).

@@ -12,7 +12,7 @@ from .reduction import Mask, require_maps, weighted_mean
 
 @MODELS.register_module()
 class PKD(nn.Module):
-    r"""Half the squared distance between feature maps whose channels are standardised over the batch.
+    r"""Half the squared distance between feature maps, with channels standardised over the batch.
 
     .. math:: \frac{1}{2m} \sum_{i=1}^m (\hat s_i - \hat t_i)^2, \quad
         \hat x = (x - \mu_c) / \sigma_c \text{ over all images and positions of a channel } c

@@ -15,7 +15,7 @@ MIN_ROWS = 3
 
 
 class RelationalLoss(nn.Module):
-    """Base class of the two losses below. They compare relations between rows; of maps, a row is an image.
+    """Base class of the two losses below. They compare relations between rows; for maps, a row is an image.
 
     Park et al., "Relational Knowledge Distillation", CVPR 2019 (arXiv 1904.05068). The widths of student
     and teacher may differ. Memory grows with the square (distances) or cube (angles) of the number of

@@ -30,9 +30,8 @@ from .config import load_config
 class CachedTeacher(Teacher):
     """Reads the stored outputs of a :class:`mmkd.teachers.LiveTeacher`.
 
-    The detector is built without weights, so it takes no memory; alignments read the settings of its
-    heads. The stored outputs are converted to the view of the image in each batch
-    (:mod:`mmkd.cache.contents`).
+    The detector is built without weights; alignments read only the settings of its heads. The stored
+    outputs are converted to the view of the image in each batch (:mod:`mmkd.cache.contents`).
 
     Args:
         cache: A folder written by ``tools/cache_teacher.py``.

@@ -297,7 +297,7 @@ def batch_of_two():
     [
         (
             dict(init_student=dict(from_techer=['encoder'])),
-            'init_student.from_techer: not an option of init_student; near',
+            'init_student.from_techer: init_student has no such option; near',
         ),
         (dict(init_student=dict(from_teacher='encoder')), 'must be a list'),
         (
