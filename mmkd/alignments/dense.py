@@ -254,7 +254,7 @@ class DenseClassAlignment(DenseAlignment):
         self._given_activation = activation
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
-        """Check as :class:`DenseAlignment` does, and set :attr:`activation`."""
+        """Check as :class:`DenseAlignment` does, and set ``activation``."""
         super().check(student, teacher, options)
         own = 'softmax' if uses_softmax(teacher.bbox_head) else 'sigmoid'
         self.activation = self._given_activation or own

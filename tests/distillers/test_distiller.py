@@ -472,7 +472,9 @@ def test_teacher_options_that_do_not_exist_are_named(make):
         make(teacher=dict(proposals='both')).init_weights()
     with pytest.raises(ConfigError, match='teacher: not given, but losses need one'):
         MODELS.build(dict(type='Distiller', student=faster_rcnn(), losses=entry()))
-    with pytest.raises(ConfigError, match='model.loss: a Distiller has no such option; near: losses'):
+    with pytest.raises(
+        ConfigError, match='model.loss: a Distiller has no such option; near: losses'
+    ):
         make(loss=entry())
     with pytest.raises(ConfigError, match='class_map: .*synonym'):
         make(class_map=dict(synonym={})).prepare()
