@@ -68,7 +68,10 @@ def test_the_runner_with_strategies_is_a_configs_choice(tool, config, tmp_path):
     ('option', 'message'),
     [
         ('optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.type: AmpOptimWrapper needs a GPU'),
-        ('auto_scale_lr.enable=True', 'auto_scale_lr.enable: the config needs auto_scale_lr=dict(base_batch'),
+        (
+            'auto_scale_lr.enable=True',
+            'auto_scale_lr.enable: the config needs auto_scale_lr=dict(base_batch',
+        ),
         ('work_dir=tiny.py', 'work_dir: tiny.py is not writable'),
     ],
 )
