@@ -35,7 +35,7 @@ PAGES = {
 }
 # Programs of others, shown as they start a tool of mmkd.
 LAUNCHERS = ('torchrun', 'mpirun', 'srun')
-OTHERS = ('tensorboard',)
+OTHERS = ('tensorboard', 'docker')
 
 
 def blocks(language: str, page: str) -> list[str]:
