@@ -1,12 +1,13 @@
 """Knowledge distillation for MMDetection. The import registers all classes in mmdet's registries."""
 
 import sys
+from itertools import pairwise
 
 from .version import __version__
 
 # `python -m mmkd` starts a tool in another process, so it must not import torch. While Python looks for the
-# module to run, sys.argv[0] is '-m'.
-if sys.argv[:1] != ['-m']:
+# module to run, sys.argv[0] is '-m'. So it is for `python -m OTHER`, where OTHER's package may import mmkd.
+if sys.argv[:1] != ['-m'] or ('-m', 'mmkd') not in pairwise(sys.orig_argv):
     from .compat import check_stack
 
     check_stack()

@@ -54,6 +54,14 @@ def test_a_tool_starts_without_torch():
     assert 'torch' not in imported
 
 
+def test_a_package_of_others_that_is_run_with_m_may_import_mmkd(tmp_path):
+    (tmp_path / 'own').mkdir()
+    (tmp_path / 'own/__init__.py').write_text('import mmkd\n')
+    code = "from mmdet.registry import MODELS\nassert 'Distiller' in MODELS.module_dict\n"
+    (tmp_path / 'own/train.py').write_text(code)
+    subprocess.run([sys.executable, '-m', 'own.train', 'mmkd'], cwd=tmp_path, check=True)
+
+
 def test_a_tool_prints_its_own_words_alone(tmp_path):
     """No notes of optional packages, and the config stands in the log file."""
     data = write_coco(tmp_path / 'data', images=2)

@@ -62,6 +62,7 @@ MMKD_READS: dict[str, tuple[list[str], Callable[[Config, Path], Any]]] = {
     'converted': (['train'], converted),
     'load_from': (['train'], lambda cfg, folder: cfg.update(load_from=str(folder / 'bomb.pth'))),
     'resume': (['train', '--resume', 'bomb.pth'], lambda *_: None),
+    'test': (['test', 'bomb.pth'], lambda *_: None),
     'predict': (['predict', 'bomb.pth', 'data/images', '--out', 'out'], lambda *_: None),
     'publish': (['publish', 'bomb.pth', '--out', 'out'], lambda *_: None),
     'export': (['export', 'bomb.pth', '--out', 'out'], lambda *_: None),
@@ -94,7 +95,6 @@ def latest(config: Config, folder: Path) -> None:
 
 
 MMENGINE_READS: dict[str, tuple[list[str], Callable[[Config, Path], Any]]] = {
-    'test': (['test', 'bomb.pth'], lambda *_: None),
     'latest': (['train', '--resume'], latest),
     'pretrained': (['train'], pretrained),
 }
