@@ -1328,7 +1328,7 @@ FAULTS = (
         '`CocoMetric` with XML files, without `instances`',
         setting('val_evaluator', dict(type='CocoMetric', ann_file=None, metric='bbox')),
         (
-            'val_evaluator.ann_file: must be given to CocoMetric, got None',
+            'val_evaluator.ann_file: must be a file for CocoMetric, got None',
             "add 'instances' to meta_keys of PackDetInputs in val_dataloader.dataset.pipeline",
         ),
         form='voc',
@@ -1349,7 +1349,7 @@ FAULTS = (
         TEACHERS,
         "the teacher's config inherits from a missing file",
         teacher_file("_base_ = './absent.py'\n"),
-        ('teacher.config: ', 'inherits from a file that is not there', 'absent.py'),
+        ('teacher.config: ', 'inherits from a file that does not exist', 'absent.py'),
     ),
     Fault(
         TEACHERS,
@@ -1362,7 +1362,7 @@ FAULTS = (
         TEACHERS,
         "the teacher's config imports a package that is not installed",
         teacher_file("custom_imports = dict(imports=['mmabsent'])\nmodel = dict(type='X')\n"),
-        ('teacher.config: ', 'imports what cannot be imported', 'mmabsent'),
+        ('teacher.config: ', 'imports mmabsent', 'which cannot be imported'),
     ),
     Fault(
         TEACHERS,
@@ -1463,7 +1463,7 @@ FAULTS = (
         "the teacher's config is from a package that is not installed",
         distil(**{'teacher.config': 'mmyolo::yolov5/yolov5_s.py'}),
         (
-            "model.teacher.config='mmyolo::yolov5/yolov5_s.py' needs the package mmyolo, which is not installed",
+            "teacher.config: 'mmyolo::yolov5/yolov5_s.py' needs the package mmyolo, which is not installed",
         ),
     ),
     Fault(
