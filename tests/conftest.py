@@ -22,6 +22,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from mmengine.logging import MessageHub, MMLogger  # noqa: E402
 from mmengine.registry import DefaultScope, init_default_scope  # noqa: E402
+from mmengine.visualization import Visualizer  # noqa: E402
 
 import mmkd  # noqa: E402, F401  (registers)
 from mmkd.checkpoints import allow_training_checkpoints  # noqa: E402
@@ -67,6 +68,9 @@ def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 
     def run(name: str, *arguments: object) -> int:
         script = TOOLS / f'{name}.py'
+        # As in a new process: mmengine names what it keeps by the second, and two runs can share one.
+        for kept in (MMLogger, MessageHub, Visualizer):
+            kept._instance_dict.clear()
         monkeypatch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
         try:
             runpy.run_path(str(script), run_name='__main__')

@@ -79,12 +79,12 @@ def test_roi_losses_between_different_kinds_say_what_is_missing(retinanet, tmp_p
         align=dict(type='RoIClassAlignment'),
     )
     with pytest.raises(
-        ConfigError, match='losses.loss_kd: RoIClassAlignment .* teacher, a RetinaNet'
+        ConfigError, match='losses.loss_kd.align: RoIClassAlignment .* teacher, a RetinaNet'
     ):
         distil(faster_rcnn(), retinanet, dict(loss_kd=roi), tmp_path)
     rpn = dict(RPN_LOSSES['loss_kd_rpn_cls'], teacher='neck')
     with pytest.raises(
-        ConfigError, match='losses.loss_kd: RPNClassAlignment .* teacher, a RetinaNet'
+        ConfigError, match='losses.loss_kd.align: RPNClassAlignment .* teacher, a RetinaNet'
     ):
         distil(faster_rcnn(), retinanet, dict(loss_kd=rpn), tmp_path)
 

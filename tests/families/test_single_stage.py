@@ -130,21 +130,23 @@ def test_kinds_with_the_same_priors_teach_each_other(tmp_path):
 @pytest.mark.parametrize(
     ('student', 'teacher', 'losses', 'message'),
     [
-        ('RetinaNet', 'ATSS', entry(), 'different priors.*compare features'),
-        ('RetinaNet', 'FCOS', entry(), 'different priors'),
-        ('ATSS', 'GFL', entry('distribution'), 'reg_max is None .student. and 16'),
+        ('RetinaNet', 'ATSS', entry(), 'must have the same priors.*compare features'),
+        ('RetinaNet', 'FCOS', entry(), 'must have the same priors'),
+        ('ATSS', 'GFL', entry('distribution'), 'same reg_max, got reg_max=None .student. and 16'),
     ],
 )
 def test_what_cannot_be_paired_says_why(student, teacher, losses, message, tmp_path):
     distiller = build(single_stage(student), single_stage(teacher), dict(loss_kd=losses), tmp_path)
-    with pytest.raises(ConfigError, match=f'losses.loss_kd: .*{message}'):
+    with pytest.raises(ConfigError, match=f'losses.loss_kd.align: .*{message}'):
         step(distiller)
 
 
 def test_a_detector_without_a_dense_head_is_refused(tmp_path):
     losses = dict(loss_kd=dict(entry(), teacher='neck'))
     distiller = build(single_stage(), faster_rcnn(), losses, tmp_path)
-    with pytest.raises(ConfigError, match='pairs dense heads; the teacher, a FasterRCNN'):
+    with pytest.raises(
+        ConfigError, match='needs dense heads with priors, but the teacher, a FasterRCNN'
+    ):
         step(distiller)
 
 

@@ -192,7 +192,7 @@ def test_queries_of_other_detectors_are_refused(tmp_path):
         (transformer(), faster_rcnn(), 'the teacher, a FasterRCNN'),
     ):
         losses = dict(loss_kd=dict(entry(), student='neck', teacher='neck'))
-        with pytest.raises(ConfigError, match=f'{who}, has none that mmkd can run.*features'):
+        with pytest.raises(ConfigError, match=f'{who}, has none.*features'):
             step(build(student, teacher, losses, tmp_path))
 
 

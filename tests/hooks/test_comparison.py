@@ -166,7 +166,9 @@ def test_what_cannot_be_shown_is_refused_before_the_first_iteration(data, teache
         'ComparisonHook: images: 77.png is none of the 6 images': dict(
             hook=dict(HOOK, images=['77.png'])
         ),
-        'teacher.classes: must be the names': dict(teacher=nameless(teacher, tmp_path)),
+        "teacher.classes: must be the teacher's class names": dict(
+            teacher=nameless(teacher, tmp_path)
+        ),
     }
     for number, (says, changes) in enumerate(cases.items()):
         given = dict(data=data, teacher=teacher, tmp_path=tmp_path, name=f'case{number}') | changes

@@ -79,7 +79,7 @@ def test_own_data_is_not_taken_for_a_public_data_set():
     cfg = Config(dict(val_cfg=dict(), val_dataloader=dict()))
     for root, names in (('data/my_coco/', 'val.json'), ('data/my_VOC/', 'ImageSets/val.txt')):
         cfg.val_dataloader = dict(dataset=dict(type='CocoDataset', data_root=root, ann_file=names))
-        with pytest.raises(MissingFileError, match=f'{root}.*put the data there'):
+        with pytest.raises(MissingFileError, match=f'{root}; put the data into that folder'):
             check_files(cfg, ['val'])
 
 

@@ -64,5 +64,5 @@ def test_large_modules_are_units_of_their_own(reports):
 
 def test_what_is_no_truth_value_is_refused(tmp_path: Path):
     checkpoint = save_teacher(tmp_path / 'teacher.pth', faster_rcnn())
-    with pytest.raises(ConfigError, match=r"shard='yes' is neither"):
+    with pytest.raises(ConfigError, match=r"teacher.shard: must be True or False, got 'yes'"):
         LiveTeacher(dict(model=faster_rcnn()), str(checkpoint), shard='yes')

@@ -209,7 +209,7 @@ def test_several_teachers(tool, make, capsys, tmp_path):
     options = ('model.teachers.other.cache=b', 'model.teacher.cache=a')
     assert tool('train', config, '--gpus', 0, '--cfg-options', *options) == 0
     line = refused(tool, capsys, config, '--cfg-options', *options)
-    assert line == 'several teachers have a cache; choose with --teacher: teacher, other'
+    assert line == '--teacher: must be one of teacher, other, got none; name one'
 
 
 def test_mistakes_are_told_in_one_line_and_nothing_is_written(tool, make, capsys):

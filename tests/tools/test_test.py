@@ -66,7 +66,7 @@ def test_where_training_starts_from_is_not_needed(tool, config, checkpoint, tmp_
 @pytest.mark.parametrize(
     ('other', 'message'),
     [
-        (faster_rcnn(classes=4), 'of another shape: roi_head.bbox_head.fc_cls.weight'),
+        (faster_rcnn(classes=4), 'with another shape: roi_head.bbox_head.fc_cls.weight'),
         (dict(faster_rcnn(), roi_head=None), 'missing: roi_head.'),
     ],
     ids=['classes', 'entries'],
