@@ -24,7 +24,9 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument('source', metavar='SOURCE', help=f'publisher of the weights: {SOURCES}')
+    parser.add_argument(
+        'source', metavar='SOURCE', help=f'format of the published weights, one of: {SOURCES}'
+    )
     parser.add_argument('checkpoint', metavar='IN', help='the published file, a path or a URL')
     parser.add_argument('out', metavar='OUT', type=Path, help='the file to write, e.g. NAME.pth')
     parser.add_argument(

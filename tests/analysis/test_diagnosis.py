@@ -157,7 +157,7 @@ def distiller(tmp_path):
         (of(ratio=100.0), 'losses.loss_kd_neck.loss_weight', 'set it to 0.02, or'),
         (of(ratio=1e-3), 'losses.loss_kd_neck.loss_weight', 'set it to 2e+03, or'),
         (of(ratio=0.0, cosine=math.nan, norm=0.0), 'losses.loss_kd_neck', 'has no gradient'),
-        (of(cosine=-0.6), 'losses.loss_kd_neck', 'against the task losses (cosine -0.60)'),
+        (of(cosine=-0.6), 'losses.loss_kd_neck', 'opposes that of the task losses (cosine -0.60)'),
     ],
     ids=['sound', 'weak', 'no tasks', 'strong', 'too weak', 'dead', 'conflict'],
 )

@@ -105,7 +105,7 @@ def test_the_command_prints_the_table_and_refuses_what_it_does_not_know(scored):
     for arguments, message in (
         (('--as', 'vitdet'), "--as: must be FIGURE=WORK_DIR, got 'vitdet'"),
         (('--as', 'vit=teacher'), '--as vit: no such figure; near: vitdet'),
-        (('--as', 'vitdet=distilled_seed0'), 'is not among'),
+        (('--as', 'vitdet=distilled_seed0'), 'must be one of the work directories'),
     ):
         found = run('teacher', *arguments)
         assert found.returncode == 2 and message in found.stderr.strip().splitlines()[-1]

@@ -65,7 +65,7 @@ def test_a_user_writes_a_cache_and_trains_without_the_teacher(tool, make, capsys
     assert 'caches/teacher: 6 images (6 new), ' in said
     assert sorted(os.listdir('caches/teacher')) == ['00000.safetensors', MANIFEST]
     assert (
-        run(tool, capsys, config, '--verify') == 'caches/teacher: 6 images, as they were written\n'
+        run(tool, capsys, config, '--verify') == 'caches/teacher: 6 images, all checksums match\n'
     )
     # Once more: nothing is left to do.
     assert '(0 new)' in run(tool, capsys, config)
@@ -92,11 +92,11 @@ def test_the_folder_may_be_named_on_the_command_line(tool, make, capsys):
 
 
 def test_maps_are_asked_for(tool, make, capsys, monkeypatch):
-    """With what they take on disk; a script says so beforehand."""
+    """With their size on disk; without a terminal, the error names it."""
     config = make(dict(loss_kd_neck=feature_loss()), cache='cache')
     line = refused(tool, capsys, config)
-    assert line.startswith('the losses read feature maps, which take ')
-    assert line.endswith('B; write them with --yes')
+    assert line.startswith('feature maps: the losses read them, and they take ')
+    assert line.endswith('B; confirm with --yes')
     assert not os.path.exists('cache')
     for answer, code in (('n', 2), ('', 2), ('y', 0)):
         monkeypatch.setattr('sys.stdin.isatty', lambda: True)
@@ -209,7 +209,7 @@ def test_several_teachers(tool, make, capsys, tmp_path):
     options = ('model.teachers.other.cache=b', 'model.teacher.cache=a')
     assert tool('train', config, '--gpus', 0, '--cfg-options', *options) == 0
     line = refused(tool, capsys, config, '--cfg-options', *options)
-    assert line == 'several teachers have a cache; choose with --teacher: teacher, other'
+    assert line == '--teacher: must be one of teacher, other, got none; name one'
 
 
 def test_mistakes_are_told_in_one_line_and_nothing_is_written(tool, make, capsys):

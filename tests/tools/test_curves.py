@@ -33,7 +33,7 @@ REFUSED = {
     'no work dir': (('empty',), 'empty: must be the work directory of a run'),
     'metric': (
         ('{runs}/short', '--metric', 'mAP'),
-        "--metric: must be one that a run logged, got 'mAP'",
+        "--metric: must be a logged metric, got 'mAP'",
     ),
     'nothing logged': (('silent',), 'silent: must have losses or metrics'),
     'out': (('{runs}/short', '--out', 'empty'), '--out: must be a file that ends in .png'),

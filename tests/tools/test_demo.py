@@ -154,7 +154,9 @@ def test_two_demos_do_not_share_a_folder(finished):
         fcntl.flock(log, fcntl.LOCK_EX)
         second = run(finished[0])
     assert second.returncode == 2
-    assert second.stderr.splitlines()[-1].startswith('mmkd: error: another demo is running in')
+    assert second.stderr.splitlines()[-1].startswith(
+        'mmkd: error: --work-dir: another demo is running'
+    )
 
 
 def test_impossible_seed_is_one_line(tmp_path):

@@ -32,7 +32,7 @@ def test_what_is_wrong_is_said_and_nothing_is_written(tool, config, tmp_path, ca
     before = {*tmp_path.rglob('*')}
     assert tool('doctor', config, *QUICK) == 2
     printed = capsys.readouterr().out
-    head, _, faults = printed.partition('to change:\n')
+    head, _, faults = printed.partition('findings:\n')
     lines = [line.strip() for line in faults.splitlines()]
     assert any(line.startswith('teacher.checkpoint: ') for line in lines)
     assert any(line.startswith('losses.loss_kd_cls.loss_weight: ') for line in lines)

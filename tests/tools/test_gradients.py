@@ -121,7 +121,7 @@ REFUSED = {
     'teacher': (('--cfg-options', 'model.teacher.checkpoint=no.pth'), 'no such file: no.pth'),
     'no losses': (
         ('--cfg-options', 'model.losses.loss_kd_cls=None', 'model.losses.loss_kd_bbox=None'),
-        'no distillation loss is active',
+        'losses: none is active',
     ),
 }
 

@@ -49,7 +49,7 @@ def test_best_epochs_without_latency(tool, runs, tmp_path, capsys):
     edit_log(student, lambda r: r | {'coco/bbox_mAP': 0.35} if r['step'] == 1 else r)
     arguments = (student, *QUICK)
     assert tool('report', *arguments, '--out', 'last') == 0
-    assert "after each training's last epoch" in capsys.readouterr().out
+    assert 'after the last epoch of each run' in capsys.readouterr().out
     assert tool('report', *arguments, '--out', 'best', '--best') == 0
     output = capsys.readouterr().out
     assert 'best epoch' in output

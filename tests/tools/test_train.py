@@ -57,9 +57,12 @@ def test_the_runner_with_strategies_is_a_configs_choice(tool, config, tmp_path):
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
-        ('optim_wrapper.type=AmpOptimWrapper', "optim_wrapper.type='AmpOptimWrapper' needs a GPU"),
-        ('auto_scale_lr.enable=True', 'auto_scale_lr.enable needs auto_scale_lr=dict(base_batch'),
-        ('work_dir=tiny.py', 'work_dir: tiny.py cannot be written to'),
+        ('optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.type: AmpOptimWrapper needs a GPU'),
+        (
+            'auto_scale_lr.enable=True',
+            'auto_scale_lr.enable: the config needs auto_scale_lr=dict(base_batch',
+        ),
+        ('work_dir=tiny.py', 'work_dir: tiny.py is not writable'),
     ],
 )
 def test_what_the_config_asks_for_in_vain_is_one_line(tool, config, capsys, option, message):
