@@ -9,9 +9,11 @@ install                 openmim 0.3.9 looks in           onedl-mim 0.5.1 looks i
 ``pip install -e .``    ``site-packages/mmkd/``          the checkout
 ======================  ===============================  ======================================
 
-So a plain install carries configs and tools in ``mmkd/.mim``, plus ``_mmkd_mim``, whose name sorts
-before ``mmkd-<version>.dist-info`` and hence comes first in RECORD. It, and ``mmkd/.mim`` in the
-site-packages of an editable install, hold nothing of their own: each file points to the real one.
+So a plain install carries configs and tools in ``mmkd/.mim``, plus a folder ``+mmkd_mim``. Installers
+sort RECORD, and ``+`` sorts before the ``../../../bin/mmkd`` of the command (``tools/mmkd``), so the folder
+comes first. If its name began with ``_`` or a letter, the command would come first, and onedl-mim would
+search ``site-packages/..`` for configs. ``+mmkd_mim``, and ``mmkd/.mim`` in the site-packages of an editable
+install, hold nothing of their own: each file points to the real one.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+MIM_FOLDER = '+mmkd_mim'  # sorts before '..': the first line of RECORD is in it
 
 CONFIG_POINTER = """\
 # Stands here for mim, which looks for configs in this folder; the config itself is the file below.
@@ -56,9 +59,9 @@ class BuildWithMim(build_py):
             shutil.copytree(
                 ROOT / part,
                 build / 'mmkd' / '.mim' / part,
-                ignore=shutil.ignore_patterns('__pycache__', 'setup_venv.sh'),
+                ignore=shutil.ignore_patterns('__pycache__', 'setup_venv.sh', 'mmkd'),
             )
-        write_pointers(build / '_mmkd_mim', build / 'mmkd' / '.mim', relative=True)
+        write_pointers(build / MIM_FOLDER, build / 'mmkd' / '.mim', relative=True)
 
 
 def write_pointers(folder: Path, source: Path, relative: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conditions import alike, differing_files, is_recorded
+from conditions import conditions_of, differing_files, records_arithmetic
 from study import BASELINE, TEACHER
 
 if TYPE_CHECKING:
@@ -19,67 +19,68 @@ if TYPE_CHECKING:
     from mmkd.analysis.statistics import Difference
 
 
-# Runs that a claim needs. A gain measured with three seeds on one machine was not reproduced on another.
-CLAIM = 8
+# Runs of recipe and baseline that a gain needs. A gain measured with three seeds on one machine was not
+# reproduced on another.
+MIN_RUNS = 8
 
 
-def present(
-    study: Study, results: Results, like: str | None = None
+def comparable_lines(
+    study: Study, results: Results, conditions: str | None = None
 ) -> dict[str, dict[int, dict[str, Any]]]:
-    """Lines by recipe and seed, of runs as the study declares them now and of one arithmetic.
+    """The lines of a study's runs that may be compared, by recipe and seed.
 
     Args:
-        study: Others than its runs are out of date.
-        results: Where the lines are.
-        like: The arithmetic (see :func:`alike`); None is that of most runs.
+        study: The study; lines of runs that it no longer declares are left out.
+        results: The finished runs.
+        conditions: The conditions of the runs (see :func:`conditions_of`). Default: those of most runs.
 
     Raises:
-        UserError: Two runs have read files of one name and different content.
+        UserError: Two runs have read different files of the same name.
     """
     from mmkd.errors import UserError
 
     trained = {line['seed'] for line in results.lines if line['recipe'] != TEACHER}
     runs = study.runs(None, sorted({*study.settings.seeds, *trained}))
-    like = results.most(runs) if like is None else like
+    conditions = results.most_common_conditions(runs) if conditions is None else conditions
     found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in study.settings.recipes}
     for run in runs:
-        line = results.of(run, like)
+        line = results.line_of(run, conditions)
         if line is not None:
             found[run.recipe][run.seed] = line
     found = {name: lines for name, lines in found.items() if lines}
     other = differing_files(line for lines in found.values() for line in lines.values())
     if other:
         raise UserError(
-            f'{results.path}: runs of {study.name} have read different files by the name of '
-            f'{", ".join(other)} and cannot be compared; mark those of one kind as withdrawn'
+            f'{results.path}: runs of {study.name} have read different files named {", ".join(other)} '
+            f'and cannot be compared; mark the runs with one of the two files as withdrawn'
         )
     return found
 
 
 def compare(
-    study: Study, results: Results, steps: Steps | None = None, like: str | None = None
+    study: Study, results: Results, steps: Steps | None = None, conditions: str | None = None
 ) -> str:
-    """The table of a study: means over seeds, and what recipes gain over the baseline.
+    """The table of a study, with its caption: means over seeds, and gains over the baseline.
 
-    Gains, their chance and shares of the gap are shown from :data:`CLAIM` runs of either side on. Where
-    steps were measured, what one costs in steps of the student too.
+    Gains, p and shares of the gap need :data:`MIN_RUNS` runs of recipe and baseline. If steps were measured,
+    a column has the duration of a step relative to the student's.
 
     Args:
-        study: Whose runs.
-        results: Where their lines are.
-        steps: Where what was measured is.
-        like: The arithmetic of the runs (see :func:`alike`); None is that of most.
+        study: The study.
+        results: The finished runs.
+        steps: The measured steps.
+        conditions: The conditions of the runs (see :func:`conditions_of`). Default: those of most runs.
     """
     from mmkd.analysis.statistics import interval
     from mmkd.analysis.tables import markdown_table, with_error
     from mmkd.analysis.work_dir import METRICS
 
-    found = present(study, results, like)
+    found = comparable_lines(study, results, conditions)
     costs = {}
     for run in study.runs(None, [study.settings.seeds[0]]) if steps and steps.lines else ():
-        costs[run.recipe] = steps.of(run.digest)
+        costs[run.recipe] = steps.line_of(run.digest)
     lines = [line for recipe in found.values() for line in recipe.values()]
-    teacher = results.of(study.teacher(), alike(lines[0])) if lines else None
+    teacher = results.line_of(study.teacher(), conditions_of(lines[0])) if lines else None
     rows = [['recipe', 'runs', *METRICS, 'mAP over baseline', 'p', 'gap closed']]
     if teacher:
         scores = [f'{100 * teacher[name]:.1f}' for name in METRICS]
@@ -96,19 +97,20 @@ def compare(
             line = costs.get(row[0])
             row.append(f'{line["kd_step_s"] / line["student_step_s"]:.2f}' if line else '')
         rows[0][-1] = 'step'
-    note = textwrap.fill(_note(found, gains, bool(costs)), 100)
-    return '\n\n'.join([markdown_table(rows), note, *_left_out(study, results, found)])
+    caption = textwrap.fill(_caption(found, gains, bool(costs)), 100)
+    return '\n\n'.join([markdown_table(rows), caption, *_other_conditions(study, results, found)])
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What a recipe gains over its baseline, both trained often enough, in points of mAP.
+    """The gain of a recipe over its baseline, in points of mAP.
 
     Attributes:
         baseline: Mean of the baseline.
-        difference: To it.
-        p: That of the difference, adjusted to the number of recipes of the study.
-        correlation: Between the two over the seeds they share.
+        difference: Mean of the recipe minus mean of the baseline, with its interval.
+        p: p of the difference, adjusted for the number of recipes of the study.
+        correlation: Correlation of recipe and baseline over shared seeds; NaN with fewer than
+            :data:`MIN_RUNS` shared seeds.
     """
 
     baseline: float
@@ -118,10 +120,10 @@ class Gain:
 
 
 def gains_of(study: Study, found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Gain]:
-    """By recipe, of those with :data:`CLAIM` runs of their own and of their baseline.
+    """Gains by recipe, for recipes with at least :data:`MIN_RUNS` runs of their own and of their baseline.
 
     Args:
-        study: Says what is whose baseline.
+        study: The study; it declares the baseline of each recipe.
         found: Its lines, by recipe and seed.
     """
     import numpy as np
@@ -130,15 +132,15 @@ def gains_of(study: Study, found: Mapping[str, Mapping[int, Mapping[str, Any]]])
 
     known: dict[str, tuple[float, Difference, float]] = {}
     for recipe, lines in found.items():
-        other = study.settings.recipes[recipe].get('against', BASELINE)
-        base = found.get(other, {})
-        if recipe == other or min(len(lines), len(base)) < CLAIM:
+        baseline = study.settings.recipes[recipe].get('against', BASELINE)
+        base = found.get(baseline, {})
+        if recipe == baseline or min(len(lines), len(base)) < MIN_RUNS:
             continue
         ours, theirs = ({s: 100 * one['mAP'] for s, one in side.items()} for side in (lines, base))
         shared = sorted(ours.keys() & theirs.keys())
         pairs = [[side[seed] for seed in shared] for side in (ours, theirs)]
-        alone = len(shared) < CLAIM or min(map(np.std, pairs)) == 0
-        correlation = float('nan') if alone else float(np.corrcoef(*pairs)[0, 1])
+        undefined = len(shared) < MIN_RUNS or min(map(np.std, pairs)) == 0
+        correlation = float('nan') if undefined else float(np.corrcoef(*pairs)[0, 1])
         values = list(ours.values()), list(theirs.values())
         known[recipe] = (float(np.mean(values[1])), difference(*values), correlation)
     adjusted = holm([found.p for _, found, _ in known.values()])
@@ -161,8 +163,8 @@ def _gain_cells(gain: Gain | None, teacher: dict[str, Any] | None) -> list[str]:
     return [with_error(found.mean, found.half, signed=True), p, share]
 
 
-def _note(found: Mapping[str, Any], gains: Mapping[str, Gain], costs: bool) -> str:
-    """What the columns mean, and what holds of all lines."""
+def _caption(found: Mapping[str, Any], gains: Mapping[str, Gain], costs: bool) -> str:
+    """Explains the columns and names the conditions of all lines."""
     import numpy as np
 
     text = "± is half of the 95 % confidence interval of the mean (Student's t). "
@@ -181,61 +183,63 @@ def _note(found: Mapping[str, Any], gains: Mapping[str, Gain], costs: bool) -> s
                 f'is {np.mean(known):+.2f} on average ({min(known):+.2f} to {max(known):+.2f}). '
             )
     else:
-        text += f'Gains are shown from {CLAIM} runs on. '
+        text += f'Gains are shown from {MIN_RUNS} runs on. '
     if costs:
         text += 'Step: duration of a training step relative to the student alone, forward and backward. '
     lines = [line for runs in found.values() for line in runs.values()]
     if lines:
-        devices = sorted({line['device'] for line in lines if is_recorded(line)})
+        devices = sorted({line['device'] for line in lines if records_arithmetic(line)})
         text += ', on '.join(
-            [f'Trained with {alike(lines[0])}', *['; '.join(devices)] * bool(devices)]
+            [f'Trained with {conditions_of(lines[0])}', *['; '.join(devices)] * bool(devices)]
         )
         text += '.'
     return text.strip()
 
 
-def _left_out(study: Study, results: Results, found: Mapping[str, Any]) -> list[str]:
-    """A table of runs that are there, and unlike those that are compared: what the arithmetic decides."""
+def _other_conditions(study: Study, results: Results, found: Mapping[str, Any]) -> list[str]:
+    """A table of the finished runs under other conditions, beside the compared ones of the same seeds."""
     from mmkd.analysis.tables import DASH, markdown_table
 
-    shown = alike(next(iter(next(iter(found.values())).values()))) if found else ''
+    shown = conditions_of(next(iter(next(iter(found.values())).values()))) if found else ''
     scores: dict[tuple[str, str], dict[int, float]] = {}
     for run in study.runs(None, sorted({line['seed'] for line in results.lines})):
-        for line in results.every(run):
-            scores.setdefault((run.recipe, alike(line)), {})[run.seed] = 100 * line['mAP']
-    recipes = {recipe for recipe, kind in scores if kind != shown}
+        for line in results.lines_of(run):
+            scores.setdefault((run.recipe, conditions_of(line)), {})[run.seed] = 100 * line['mAP']
+    recipes = {recipe for recipe, conditions in scores if conditions != shown}
     rows = {key: values for key, values in scores.items() if key[0] in recipes}
     if not rows:
         return []
-    seeds = sorted({seed for (_, kind), values in rows.items() for seed in values if kind != shown})
+    seeds = sorted({seed for (_, used), values in rows.items() for seed in values if used != shown})
     table = [['recipe', 'conditions', *(f'seed {seed}' for seed in seeds)]]
-    short = len({kind.split('; ')[1] for _, kind in rows}) == 1  # versions are the same
-    for (recipe, kind), values in rows.items():
-        kind = kind.split('; ')[0] if short else kind
+    same_versions = len({conditions.split('; ')[1] for _, conditions in rows}) == 1
+    for (recipe, conditions), values in rows.items():
+        text = conditions.split('; ')[0] if same_versions else conditions
         each = [f'{values[seed]:.1f}' if seed in values else DASH for seed in seeds]
-        table.append([recipe, kind, *each])
+        table.append([recipe, text, *each])
     text = 'The same runs under other conditions (mAP of single runs). They are not part of the comparison.'
     return [text, markdown_table(table, left=2)]
 
 
 def publish(name: str, table: str, page: Path) -> None:
-    """Put a study's table into the page, between the marks that bear its name.
+    """Replace the text between the marks of a study in a page by its table.
 
     Raises:
-        UserError: The page has no such marks.
+        UserError: The page has no marks of this study.
     """
     from mmkd.errors import UserError
 
     start, end = f'<!-- table of {name} -->\n', f'<!-- end of {name} -->'
     text = page.read_text(encoding='utf-8')
     if start not in text or end not in text:
-        raise UserError(f'{page} has no lines {start.strip()} and {end} to put the table between')
+        raise UserError(
+            f'{page}: no lines {start.strip()} and {end}; add them where the table belongs'
+        )
     before, rest = text.split(start, 1)
     page.write_text(f'{before}{start}\n{table}\n\n{end}{rest.split(end, 1)[1]}', encoding='utf-8')
 
 
 def plot(study: Study, results: Results, path: Path) -> None:
-    """Every run as a point, each recipe's mean with its interval, the teacher as a line."""
+    """Plot each run as a point, each recipe's mean with its interval, and the teacher as a line."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -243,15 +247,15 @@ def plot(study: Study, results: Results, path: Path) -> None:
 
     from mmkd.analysis.statistics import interval
 
-    found = present(study, results)
+    found = comparable_lines(study, results)
     figure, axes = pyplot.subplots(figsize=(1.5 + 1.1 * len(found), 3.6), layout='constrained')
-    for place, (_, lines) in enumerate(found.items()):
+    for x, (_, lines) in enumerate(found.items()):
         values = [100 * line['mAP'] for line in lines.values()]
         mean, half = interval(values)
-        axes.plot([place] * len(values), values, 'o', color='tab:gray', alpha=0.6, zorder=1)
-        axes.errorbar(place, mean, 0 if half != half else half, fmt='_', capsize=5, color='black')
+        axes.plot([x] * len(values), values, 'o', color='tab:gray', alpha=0.6, zorder=1)
+        axes.errorbar(x, mean, 0 if half != half else half, fmt='_', capsize=5, color='black')
     lines = [line for runs in found.values() for line in runs.values()]
-    teacher = results.of(study.teacher(), alike(lines[0])) if lines else None
+    teacher = results.line_of(study.teacher(), conditions_of(lines[0])) if lines else None
     if teacher:
         axes.axhline(100 * teacher['mAP'], color='tab:green', linestyle='--', label=TEACHER)
         axes.legend(frameon=False)

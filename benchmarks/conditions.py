@@ -1,4 +1,4 @@
-"""What determines a result besides its config: order of summation, versions, and the files read."""
+"""Conditions that determine a result besides its config: order of summation, versions, and the files read."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from study import Run
 
 HERE = Path(__file__).resolve().parent
-# Training is chaotic: sums that are added up in another order lead, hundreds of steps later, to other
-# weights. The order depends on the number of threads and on the instructions that ATen, oneDNN and MKL choose
-# for a processor. One thread, and instructions that x86-64 servers have had since 2015, are the same for all.
+# Training is chaotic: another order of summation leads to other weights after hundreds of steps. The order
+# depends on the number of threads and on the instructions that ATen, oneDNN and MKL choose for a processor.
+# One thread and AVX2, which x86-64 servers have had since 2015, make it the same on all machines.
 THREADS, INSTRUCTIONS = 1, 'avx2'
-# The values that select them in ATen, oneDNN and MKL.
+# The values that select an instruction set in ATen, oneDNN and MKL.
 KNOWN_INSTRUCTIONS = {
     'default': ('default', 'SSE41', 'COMPATIBLE'),
     'avx2': ('avx2', 'AVX2', 'AVX2'),
     'avx512': ('avx512', 'AVX512_CORE', 'AVX512'),
 }
-DIGITS = 16  # of a checksum, in hexadecimal
-OWN_TEACHER = 'teacher'  # among the files: one that the study has trained
+CHECKSUM_DIGITS = 16  # hexadecimal
+# The name of a teacher that the study has trained, among the files of a line.
+OWN_TEACHER = 'teacher'
 
 
 def environment(instructions: str = INSTRUCTIONS, threads: int = THREADS) -> dict[str, str]:
@@ -37,7 +38,7 @@ def environment(instructions: str = INSTRUCTIONS, threads: int = THREADS) -> dic
 
     Args:
         instructions: One of :data:`KNOWN_INSTRUCTIONS`.
-        threads: Of each operator.
+        threads: Threads per operator.
     """
     names = ('ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'MKL_CBWR')
     chosen = dict(zip(names, KNOWN_INSTRUCTIONS[instructions], strict=True))
@@ -45,12 +46,12 @@ def environment(instructions: str = INSTRUCTIONS, threads: int = THREADS) -> dic
     return {**os.environ, **chosen}
 
 
-def observed(device: str | None, environment: dict[str, str]) -> dict[str, Any]:
-    """Versions, device and arithmetic of a training run on this machine, as seen by its process.
+def observe_process(device: str | None, environment: dict[str, str]) -> dict[str, Any]:
+    """Versions, device and arithmetic of a training run on this machine, as its process reports them.
 
     Args:
-        device: ``cpu`` or ``cuda``; None is ``cuda`` where there is a GPU.
-        environment: Of its process.
+        device: ``cpu`` or ``cuda``; None is ``cuda`` if the machine has a GPU.
+        environment: The environment of the process.
     """
     command = [sys.executable, str(HERE / 'conditions.py'), device or '']
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -68,7 +69,7 @@ def _observe(device: str) -> dict[str, Any]:
 
 
 def device_name(device: str | None = None) -> str:
-    """The GPU, where there is one and ``device`` is not ``cpu``, or the processor and its cores."""
+    """The name of the GPU if there is one and ``device`` is not ``cpu``; else the processor and its cores."""
     import torch
 
     if device != 'cpu' and torch.cuda.is_available():
@@ -77,7 +78,7 @@ def device_name(device: str | None = None) -> str:
 
 
 def processor() -> str:
-    """The CPU's name, and which model that is: names of cloud machines do not tell."""
+    """The name of the CPU, with family and model: the names on cloud machines do not identify the model."""
     try:
         lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
     except OSError:  # not on every platform
@@ -95,7 +96,7 @@ def cores() -> int:
 
 
 def commit() -> str:
-    """The commit the code is at, marked if the code differs from it."""
+    """The checked-out commit, with ``+changes`` if the code differs from it."""
 
     def git(*words: str) -> str:
         done = subprocess.run(['git', *words], cwd=HERE.parent, capture_output=True, text=True)
@@ -117,48 +118,50 @@ def versions() -> dict[str, str]:
     return {'python': platform.python_version()} | {p.__name__: p.__version__ for p in packages}
 
 
-def alike(line: dict[str, Any]) -> str:
-    """Lines of which this is the same may be compared: they were trained with the same arithmetic.
+def conditions_of(line: dict[str, Any]) -> str:
+    """Arithmetic and versions of a line, as text. Only lines with equal text may be compared.
 
-    Lines of before it was recorded are like those of the same machine alone.
+    A line without recorded arithmetic may only be compared with lines of the same machine.
     """
     numbers = {name: line['versions'][name] for name in ('torch', 'mmcv', 'mmengine', 'mmdet')}
-    where = line.get('arithmetic') or f'unrecorded arithmetic on {line["device"]}'
-    return f'{where}; {", ".join(f"{name} {number}" for name, number in numbers.items())}'
+    arithmetic = line.get('arithmetic') or f'unrecorded arithmetic on {line["device"]}'
+    return f'{arithmetic}; {", ".join(f"{name} {number}" for name, number in numbers.items())}'
 
 
-def is_recorded(line: dict[str, Any]) -> bool:
-    """Whether a line says under what conditions it came about."""
+def records_arithmetic(line: dict[str, Any]) -> bool:
+    """Whether a line records the arithmetic of its run. Older lines do not."""
     return 'arithmetic' in line
 
 
-def files_of(run: Run) -> dict[str, str]:
-    """The first digits of the SHA-256 of all that a run read: weights, annotations, images.
+def file_checksums(run: Run) -> dict[str, str]:
+    """The first digits of the SHA-256 of all files that a run read: weights, annotations, images.
 
-    Of a list of images, that of their names and contents; of a teacher that the study has trained, that of
-    its weights, as the file holds the time too.
+    Images have one checksum per annotation file, over their names and contents. A teacher that the study has
+    trained has the checksum of its weights, because its file also contains the time.
     """
     config = run.config.to_dict()
     root = config.get('data_root') or ''
     found: dict[str, str] = {}
-    for key, value in _leaves(config):
+    for key, value in _strings(config):
         if key == 'checkpoint' and Path(value).is_file():
             path = Path(value)
-            own = path.parent.parent == run.folder.parent  # a sibling: trained by the study
-            found[OWN_TEACHER if own else path.name] = _weights(path) if own else _file(path)
+            if path.parent.parent == run.folder.parent:  # a sibling: trained by the study
+                found[OWN_TEACHER] = _weights_checksum(path)
+            else:
+                found[path.name] = _file_checksum(path)
     for split in ('train', 'val'):
         for dataset in _datasets((config.get(f'{split}_dataloader') or {}).get('dataset')):
             base = Path(dataset.get('data_root') or root)
             annotations = base / dataset['ann_file']
             name = f'{split}: {annotations.name}'
-            found[name] = _file(annotations)
+            found[name] = _file_checksum(annotations)
             prefix = (dataset.get('data_prefix') or {}).get('img', '')
-            found[f'{name}, images'] = _images(annotations, base / prefix)
+            found[f'{name}, images'] = _images_checksum(annotations, base / prefix)
     return found
 
 
 def differing_files(lines: Iterable[dict[str, Any]]) -> list[str]:
-    """Names of files that two of the lines have read with different contents."""
+    """Names of files that do not have the same content in all lines."""
     known: dict[str, set[str]] = {}
     for line in lines:
         for name, checksum in line.get('files', {}).items():
@@ -166,11 +169,11 @@ def differing_files(lines: Iterable[dict[str, Any]]) -> list[str]:
     return [name for name, checksums in known.items() if len(checksums) > 1]
 
 
-def _leaves(node: Any) -> Iterator[tuple[str, str]]:
+def _strings(node: Any) -> Iterator[tuple[str, str]]:
     pairs = node.items() if isinstance(node, dict) else enumerate(node)
     for key, value in pairs:
         if isinstance(value, (dict, list, tuple)):
-            yield from _leaves(value)
+            yield from _strings(value)
         elif isinstance(value, str):
             yield str(key), value
 
@@ -186,32 +189,32 @@ def _datasets(node: Any) -> Iterator[dict[str, Any]]:
             yield from _datasets(value)
 
 
-def _file(path: Path) -> str:
-    return _read(path, path.stat().st_mtime_ns).hex()[:DIGITS]
+def _file_checksum(path: Path) -> str:
+    return _sha256(path, path.stat().st_mtime_ns).hex()[:CHECKSUM_DIGITS]
 
 
 @cache
-def _read(path: Path, _changed: int) -> bytes:
+def _sha256(path: Path, _modified: int) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def _weights(path: Path) -> str:
+def _weights_checksum(path: Path) -> str:
     from mmkd.checkpoints import read_checkpoint
 
     state = read_checkpoint(str(path), str(path))['state_dict']
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:DIGITS]
+    return digest.hexdigest()[:CHECKSUM_DIGITS]
 
 
-def _images(annotations: Path, folder: Path) -> str:
+def _images_checksum(annotations: Path, folder: Path) -> str:
     content = json.loads(annotations.read_text(encoding='utf-8'))
     digest = hashlib.sha256()
     for name in sorted({each['file_name'] for each in content['images']}):
         path = folder / name
-        digest.update(name.encode() + _read(path, path.stat().st_mtime_ns))
-    return digest.hexdigest()[:DIGITS]
+        digest.update(name.encode() + _sha256(path, path.stat().st_mtime_ns))
+    return digest.hexdigest()[:CHECKSUM_DIGITS]
 
 
 if __name__ == '__main__':

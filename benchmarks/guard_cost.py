@@ -1,7 +1,7 @@
 """Time the check of losses and gradients for NaN and infinity, as a share of a training step.
 
-Random images and boxes: the step has forward and backward pass and the optimizer's step, without loading.
-The time of the checks is taken inside the step, so that other work on the machine slows both alike.
+A step is forward pass, backward pass and optimizer step on random images and boxes, without loading.
+The checks are timed inside the step: other work on the machine slows both alike.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ from _cli import load_config, make_parser, run_tool  # noqa: E402
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument('--batch-size', type=int, default=2, help='images per step (default: 2)')
-    parser.add_argument('--size', type=int, default=640, metavar='PX', help='(default: 640)')
+    parser.add_argument(
+        '--size', type=int, default=640, metavar='PX', help='side of the images (default: 640)'
+    )
     parser.add_argument('--iterations', type=int, default=12, help='steps (default: 12)')
-    parser.add_argument('--threads', type=int, default=1, help='of torch on the CPU (default: 1)')
+    parser.add_argument(
+        '--threads', type=int, default=1, help='threads of torch on the CPU (default: 1)'
+    )
     return parser.parse_args()
 
 
@@ -40,26 +44,26 @@ def main(args: argparse.Namespace) -> None:
     from mmkd.hooks import GuardHook
 
     class TimedGuard(GuardHook):
-        """The same, with the seconds it takes."""
+        """GuardHook that measures its own time."""
 
         seconds = 0.0
 
-        def _check_losses(self, *given: Any) -> None:
-            self._timed(super()._check_losses, *given)
+        def _check_losses(self, *arguments: Any) -> None:
+            self._time(super()._check_losses, *arguments)
 
-        def _check_gradients(self, *given: Any) -> None:
-            self._timed(super()._check_gradients, *given)
+        def _check_gradients(self, *arguments: Any) -> None:
+            self._time(super()._check_gradients, *arguments)
 
-        def _timed(self, check: Any, *given: Any) -> None:
-            wait()  # or the step's own work would count
+        def _time(self, check: Any, *arguments: Any) -> None:
+            synchronize()  # do not count the step's own work
             start = time.perf_counter()
-            check(*given)
-            wait()
+            check(*arguments)
+            synchronize()
             self.seconds += time.perf_counter() - start
 
     device = args.device or get_device()
 
-    def wait() -> None:
+    def synchronize() -> None:
         if device.startswith('cuda'):
             torch.cuda.synchronize()
 
@@ -78,13 +82,13 @@ def main(args: argparse.Namespace) -> None:
     for _ in range(args.iterations + 2):
         guard.seconds, start = 0.0, time.perf_counter()
         model.train_step(data, wrapper)
-        wait()
+        synchronize()
         steps.append(time.perf_counter() - start)
         shares.append(guard.seconds / steps[-1])
-    count = sum(weight.numel() for weight in weights) / 1e6
+    millions = sum(weight.numel() for weight in weights) / 1e6
     print(
-        f'{args.config}, {count:.1f} million trained weights, {args.batch_size} images of {args.size} px on '
-        f'{device}: {median(steps[2:]):.3f} s per step, of which the checks take '
+        f'{args.config}, {millions:.1f} M trained parameters, {args.batch_size} images of {args.size} px on '
+        f'{device}: {median(steps[2:]):.3f} s per step; the checks take '
         f'{100 * median(shares[2:]):.2f} % (at most {100 * max(shares[2:]):.2f} %)'
     )
 

@@ -1,7 +1,7 @@
-"""Time and memory of ``python -m mmkd check`` on an annotation file of the size of COCO's train2017.
+"""Measure time and memory of ``python -m mmkd check`` on an annotation file as large as COCO's train2017.
 
-The file is made here: 118,287 images and 860,001 boxes with outlines, as many as COCO's. There are no images
-to open, so the check must find every one of them missing.
+The script generates the file: 118,287 images and 860,001 boxes with outlines, as in COCO. The images do not
+exist, so the check must report all of them as missing.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 IMAGES, BOXES, CLASSES = 118_287, 860_001, 80
-OUTLINE = 24  # numbers of an outline
+OUTLINE = 24  # numbers per outline
 
 
 def write(path: Path) -> None:
-    """A file in COCO's form, of boxes at random positions.
+    """Write a file in COCO format, with boxes at random positions.
 
-    Entry by entry: what this process takes itself would count as the peak of those that it starts.
+    It is written entry by entry: the memory of this process would count in the peak of the processes that it
+    starts.
     """
     rng = random.Random(0)
     images = (
@@ -89,7 +90,9 @@ def main() -> None:
         size = (root / 'train.json').stat().st_size
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         print(run.stdout)
-        print(f'{size / 1e6:.0f} MB of annotations: {seconds:.0f} s, {peak / 1e9:.2f} GB at most')
+        print(
+            f'{size / 1e6:.0f} MB of annotations: {seconds:.0f} s, peak memory {peak / 1e9:.2f} GB'
+        )
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
-"""Print the figures of the paper that mmkd realises, beside what was measured in given work directories.
+"""Print the reported figures of the paper beside figures measured in your work directories.
 
-The paper: Negi and Shah, Knowledge Distillation for Object Detection. Reported and measured figures never
-share a column. A training run is put beside a reported figure by the name of its config, or by --as.
+The paper: Negi and Shah, Knowledge Distillation for Object Detection. Reported and measured figures are in
+separate columns. A training run is matched to a reported figure by the name of its config, or with --as.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Reported:
     """One detector of the paper.
 
     Attributes:
-        title: What it is.
-        data: What it was evaluated on.
-        classes: How many it tells apart there.
-        configs: Names of the configs that realise it here.
+        title: Description of the detector.
+        data: The data set of the evaluation.
+        classes: Number of classes.
+        configs: Names of the configs of this detector in mmkd or mmdet.
         parameters: In millions.
         mAP: In percent.
         F1: In percent.
-        epochs: Of its training.
+        epochs: Number of training epochs.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Reported:
 VOC, COCO = 'Pascal VOC 2012', 'COCO, person and dog'
 REPORTED = {
     'dino': Reported(
-        'DINO backbone, its class token at every place, Faster R-CNN',
+        'DINO backbone, class token at every position, Faster R-CNN',
         VOC,
         20,
         ('faster-rcnn_dino-b-cls-repeat_voc2012',),
@@ -80,7 +80,7 @@ REPORTED = {
         epochs=10,
     ),
     'mobilenetv2-distilled': Reported(
-        'MobileNetV2 distilled by MSE on boxes and KL on classes',
+        'MobileNetV2 distilled with MSE on boxes and KL on classes',
         VOC,
         20,
         ('vitdet-b_to_mobilenetv2_voc2012',),
@@ -90,7 +90,7 @@ REPORTED = {
         'DETR R50, teacher', COCO, 2, ('detr_r50_8xb2-150e_coco',), parameters=41, F1=78
     ),
     'detr-r18-distilled': Reported(
-        'DETR R18 distilled by logits',
+        'DETR R18 distilled with logits',
         COCO,
         2,
         ('detr_r50_to_r18_coco-person-dog',),
@@ -100,36 +100,41 @@ REPORTED = {
 }
 
 
-def match_reported(rows: Sequence[Row], told: Mapping[str, str] | None = None) -> dict[str, Row]:
-    """Which row realises which reported detector.
+def match_reported(
+    rows: Sequence[Row], assigned: Mapping[str, str] | None = None
+) -> dict[str, Row]:
+    """Match work directories to reported detectors.
 
     Args:
-        rows: Of the work directories.
-        told: Work directories by the keys of :data:`REPORTED`, where config names do not match.
+        rows: Rows of the work directories.
+        assigned: Work directories by keys of :data:`REPORTED`. These replace the match by config name.
+
+    Returns:
+        Rows by keys of :data:`REPORTED`.
 
     Raises:
-        ConfigError: There is no such key or work directory, or several rows have one's config.
+        ConfigError: A key or work directory does not exist, or several rows match the same key.
     """
-    for key in told or {}:
+    for key in assigned or {}:
         if key not in REPORTED:
             raise ConfigError(
-                f'--as {key}: no such figure{did_you_mean(key, REPORTED)}; there are {", ".join(REPORTED)}'
+                f'--as {key}: no such figure{did_you_mean(key, REPORTED)}; known: {", ".join(REPORTED)}'
             )
     matched = {}
     for key, reported in REPORTED.items():
         found = [row for row in rows if set(row.first.names) & set(reported.configs)]
-        if key in (told or {}):
-            found = [row_of(told[key], rows)]
+        if key in (assigned or {}):
+            found = [row_of(assigned[key], rows)]
         if len(found) > 1:
             names = ', '.join(row.name for row in found)
-            raise ConfigError(f'{names}: each could stand beside {key}; say --as {key}=WORK_DIR')
+            raise ConfigError(f'--as {key}: matches {names}; choose one with --as {key}=WORK_DIR')
         if found:
             matched[key] = found[0]
     return matched
 
 
 def reported_table(matched: Mapping[str, Row]) -> str:
-    """Every reported figure, a line each, with what was measured here in a column of its own."""
+    """The table: one line per reported figure, with the measured value in a column of its own."""
     rows = [['data', 'detector', 'figure', 'reported', 'measured here', 'work directory']]
     notes = []
     for key, reported in REPORTED.items():
@@ -141,27 +146,27 @@ def reported_table(matched: Mapping[str, Row]) -> str:
                 rows.append([reported.data, reported.title, figure, *cells, where])
         if row and not _same_task(row, reported):
             notes.append(
-                f'{row.name} tells {_classes(row)} classes apart, the reported one '
-                f'{reported.classes}: their accuracy is not put side by side.'
+                f'{row.name} has {_classes(row)} classes, the reported detector {reported.classes}: their '
+                f'accuracies are not compared.'
             )
-        changed = row and _changed(row, reported)
-        if changed:
-            notes.append(f'{row.name} was not trained as {reported.configs[0]} says: {changed}.')
+        changes = row and _changes(row, reported)
+        if changes:
+            notes.append(f'{row.name} was not trained with {reported.configs[0]}: {changes}.')
     return '\n\n'.join([markdown_table(rows, left=3), *notes])
 
 
-def _changed(row: Row, reported: Reported) -> str:
-    """Where a training's schedule and data are not those of the config that comes for it."""
+def _changes(row: Row, reported: Reported) -> str:
+    """The settings of schedule and data in which a run differs from the shipped config."""
     folder = HERE.parent / 'configs'
     found = [path for name in reported.configs for path in folder.rglob(f'{name}.py')]
     if not found:
-        return ''  # one of MMDetection's
-    shipped, here = (
+        return ''  # a config of MMDetection
+    shipped, used = (
         WorkDir(Path(), config, (), trained=0).recipe(dict(type=None))
         for config in (Config.fromfile(str(found[0])), row.first.config)
     )
     return differences(
-        comparable_config(shipped, ('data_root',)), comparable_config(here, ('data_root',))
+        comparable_config(shipped, ('data_root',)), comparable_config(used, ('data_root',))
     )
 
 
@@ -193,15 +198,18 @@ def _classes(row: Row) -> int:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        'work_dirs', nargs='*', metavar='WORK_DIR', help='of finished training runs'
+        'work_dirs',
+        nargs='*',
+        metavar='WORK_DIR',
+        help='work directories of finished training runs',
     )
     parser.add_argument(
         '--as',
-        dest='realises',
+        dest='assigned',
         action='append',
         default=[],
         metavar='FIGURE=WORK_DIR',
-        help=f'which run realises which figure, of {", ".join(REPORTED)}',
+        help=f'compare a run with a figure; FIGURE is one of {", ".join(REPORTED)}',
     )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     parser.set_defaults(device=None, gpus=None, local_rank=0)
@@ -209,11 +217,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    for option in args.realises:
+    for option in args.assigned:
         if not all(option.partition('=')):
             raise ConfigError(f'--as: must be FIGURE=WORK_DIR, got {option!r}')
     rows = assign_roles(read_rows(args.work_dirs)) if args.work_dirs else []
-    print(reported_table(match_reported(rows, dict(o.split('=', 1) for o in args.realises))))
+    print(reported_table(match_reported(rows, dict(o.split('=', 1) for o in args.assigned))))
 
 
 if __name__ == '__main__':

@@ -8,17 +8,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conditions import alike, commit, files_of, is_recorded
+from conditions import commit, conditions_of, file_checksums, records_arithmetic
 
 if TYPE_CHECKING:
     from study import Run
 
 
 class Results:
-    """The finished runs, a line each in a file that all studies share.
+    """The finished runs: one JSON line per run, in a file that all studies share.
 
-    What another study has run with the same config, teacher, seed and arithmetic is not run again. Lines with
-    a key ``withdrawn``, the reason, stay in the file and count as not there.
+    A run with the same config, teacher, seed and arithmetic as a run of another study is not repeated. Lines
+    with the key ``withdrawn`` (its value is the reason) stay in the file but are ignored.
 
     Args:
         path: The file; it need not exist.
@@ -30,42 +30,47 @@ class Results:
         self._lock = threading.Lock()
         text = path.read_text(encoding='utf-8') if path.is_file() else ''
         every = [json.loads(line) for line in text.splitlines()]
-        self._every = [line for line in every if 'withdrawn' not in line]
+        self._all_studies = [line for line in every if 'withdrawn' not in line]
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """Those of the study itself."""
-        return [line for line in self._every if line['study'] == self.study]
+        """The lines of this study."""
+        return [line for line in self._all_studies if line['study'] == self.study]
 
-    def of(self, run: Run, like: str) -> dict[str, Any] | None:
-        """The line of a run with some arithmetic (see :func:`alike`), or None while there is none."""
-        found = [line for line in self.every(run) if alike(line) == like]
+    def line_of(self, run: Run, conditions: str) -> dict[str, Any] | None:
+        """The newest line of a run under some conditions (see :func:`conditions_of`), or None.
+
+        Lines of this study come before lines of other studies.
+        """
+        found = [line for line in self.lines_of(run) if conditions_of(line) == conditions]
         own = [line for line in found if line['study'] == self.study]
         return (own or found or [None])[-1]
 
-    def most(self, runs: Iterable[Run]) -> str:
-        """With which arithmetic most of some runs were trained, those first of which it is recorded."""
+    def most_common_conditions(self, runs: Iterable[Run]) -> str:
+        """The conditions under which most of the runs were trained; recorded arithmetic comes first."""
         count: dict[tuple[bool, str], int] = {}
         for run in runs:
-            for kind in {(is_recorded(line), alike(line)) for line in self.every(run)}:
-                count[kind] = count.get(kind, 0) + 1
-        return max(count, key=lambda kind: (kind[0], count[kind]), default=(False, ''))[1]
+            for key in {
+                (records_arithmetic(line), conditions_of(line)) for line in self.lines_of(run)
+            }:
+                count[key] = count.get(key, 0) + 1
+        return max(count, key=lambda key: (key[0], count[key]), default=(False, ''))[1]
 
-    def every(self, run: Run) -> list[dict[str, Any]]:
-        """The lines of a run, with whatever arithmetic."""
+    def lines_of(self, run: Run) -> list[dict[str, Any]]:
+        """The lines of a run under all conditions, of all studies."""
         key = run.digest, run.seed
-        return [each for each in self._every if (each['config_hash'], each['seed']) == key]
+        return [each for each in self._all_studies if (each['config_hash'], each['seed']) == key]
 
     def add(
-        self, run: Run, metrics: dict[str, float], seconds: float, where: dict[str, Any]
+        self, run: Run, metrics: dict[str, float], seconds: float, origin: dict[str, Any]
     ) -> dict[str, Any]:
-        """Write a finished run down.
+        """Append a finished run to the file.
 
         Args:
-            run: Whose files are still as it read them.
-            metrics: In 0..1.
-            seconds: It took.
-            where: What :func:`conditions.observed` says.
+            run: The run; the files it has read must be unchanged.
+            metrics: Scores from 0 to 1.
+            seconds: Duration.
+            origin: The result of :func:`conditions.observe_process`.
         """
         line = dict(
             study=self.study,
@@ -74,13 +79,13 @@ class Results:
             **metrics,
             config_hash=run.digest,
             git_commit=commit(),
-            **where,
-            files=files_of(run),
+            **origin,
+            files=file_checksums(run),
             resumed=False,
             seconds=seconds,
         )
         with self._lock:
             with open(self.path, 'a', encoding='utf-8') as file:
                 file.write(json.dumps(line) + '\n')
-            self._every.append(line)
+            self._all_studies.append(line)
         return line

@@ -1,8 +1,8 @@
-"""Train what a study asks for and is not trained yet, then compare: with error bars.
+"""Train the missing runs of a study and compare its recipes, with confidence intervals.
 
 A study is a config file in benchmarks/studies/: one teacher, a baseline, recipes and seeds. Each
-finished run is one line of benchmarks/results.jsonl; table and plot are made from those lines. Weights that
-a study starts from lie in ./weights, or where the environment variable MMKD_WEIGHTS says.
+finished run is one line of benchmarks/results.jsonl; table and plot are generated from those lines. Weights
+that a study starts from are read from ./weights, or from the folder in the environment variable MMKD_WEIGHTS.
 
 On a CPU every training run uses one thread and the same instruction set, so that its result can be
 reproduced to the last digit. `--verify N` repeats N finished runs and compares.
@@ -30,34 +30,35 @@ from conditions import (  # noqa: E402
 from results import Results  # noqa: E402
 from steps import Steps, measure_step  # noqa: E402
 from study import Study, find_study  # noqa: E402
-from training import Here, prepare_teacher, train  # noqa: E402
+from training import Machine, prepare_teacher, train  # noqa: E402
 from verifying import verify  # noqa: E402
 
 from _cli import run_tool  # noqa: E402
 
-PAGE = HERE.parent / 'docs' / 'results.md'
+PAGE = HERE.parent / 'docs' / 'recipes' / 'results.md'
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='run.py',
         description=__doc__,
-        epilog='Run again to go on after an interrupt: finished runs are not repeated, unfinished ones start '
-        'from the beginning.',
+        epilog='After an interrupt, run the same command again: finished runs are not repeated, unfinished '
+        'runs start from the beginning.',
         allow_abbrev=False,
     )
     parser.add_argument('study', help='a file in benchmarks/studies/, or its name')
-    parser.add_argument('--recipes', nargs='+', help='only these (and the teacher)')
-    parser.add_argument('--seeds', nargs='+', type=int, help="instead of the study's")
+    parser.add_argument('--recipes', nargs='+', help='only these recipes (and the teacher)')
+    parser.add_argument('--seeds', nargs='+', type=int, help='seeds (default: those of the study)')
     parser.add_argument(
         '--jobs', type=int, help='training runs at a time (default: one per core, one with a GPU)'
     )
-    parser.add_argument('--table', action='store_true', help='train nothing, show what is there')
+    parser.add_argument(
+        '--table', action='store_true', help='only print the table of finished runs'
+    )
     parser.add_argument(
         '--step-cost',
         action='store_true',
-        help='measure what a step of each recipe costs (best on an idle machine); train nothing but '
-        'the teacher',
+        help='measure the duration of a step of each recipe (on an idle machine); train only the teacher',
     )
     parser.add_argument(
         '--verify',
@@ -73,21 +74,19 @@ def parse_args() -> argparse.Namespace:
         help='the file of finished runs (default: benchmarks/results.jsonl, for studies in '
         'studies/tuning/ benchmarks/tuning.jsonl)',
     )
-    parser.add_argument(
-        '--device', choices=['cpu', 'cuda'], help='default: cuda where there is one'
-    )
+    parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: cuda if there is a GPU')
     parser.add_argument(
         '--instructions',
         choices=KNOWN_INSTRUCTIONS,
         default=INSTRUCTIONS,
-        help=f'instruction set of the processor (default: {INSTRUCTIONS}); with another one, runs are '
-        f'another experiment',
+        help=f'instruction set of the processor (default: {INSTRUCTIONS}); another one is another '
+        f'experiment',
     )
     parser.add_argument(
         '--threads',
         type=int,
         default=THREADS,
-        help=f'per training run (default: {THREADS}); likewise',
+        help=f'threads per training run (default: {THREADS}); another number is another experiment',
     )
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     parser.set_defaults(gpus=None, local_rank=0)
@@ -102,7 +101,7 @@ def benchmark(args: argparse.Namespace) -> None:
     from mmkd.errors import UserError
 
     study = Study(find_study(args.study), Path(args.work_dir))
-    path = Path(args.results) if args.results else lines_of(study)
+    path = Path(args.results) if args.results else results_file(study)
     results = Results(path, study.name)
     steps = Steps(path.with_name('steps.jsonl'), study.name)
     if not args.table and args.verify is None:
@@ -111,34 +110,34 @@ def benchmark(args: argparse.Namespace) -> None:
     if args.table:
         print(f'\n{compare(study, results, steps)}')
     elif args.verify is not None:
-        here = Here(args.device, args.jobs, args.instructions, args.threads)
-        verify(study, results, here, args.verify, args.recipes, args.seeds)
+        machine = Machine(args.device, args.jobs, args.instructions, args.threads)
+        verify(study, results, machine, args.verify, args.recipes, args.seeds)
         return
     else:
-        here = Here(args.device, args.jobs, args.instructions, args.threads)
-        prepare_teacher(study, runs, results, here, needed=args.step_cost)
+        machine = Machine(args.device, args.jobs, args.instructions, args.threads)
+        prepare_teacher(study, runs, results, machine, needed=args.step_cost)
         if args.step_cost:
             measure_steps(study, steps, args.recipes)
         else:
-            failed = train(runs, results, here)
+            failed = train(runs, results, machine)
             if failed:
                 raise UserError(f'{len(failed)} training runs failed: {"; ".join(failed)}')
-        print(f'\n{compare(study, results, steps, here.kind)}')
+        print(f'\n{compare(study, results, steps, machine.conditions)}')
     if args.results is None and study.file.resolve().parent == HERE / 'studies':
         publish(study.name, compare(study, results, steps), PAGE)
         plot(study, results, PAGE.parent / f'{study.name}.png')
         for page in pages(HERE.parent):
-            page.write_text(fill(page.read_text(encoding='utf-8'), load), encoding='utf-8')
+            page.write_text(fill(page.read_text(encoding='utf-8'), load_study), encoding='utf-8')
 
 
-def load(name: str) -> tuple[Study, Results]:
-    """A study and its runs, as pages show them."""
+def load_study(name: str) -> tuple[Study, Results]:
+    """A study and its published runs."""
     study = Study(find_study(name), Path('work_dirs/benchmarks'))
-    return study, Results(lines_of(study), study.name)
+    return study, Results(results_file(study), study.name)
 
 
-def lines_of(study: Study) -> Path:
-    """Where the finished runs of a shipped study are written down."""
+def results_file(study: Study) -> Path:
+    """The default file for the finished runs of a study."""
     return HERE / ('tuning.jsonl' if study.file.parent.name == 'tuning' else 'results.jsonl')
 
 
@@ -147,8 +146,8 @@ def measure_steps(study: Study, steps: Steps, recipes: list[str] | None) -> None
     for run in study.runs(recipes, [study.settings.seeds[0]]):
         if run.config.model.type == 'Distiller' and any(run.config.model.losses.values()):
             cost = measure_step(run.config)
-            where = dict(git_commit=commit(), versions=versions(), device=device_name())
-            line = steps.add(run.recipe, run.digest, cost, **where)
+            origin = dict(git_commit=commit(), versions=versions(), device=device_name())
+            line = steps.add(run.recipe, run.digest, cost, **origin)
             ratio = line['kd_step_s'] / line['student_step_s']
             print(f'{run.recipe}: {ratio:.2f} times the step of the student', flush=True)
 

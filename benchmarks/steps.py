@@ -1,4 +1,4 @@
-"""What a training step of each recipe of a study costs, beside the student's own."""
+"""Measured duration and memory of a training step, per recipe of a study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """Measured steps of a study, a line a recipe in a file that all studies share.
+    """The measured steps of a study: one JSON line per recipe, in a file that all studies share.
 
     Args:
         path: The file; it need not exist.
@@ -28,12 +28,20 @@ class Steps:
             lines = (json.loads(text) for text in path.read_text(encoding='utf-8').splitlines())
             self.lines = [line for line in lines if line['study'] == study]
 
-    def of(self, digest: str) -> dict[str, Any] | None:
-        """What was measured last for a config, None where nothing was."""
+    def line_of(self, digest: str) -> dict[str, Any] | None:
+        """The newest measurement of a config, or None."""
         found = [line for line in self.lines if line['config_hash'] == digest]
         return found[-1] if found else None
 
-    def add(self, recipe: str, digest: str, cost: TrainingCost, **where: Any) -> dict[str, Any]:
+    def add(self, recipe: str, digest: str, cost: TrainingCost, **origin: Any) -> dict[str, Any]:
+        """Append a measurement to the file.
+
+        Args:
+            recipe: The recipe's name.
+            digest: The digest of its config.
+            cost: The measurement.
+            origin: Commit, versions and device.
+        """
         line = dict(
             study=self.study,
             recipe=recipe,
@@ -45,7 +53,7 @@ class Steps:
             overhead_quartiles=[round(value, 4) for value in cost.overhead_quartiles],
             peak_memory_mb={name: round(mb, 1) for name, mb in cost.peak_memory_mb.items()},
             losses_s={name: round(seconds, 5) for name, seconds in cost.losses_s.items()},
-            **where,
+            **origin,
         )
         with open(self.path, 'a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')
@@ -57,8 +65,8 @@ def measure_step(cfg: Config, iterations: int = 20) -> TrainingCost:
     """Time the training step of a distillation on its own data.
 
     Args:
-        cfg: Its config, whose teacher is there.
-        iterations: Rounds that count.
+        cfg: The config; the teacher's checkpoint must exist.
+        iterations: Measured rounds.
     """
     import torch
     from mmdet.registry import MODELS

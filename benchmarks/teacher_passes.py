@@ -1,7 +1,7 @@
-"""Time the teacher's pass of a distillation config as it is, and with what can make it cheaper.
+"""Time the teacher's forward pass of a distillation config, in full and in half precision.
 
-The teachers take turns in one process, so that whatever else the machine does slows all of them. Each
-pass ends when what the losses read of it was brought to float32.
+The variants take turns in one process: other work on the machine slows all of them. Each pass includes the
+conversion of the recorded outputs to float32.
 """
 
 from __future__ import annotations
@@ -33,12 +33,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument('--batch-size', type=int, help="images a step (default: the config's)")
-    parser.add_argument('--size', type=int, nargs='+', metavar='PX', help='of the random images')
-    parser.add_argument('--iterations', type=int, default=10, help='rounds (default: 10)')
-    parser.add_argument('--warmup', type=int, default=3, help='rounds before them (default: 3)')
-    parser.add_argument('--threads', type=int, help="of torch on the CPU (default: torch's)")
-    parser.add_argument('--variants', nargs='+', choices=list(VARIANTS), help='beside plain')
+    parser.add_argument('--batch-size', type=int, help="images per step (default: the config's)")
+    parser.add_argument(
+        '--size', type=int, nargs='+', metavar='PX', help='size of the random images'
+    )
+    parser.add_argument('--iterations', type=int, default=10, help='measured rounds (default: 10)')
+    parser.add_argument('--warmup', type=int, default=3, help='warm-up rounds (default: 3)')
+    parser.add_argument(
+        '--threads', type=int, help="threads of torch on the CPU (default: torch's)"
+    )
+    parser.add_argument(
+        '--variants',
+        nargs='+',
+        choices=list(VARIANTS),
+        help='variants to time, in addition to plain',
+    )
     parser.set_defaults(data=False, amp=False, json=None, random_teacher=True, cached=False)
     return parser.parse_args()
 
@@ -56,7 +65,9 @@ def main(args: argparse.Namespace) -> None:
     check_options(args)
     cfg = load_config(args, modes=())
     if not cfg.model.get('teacher') or cfg.model.get('teachers'):
-        raise ConfigError(f'{args.config} has not one teacher; its pass is what is measured')
+        raise ConfigError(
+            f'{args.config}: must have exactly one teacher; this script times its forward pass'
+        )
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     MMLogger.get_current_instance().setLevel('WARNING')
     if args.threads:
@@ -90,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
         start = index % len(names)
         for name in names[start:] + names[:start]:
             seconds[name].append(_seconds(device, partial(run, passes[name])))
-    print('| teacher | ms | of plain (half of the rounds) | peak MB | difference |')
+    print('| teacher | ms | ratio to plain (quartiles) | peak MB | difference |')
     print('|---|---:|---:|---:|---:|')
     times = {name: np.array(each[args.warmup :]) for name, each in seconds.items()}
     for name in names:
@@ -103,17 +114,17 @@ def main(args: argparse.Namespace) -> None:
         )
 
 
-def difference(given: TeacherPass, wanted: TeacherPass) -> float:
-    """The largest distance of what two teachers computed, as a share of its norm."""
+def difference(variant: TeacherPass, plain: TeacherPass) -> float:
+    """The largest relative difference (in norm) between the recorded outputs of two passes."""
     from mmkd.nested import map_tensors
 
-    found: list[float] = []
-    for source in wanted.recorder.sources:
+    differences: list[float] = []
+    for source in plain.recorder.sources:
         sides: list[list] = [[], []]
-        for side, each in zip(sides, (given, wanted), strict=True):
+        for side, each in zip(sides, (variant, plain), strict=True):
             map_tensors(lambda value, side=side: side.append(value) or value, each.recorder[source])
-        found += [((a - b).norm() / b.norm()).item() for a, b in zip(*sides, strict=True)]
-    return max(found)
+        differences += [((a - b).norm() / b.norm()).item() for a, b in zip(*sides, strict=True)]
+    return max(differences)
 
 
 if __name__ == '__main__':

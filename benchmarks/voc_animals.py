@@ -1,8 +1,8 @@
-"""Make the photographs of the studies from Pascal VOC 2012: its images of animals, small.
+"""Create the photographs of the studies from Pascal VOC 2012: its images of animals, scaled down.
 
-Of `train` all images that show a cat, cow, dog, horse or sheep (1,697), of `val` half of them, those of
-voc_animals_val.txt (865). Images are scaled so that the longest side has 320 px, boxes with them, and
-annotated in COCO's form with all twenty classes. VOC's `difficult` is not kept.
+From `train` it takes all images that show a cat, cow, dog, horse or sheep (1,697), from `val` half of them,
+those of voc_animals_val.txt (865). Images and boxes are scaled: the longest side has 320 px. Annotations are
+in COCO format, with all twenty classes. VOC's `difficult` flag is dropped.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SIDE = 320  # px
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument('voc', type=Path, help='the folder that holds VOC2012/')
-    parser.add_argument('out', type=Path, help='an empty folder, VOC2012/ is made in it')
+    parser.add_argument('voc', type=Path, help='the folder that contains VOC2012/')
+    parser.add_argument('out', type=Path, help='an empty folder; VOC2012/ is created in it')
     parser.add_argument('--debug', action='store_true', help='show tracebacks of errors')
     parser.set_defaults(device='cpu', gpus=None, local_rank=0)
     return parser.parse_args()
@@ -44,9 +44,9 @@ def make(args: argparse.Namespace) -> None:
     lists = {split: source / f'ImageSets/Main/{split}.txt' for split in ('train', 'val')}
     for path in lists.values():
         if not path.is_file():
-            raise MissingFileError(f'{args.voc} holds no Pascal VOC 2012: there is no {path}')
+            raise MissingFileError(f'{args.voc}: must contain Pascal VOC 2012, no file {path}')
     if target.exists():
-        raise ConfigError(f'{target} is there already; name an empty folder')
+        raise ConfigError(f'{target}: already exists; choose an empty folder')
     chosen = set((HERE / 'voc_animals_val.txt').read_text(encoding='utf-8').split())
     (target / 'JPEGImages').mkdir(parents=True)
     (target / 'annotations').mkdir()
@@ -76,7 +76,7 @@ def add(name: str, source: Path, target: Path, content: dict[str, list[Any]]) ->
     width, height = small.size
     content['images'].append(dict(id=number, file_name=f'{name}.jpg', width=width, height=height))
     for each in objects:
-        # VOC counts pixels from 1 and includes the last.
+        # VOC counts pixels from 1, and the last pixel belongs to the box.
         left, top, right, bottom = (
             factor * (float(each.findtext(f'bndbox/{edge}')) - (edge in ('xmin', 'ymin')))
             for edge in ('xmin', 'ymin', 'xmax', 'ymax')

@@ -1,6 +1,6 @@
-# DETR R50, which knows COCO's 80 classes, teaches DETR R18 the two it needs, person and dog, in 10
-# epochs. What the teacher gives to the other 78 counts as no-object for the student.
-# Without distillation the same student is trained by the first line of _base_ alone.
+# DETR R50, trained on COCO's 80 classes, teaches DETR R18 two of them, person and dog, in 10 epochs.
+# The teacher's probability of the other 78 classes is added to the student's no-object.
+# The first config of _base_ trains the same student without distillation.
 _base_ = ['./students/detr_r18_10e_coco-person-dog.py', './_base_/distillation.py']
 
 model = dict(
@@ -13,13 +13,13 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v3.0/detr/detr_r50_8xb2-150e_coco/'
         'detr_r50_8xb2-150e_coco_20221023_153551-436d03e8.pth',
     ),
-    # Without this a DETR student learns next to nothing in 10 epochs: DETR is trained for 150 to 500
-    # (Carion et al. 2020, sec. 4). Of the classifier, the rows of person, dog and no-object are taken.
+    # Without the teacher's weights a DETR student learns almost nothing in 10 epochs: DETR is trained for
+    # 150 to 500 (Carion et al. 2020, sec. 4). The classifier copies the rows of person, dog and no-object.
     init_student=dict(from_teacher=['encoder', 'decoder', 'query_embedding', 'bbox_head']),
     losses=dict(
         loss_kd_cls=dict(
             type='KLDivergence',
-            tau=2.0,  # see detr_r50_to_r18_coco.py, as for the weights below
+            tau=2.0,  # detr_r50_to_r18_coco.py explains tau and the three weights
             loss_weight=6.0,
             student='bbox_head',
             teacher='bbox_head',

@@ -1,5 +1,5 @@
-# DETR R50 teaches DETR R18 on COCO, all 80 classes: logit distillation, queries matched by what they
-# predict. Without distillation the same student is trained by the first line of _base_ alone.
+# DETR R50 teaches DETR R18 on COCO, all 80 classes: logit distillation of queries that are matched by their
+# predictions. The first config of _base_ trains the same student without distillation.
 _base_ = ['./students/detr_r18_150e_coco.py', './_base_/distillation.py']
 
 model = dict(
@@ -12,15 +12,17 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v3.0/detr/detr_r50_8xb2-150e_coco/'
         'detr_r50_8xb2-150e_coco_20221023_153551-436d03e8.pth',
     ),
-    # All but the backbone and the projection has the teacher's shapes and starts with its weights.
+    # These parts have the teacher's shapes and start with its weights. Backbone and projection do not.
     init_student=dict(from_teacher=['encoder', 'decoder', 'query_embedding', 'bbox_head']),
     losses=dict(
         loss_kd_cls=dict(
             type='KLDivergence',
-            # Hinton et al. 2015 (arXiv 1503.02531), sec. 3: with small students, temperatures of
-            # 2.5 to 4 beat higher and lower ones; 80 classes and no-object are far apart already.
+            # Hinton et al. 2015 (arXiv 1503.02531), sec. 3: for small students, temperatures of 2.5 to 4
+            # were better than higher and lower ones. A little lower here: 80 classes and no-object are
+            # already far apart.
             tau=2.0,
-            # As DETR's own class loss, 1 in each of six layers; this is for their mean.
+            # DETR's own class loss has weight 1 in each of six decoder layers. This loss is the mean over
+            # the layers: 1 * 6 = 6.
             loss_weight=6.0,
             student='bbox_head',
             teacher='bbox_head',
@@ -28,8 +30,8 @@ model = dict(
         ),
         loss_kd_bbox=dict(
             type='L1',
-            # DETR's own (Carion et al. 2020, sec. A.4) is 5, for the sum of four coordinates in each of six
-            # layers; this is for the mean.
+            # DETR's own L1 weight (Carion et al. 2020, sec. A.4) is 5, for the sum over four coordinates in
+            # each of six layers. This loss is the mean over both: 5 * 4 * 6 = 120.
             loss_weight=120.0,
             student='bbox_head',
             teacher='bbox_head',
@@ -37,7 +39,7 @@ model = dict(
         ),
         loss_kd_iou=dict(
             type='GIoU',
-            loss_weight=12.0,  # DETR's own 2, likewise
+            loss_weight=12.0,  # DETR's own GIoU weight is 2, in each of six layers: 2 * 6 = 12
             student='bbox_head',
             teacher='bbox_head',
             align=dict(type='HungarianQueryAlignment', of='box', box_format='xyxy'),
@@ -45,8 +47,6 @@ model = dict(
     ),
 )
 
-# Checks the pair before the first iteration, and keeps connectors in checkpoints.
-
-# COCO's mAP, and F1 beside it.
+# COCO's mAP and F1.
 val_evaluator = dict(type='CocoF1Metric')
 test_evaluator = dict(type='CocoF1Metric')

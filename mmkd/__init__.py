@@ -1,11 +1,11 @@
-"""Knowledge distillation for MMDetection: importing it registers everything into ``mmdet.registry``."""
+"""Knowledge distillation for MMDetection. The import registers all classes in mmdet's registries."""
 
 import sys
 
 from .version import __version__
 
-# `python -m mmkd` only starts a tool in a process of its own, and answers at once: while Python looks for
-# the module to run, sys.argv[0] is '-m'.
+# `python -m mmkd` starts a tool in another process, so it must not import torch. While Python looks for the
+# module to run, sys.argv[0] is '-m'.
 if sys.argv[:1] != ['-m']:
     from .compat import check_stack
 

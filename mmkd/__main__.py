@@ -1,6 +1,6 @@
-"""``python -m mmkd TOOL …`` runs a tool, from the checkout or the installed package.
+"""``python -m mmkd TOOL …`` runs a tool of the checkout or the installed package.
 
-Without TOOL it lists them. Configs are found by name as with mim.
+Without TOOL it lists the tools. Configs are found by name, as with mim.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def tool_folder() -> Path:
-    """Inside the package for a plain install, else beside it in the checkout."""
+    """Return the folder of the tools: inside an installed package, or next to the package in a checkout."""
     packaged = PACKAGE / '.mim' / 'tools'
     return packaged if packaged.is_dir() else PACKAGE.parent / 'tools'
 
 
 def tools() -> dict[str, Path]:
-    """Tool names with their scripts; files that start with an underscore are shared code."""
+    """Return the scripts of the tools by name. Files that begin with an underscore are shared code."""
     scripts = sorted(tool_folder().rglob('*.py'), key=lambda script: script.stem)
     return {script.stem: script for script in scripts if not script.stem.startswith('_')}
 
 
 def main(argv: list[str]) -> int:
+    """List the tools, or replace this process by the tool that the arguments name.
+
+    Returns:
+        The exit code, if no tool was started.
+    """
     found = tools()
     if not argv or argv[0] in ('-h', '--help'):
         print(
@@ -37,10 +42,13 @@ def main(argv: list[str]) -> int:
             print(f'  {name:<{width}}{summary.splitlines()[0] if summary else ""}')
         return 0
     if argv[0] not in found:
-        print(f'mmkd: error: no tool {argv[0]!r}; there are: {", ".join(found)}', file=sys.stderr)
+        print(
+            f'mmkd: error: TOOL: must be one of {", ".join(found)}, got {argv[0]!r}',
+            file=sys.stderr,
+        )
         return 2
     sys.stdout.flush()
-    # A new process: mmengine has chosen its device by now; `--device cpu` must come before.
+    # A new process: mmengine has already chosen its device here, and `--device cpu` must come first.
     os.execv(sys.executable, [sys.executable, str(found[argv[0]]), *argv[1:]])
 
 

@@ -1,4 +1,4 @@
-"""Build a detector of a config, with a line for what is wrong in the config."""
+"""Build a detector from a config, with a message of one line for each error in the config."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from .errors import ConfigError, UserError, did_you_mean
 from .random_state import preserve_rng_state
 from .types import Detector
 
-# How mmengine's registries say so; its message in full fills a page.
+# The error message of mmengine's registries, shortened: the full message fills a page.
 UNREGISTERED = re.compile(r'(\S+) is not in the \S+ registry')
 # ``init_cfg`` types that read a file.
 PRETRAINED = ('Pretrained', 'ConvertedCheckpoint')
 
-# What to do, by words of what a constructor raises.
+# What to do about an exception of a constructor, by words of its message.
 HINTS = {
     "argument 'pretrained'": (
         "; MMDetection 3 reads backbone.init_cfg=dict(type='Pretrained', checkpoint=…)"
     ),
     "argument 'to_rgb'": '; MMDetection 3 calls it bgr_to_rgb',
     'process group': (
-        '; a normalization such as MMSyncBN needs several processes: add --launcher, or write BN'
+        '; a normalization layer such as MMSyncBN needs several processes: add --launcher, or use BN'
     ),
 }
 
 
 def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> Detector:
-    """A detector with weights that mean nothing; random numbers stay as they are.
+    """Build a detector without initialising its weights. The state of the random numbers does not change.
 
     Args:
-        config: Its ``model`` config, which is not changed.
+        config: The ``model`` config, which is not changed.
         key: The config key, for messages.
-        scope: The registry that its modules are looked up in first.
+        scope: The registry scope in which modules are looked up first.
 
     Raises:
-        ConfigError: A type that is not registered, or arguments that it does not take.
+        ConfigError: A type is not registered, or does not accept its arguments.
     """
     try:
         with preserve_rng_state(), DefaultScope.overwrite_default_scope(scope):
@@ -51,19 +51,19 @@ def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> De
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         name = unregistered(error)
         if name is not None:
-            raise ConfigError(f'{key}: {_absent(name, scope)}') from error
+            raise ConfigError(f'{key}: {_unregistered_message(name, scope)}') from error
         words = ' '.join(str(error).split())
         if isinstance(error, KeyError):
             if 'must contain the key "type"' in words:
-                raise ConfigError(f'{key}: must have a type, and each part of it, too') from error
-            raise  # of code, and not of what a config gives
+                raise ConfigError(
+                    f'{key}: must have a type, and so must each part of it'
+                ) from error
+            raise  # a fault of the code, not of the config
         kind = '' if '__init__()' in words else f'{type(error).__name__}: '
         hint = next((how for what, how in HINTS.items() if what in words), '')
         raise ConfigError(f'{key}: cannot be built: {kind}{words[:300]}{hint}') from error
-    except (
-        ImportError,
-        RuntimeError,
-    ) as error:  # mmdet's own words for a package that is not there
+    except (ImportError, RuntimeError) as error:
+        # mmdet raises a RuntimeError that names what to install for some missing packages.
         words = ' '.join(str(error).split())
         if not isinstance(error, ImportError) and 'install' not in words:
             raise
@@ -71,9 +71,10 @@ def build_detector(config: dict[str, Any], key: str, scope: str = 'mmdet') -> De
 
 
 def build_random(config: dict[str, Any], key: str, scope: str = 'mmdet') -> Detector:
-    """:func:`build_detector`, with the weights initialised; pretrained ones are not read.
+    """Build a detector and initialise its weights randomly, without reading pretrained weights.
 
-    Constructors leave some weights undefined, such as the level embedding of Deformable DETR.
+    :func:`build_detector` alone leaves some weights undefined, such as the level embedding of Deformable
+    DETR.
     """
     detector = build_detector(without_pretrained(config), key, scope)
     with preserve_rng_state(), DefaultScope.overwrite_default_scope(scope):
@@ -82,7 +83,7 @@ def build_random(config: dict[str, Any], key: str, scope: str = 'mmdet') -> Dete
 
 
 def without_pretrained(config: Any) -> Any:
-    """A copy of a model config that starts from no file."""
+    """Return a copy of a model config that reads no pretrained weights."""
     if isinstance(config, (list, tuple)):
         return type(config)(without_pretrained(each) for each in config)
     if not isinstance(config, dict):
@@ -97,12 +98,12 @@ def without_pretrained(config: Any) -> Any:
 
 
 def unregistered(error: BaseException) -> str | None:
-    """The type that a registry did not have, None for any other exception."""
+    """Return the type that a registry did not find, or None for any other exception."""
     found = UNREGISTERED.search(str(error)) if isinstance(error, KeyError) else None
     return found[1].strip('\'"`') if found else None
 
 
-def _absent(name: str, scope: str) -> str:
+def _unregistered_message(name: str, scope: str) -> str:
     package = name.partition('.')[0] if '.' in name else scope
     known = package in ROOT.children or package == ROOT.scope
     if not known and find_spec(package) is None:
@@ -113,6 +114,4 @@ def _absent(name: str, scope: str) -> str:
         )
     registered = ROOT.children[package].module_dict if package in ROOT.children else {}
     hint = did_you_mean(name.rpartition('.')[2], {**registered, **MODELS.module_dict})
-    return (
-        f'type {name!r} is not registered{hint}; name its module in custom_imports if it is yours'
-    )
+    return f'type {name!r} is not registered{hint}; if it is your own, add its module to custom_imports'

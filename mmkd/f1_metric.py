@@ -1,4 +1,4 @@
-"""COCO's numbers, with precision, recall and F1 at the scores a user would deploy with."""
+"""COCO metrics with precision, recall and F1 at the score thresholds that a deployed detector would use."""
 
 from __future__ import annotations
 
@@ -30,20 +30,25 @@ MAX_DETECTIONS = 100  # per image and class, COCO's largest maxDets
 
 
 def with_f1(evaluator: dict | list | tuple, key: str = 'test_evaluator') -> list[dict]:
-    """The metrics of an evaluator's config, each CocoMetric as a CocoF1Metric of the same settings.
+    """Replace each CocoMetric of an evaluator's config by a CocoF1Metric with the same settings.
 
     Args:
-        evaluator: As an MMDetection config has it.
-        key: Its key there, for messages.
+        evaluator: The evaluator of an MMDetection config.
+        key: The config key of the evaluator, for messages.
+
+    Returns:
+        The configs of all metrics.
 
     Raises:
-        ConfigError: It has no CocoMetric.
+        ConfigError: The evaluator has no CocoMetric.
     """
     metrics = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
     metrics = [dict(m) for e in metrics for m in (e['metrics'] if 'metrics' in e else [e])]
     coco = [m for m in metrics if m['type'].removeprefix('mmdet.') in ('CocoMetric', NAME)]
     if not coco:
-        raise ConfigError(f'F1 needs a CocoMetric, but {key} has {[m["type"] for m in metrics]}')
+        raise ConfigError(
+            f'{key}: must have a CocoMetric for F1, got {[m["type"] for m in metrics]}; add one'
+        )
     for metric in coco:
         metric['type'] = NAME
     return metrics
@@ -56,13 +61,16 @@ def evaluate(
     evaluator: dict | list | tuple,
     report: Callable[[float], None] = lambda share: None,
 ) -> dict[str, float]:
-    """A detector's metrics on a dataset, F1 among them, one image at a time.
+    """Evaluate a detector on a data set, including F1, one image at a time.
 
     Args:
-        model: In evaluation mode.
-        dataset: With the pipeline of a validation or test data loader.
-        evaluator: The config of its evaluator.
-        report: Called with the share that is done, in 0..1.
+        model: The detector, in evaluation mode.
+        dataset: A data set with the pipeline of a validation or test data loader.
+        evaluator: The config of the evaluator.
+        report: Called after each image with the finished share, in [0, 1].
+
+    Returns:
+        The metrics by name.
     """
     with DefaultScope.overwrite_default_scope('mmdet'):
         metrics = Evaluator(with_f1(evaluator))
@@ -76,53 +84,57 @@ def evaluate(
 
 @METRICS.register_module()
 class CocoF1Metric(CocoMetric):
-    """``CocoMetric`` and, for boxes, F1.
+    """``CocoMetric`` with precision, recall and F1 of boxes.
 
-    Every number of ``CocoMetric`` is left as it is. On top of them, at IoU 0.5, all areas, the
-    100 best detections per image and class:
+    All numbers of ``CocoMetric`` stay as they are. The following are added, at IoU 0.5, for all areas and
+    the 100 top-scoring detections per image and class:
 
     ===========================  ===================================================================
-    ``bbox_F1``                  mean over classes of each class's best F1, every class at the score
-                                 threshold that suits it best
-    ``bbox_F1_shared``           the best mean F1 that one threshold for all classes reaches
+    ``bbox_F1``                  mean over classes of the best F1, with the best threshold per class
+    ``bbox_F1_shared``           best mean F1 with one threshold for all classes
     ``bbox_F1_shared_threshold`` that threshold
     ``bbox_precision_at_0.5``    mean over classes of the precision at ``score_thr``
     ``bbox_recall_at_0.5``       mean over classes of the recall at ``score_thr``
     ``bbox_F1_at_0.5``           mean over classes of F1 at ``score_thr`` (not the F1 of the means)
     ===========================  ===================================================================
 
-    ``0.5`` in the last three is ``score_thr``. A table of all this per class is logged; with
+    ``0.5`` in the last three names is ``score_thr``. A table of these numbers per class is logged. With
     ``classwise=True`` the result also has ``<class>_F1`` and ``<class>_F1_threshold``.
 
-    The detections are matched to the ground truth by pycocotools: greedily from the highest
-    score, crowd regions absorb what falls on them, and a detection on a crowd counts neither for
-    nor against. A threshold keeps the detections whose score is at least the threshold. The
-    counts are exact, taken from the matches (``COCOeval.evalImgs``): keeping the detections above
-    a threshold leaves the matches among them unchanged, so counting those is the same as removing
-    the others before matching. Equal scores are kept or dropped together.
+    **Counting.** pycocotools matches detections to the ground truth greedily, from the highest score.
+    Crowd regions absorb the detections on them, which then count neither as correct nor as wrong. A
+    threshold keeps the detections with a score of at least the threshold; equal scores are kept or
+    dropped together. The counts are exact and come from the matches (``COCOeval.evalImgs``): removing
+    detections below a threshold does not change the matches of the others.
 
-    pycocotools' accumulated ``precision`` and ``scores`` (which AP is the mean of) are the same
-    counts at 101 recalls, with precision replaced by the highest one at that recall or beyond.
-    That replacement cannot raise the best F1, as the precision it borrows comes with more recall;
-    the 101 steps can hide it by at most 0.02. So ``max 2PR/(P+R)`` over them is at most the best
-    F1 given here and at least that less 0.02 (equal scores aside), but precision at a given score
-    would be too high, and their ``scores`` are not those at which the best F1 is reached.
+    **Relation to COCO's curve.** The accumulated ``precision`` and ``scores`` of pycocotools are the same
+    counts at 101 recalls, but each precision is replaced by the highest precision at that recall or
+    beyond. ``max 2PR/(P+R)`` over them is at most the best F1 given here, and less by at most 0.02 (apart
+    from equal scores): the replacing precision comes with more recall, so it cannot raise the best F1.
+    The precision at a given score would be too high, and the ``scores`` are not those of the best F1.
 
-    A class without ground truth (crowds apart) has no F1 (NaN) and is left out of every mean. If no
-    class has any, the means are -1, as COCO's are. A class whose ground truth nothing finds has
-    precision, recall, F1 and thresholds of 0; so has a run without a single detection, for which
-    ``CocoMetric`` itself logs an error and returns nothing.
+    **Special cases.** A class without ground truth (apart from crowds) has no F1 (NaN) and is left out of
+    all means. If no class has ground truth, the means are -1, as in COCO. If no detection matches the
+    ground truth of a class, its precision, recall, F1 and thresholds are 0. The same holds for a run
+    without any detection, for which ``CocoMetric`` logs an error and returns nothing.
 
-    To keep the best checkpoint by F1, give the hook the rule, which it cannot guess from the name:
+    To save the best checkpoint by F1, set the rule as well, which the hook cannot infer from the name:
     ``CheckpointHook(save_best='coco/bbox_F1', rule='greater')``.
 
     Args:
         score_thr: The fixed score threshold, in [0, 1].
-        metric: As for ``CocoMetric``. ``'bbox'`` must be among them.
+        metric: See ``CocoMetric``. It must include ``'bbox'``.
         **kwargs: The other arguments of ``CocoMetric``.
 
     Raises:
-        ConfigError: If ``score_thr`` is not in [0, 1] or ``metric`` lacks ``'bbox'``.
+        ConfigError: ``score_thr`` is not in [0, 1], or ``metric`` lacks ``'bbox'``.
+
+    Examples:
+        >>> from mmdet.registry import METRICS
+        >>> import mmkd
+        >>> metric = METRICS.build(dict(type='CocoF1Metric', score_thr=0.3))  # val_evaluator=… of a config
+        >>> metric.score_thr, metric.metrics
+        (0.3, ['bbox'])
     """
 
     def __init__(
@@ -133,21 +145,20 @@ class CocoF1Metric(CocoMetric):
             raise ConfigError(f'CocoF1Metric: score_thr must be in [0, 1], got {score_thr}')
         if 'bbox' not in self.metrics:
             raise ConfigError(
-                f'CocoF1Metric gives the F1 of boxes, but metric is {metric!r}: '
-                "add 'bbox' to it, or use CocoMetric"
+                f"CocoF1Metric: metric must include 'bbox', got {metric!r}; add it, or use CocoMetric"
             )
         self.score_thr = score_thr
         self._predictions: list[dict] = []
 
     def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict:
-        """Write the predictions as ``CocoMetric`` does and keep the boxes it is about to read."""
+        """Write the predictions as ``CocoMetric`` does, and store the boxes for F1."""
         files = super().results2json(results, outfile_prefix)
         if not self.format_only:
             self._predictions = load(files['bbox'])
         return files
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """``CocoMetric``'s results, followed by those listed above."""
+        """Return the results of ``CocoMetric`` and those listed above."""
         metrics = super().compute_metrics(results)
         if not self.format_only:
             curves = self._score_curves(self._predictions)
@@ -156,10 +167,10 @@ class CocoF1Metric(CocoMetric):
         return metrics
 
     def _score_curves(self, predictions: list[dict]) -> dict[int, ScoreCurve]:
-        """Match the predictions to the ground truth; one curve per category id."""
+        """Match the predictions to the ground truth; returns one curve per category id."""
         matches: dict[int, list[dict]] = defaultdict(list)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            # loadRes fails on an empty list; an empty COCO has no annotation either.
+            # loadRes fails on an empty list; an empty COCO has no annotations either.
             detections = self._coco_api.loadRes(predictions) if predictions else COCO()
             coco_eval = COCOeval(self._coco_api, detections, 'bbox')
             coco_eval.params.catIds = self.cat_ids
@@ -170,7 +181,9 @@ class CocoF1Metric(CocoMetric):
             coco_eval.params.maxDets = [MAX_DETECTIONS]
             coco_eval.evaluate()
         for match in coco_eval.evalImgs:
-            if match is not None:  # neither ground truth nor detections of this class here
+            if (
+                match is not None
+            ):  # None: the image has no ground truth and no detections of this class
                 matches[match['category_id']].append(match)
         return {cat_id: ScoreCurve.from_matches(matches[cat_id]) for cat_id in self.cat_ids}
 
@@ -206,13 +219,23 @@ class CocoF1Metric(CocoMetric):
 
 @dataclass(frozen=True)
 class ScoreCurve:
-    """What is right and wrong among one class's detections, as the score threshold falls.
+    """Numbers of correct and wrong detections of one class, by score threshold.
 
     Args:
-        thresholds: ``(n,)``, the distinct scores, highest first.
-        tp: ``(n,)``, correct detections among those scored at least ``thresholds[i]``.
-        fp: ``(n,)``, wrong ones. What lies on a crowd is in neither.
-        num_gt: Number of objects to find.
+        thresholds: The distinct scores, highest first, shape ``(n,)``.
+        tp: Number of correct detections with a score of at least ``thresholds[i]``, shape ``(n,)``.
+        fp: Number of wrong detections, shape ``(n,)``. Detections on crowds are in neither.
+        num_gt: Number of ground-truth objects.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mmkd.f1_metric import ScoreCurve
+        >>> scores, correct = np.array([0.9, 0.8, 0.3]), np.array([True, False, True])
+        >>> curve = ScoreCurve.from_scores(scores, correct, num_gt=2)
+        >>> curve.at(0.5)  # precision, recall and F1
+        (0.5, 0.5, 0.5)
+        >>> curve.best()  # F1 and its threshold
+        (0.8, 0.3)
     """
 
     thresholds: np.ndarray
@@ -222,19 +245,19 @@ class ScoreCurve:
 
     @classmethod
     def from_matches(cls, matches: list[dict]) -> ScoreCurve:
-        """From the entries of ``COCOeval.evalImgs`` of one class (one IoU, one area range)."""
+        """Create a curve from the entries of ``COCOeval.evalImgs`` of one class, IoU and area range."""
         if not matches:
             return cls(np.zeros(0), np.zeros(0, int), np.zeros(0, int), 0)
         scores = np.concatenate([match['dtScores'] for match in matches]).astype(float)
         matched = np.concatenate([match['dtMatches'][0] for match in matches]) != 0
         counted = np.concatenate([match['dtIgnore'][0] for match in matches]) == 0
         num_gt = sum(int(np.sum(np.equal(match['gtIgnore'], 0))) for match in matches)
-        return cls.of_scores(scores[counted], matched[counted], num_gt)
+        return cls.from_scores(scores[counted], matched[counted], num_gt)
 
     @classmethod
-    def of_scores(cls, scores: np.ndarray, right: np.ndarray, num_gt: int) -> ScoreCurve:
-        """From the detections that count, ``(n,)`` scores and whether each is correct."""
-        # Every distinct score is a threshold; searchsorted finds the last detection it keeps.
+    def from_scores(cls, scores: np.ndarray, right: np.ndarray, num_gt: int) -> ScoreCurve:
+        """Create a curve from the scores of detections and whether each is correct, shape ``(n,)`` each."""
+        # Every distinct score is a threshold; searchsorted finds the last detection that it keeps.
         order = np.argsort(-scores, kind='stable')
         thresholds = np.unique(scores)[::-1]
         last = np.searchsorted(-scores[order], -thresholds, side='right') - 1
@@ -243,21 +266,21 @@ class ScoreCurve:
         return cls(thresholds, tp, fp, num_gt)
 
     def counts(self, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Correct and wrong detections kept by any thresholds, ``(m,)`` each."""
+        """Return the numbers of correct and wrong detections at any thresholds, shape ``(m,)`` each."""
         kept = np.searchsorted(-self.thresholds, -thresholds, side='right')
         return np.append(0, self.tp)[kept], np.append(0, self.fp)[kept]
 
     def f1(self, thresholds: np.ndarray) -> np.ndarray:
-        """F1 at any thresholds, ``(m,)``. Needs something to find."""
+        """Return F1 at any thresholds, shape ``(m,)``. ``num_gt`` must be above 0."""
         tp, fp = self.counts(thresholds)
         return 2 * tp / (tp + fp + self.num_gt)
 
     def best(self) -> tuple[float, float]:
-        """Highest F1 and the highest threshold that gives it; NaN with nothing to find."""
+        """Return the best F1 and the highest threshold that reaches it; NaN if ``num_gt`` is 0."""
         return best_shared_f1([self]) if self.num_gt else (float('nan'), float('nan'))
 
     def at(self, threshold: float) -> tuple[float, float, float]:
-        """Precision (0 if nothing is kept), recall and F1; NaN with nothing to find."""
+        """Return precision (0 without detections), recall and F1; NaN if ``num_gt`` is 0."""
         if not self.num_gt:
             return (float('nan'),) * 3
         (tp,), (fp,) = self.counts(np.array([threshold]))
@@ -266,9 +289,9 @@ class ScoreCurve:
 
 
 def best_shared_f1(curves: list[ScoreCurve]) -> tuple[float, float]:
-    """Highest mean F1 that one threshold for several classes reaches, and that threshold.
+    """Return the best mean F1 over classes with one shared threshold, and that threshold.
 
-    ``(0, 0)`` when no threshold finds anything, ``(-1, -1)`` without a class.
+    ``(0, 0)`` if there is no correct detection at any threshold, ``(-1, -1)`` without classes.
     """
     if not curves:
         return -1.0, -1.0
@@ -276,5 +299,5 @@ def best_shared_f1(curves: list[ScoreCurve]) -> tuple[float, float]:
     mean = np.mean([curve.f1(thresholds) for curve in curves], axis=0)
     if not mean.any():
         return 0.0, 0.0
-    best = int(np.argmax(mean))  # the first of equals, which is the highest threshold
+    best = int(np.argmax(mean))  # of equal values the first, which has the highest threshold
     return float(mean[best]), float(thresholds[best])

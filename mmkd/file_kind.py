@@ -1,4 +1,4 @@
-"""Recognise files that are no download: empty files, Git LFS pointers, web pages."""
+"""Recognise wrong files: empty files, Git LFS pointers, web pages."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 LFS = b'version https://git-lfs'
 
 
-def mistaken_file(path: str | os.PathLike[str]) -> str:
-    """What a file is that nobody meant to have, as a clause to append to a message.
+def wrong_file_hint(path: str | os.PathLike[str]) -> str:
+    """Explain why a file cannot be read, as a clause to append to a message.
 
     Args:
-        path: A file that could not be read as what it should be.
+        path: A file that could not be read in the expected format.
 
     Returns:
-        ``; it is empty``, a pointer of Git LFS or a web page, with what to do; nothing for other files.
+        ``; it is …; …`` with what to do, for an empty file, a Git LFS pointer or a web page. Empty for
+        other files.
     """
     try:
         with open(path, 'rb') as file:
@@ -24,7 +25,7 @@ def mistaken_file(path: str | os.PathLike[str]) -> str:
     if not start:
         return '; it is empty: download or copy it again'
     if start.startswith(LFS):
-        return '; it is a pointer of Git LFS: get the file with `git lfs pull`'
+        return '; it is a Git LFS pointer: get the file with `git lfs pull`'
     if start.lstrip()[:5].lower() in (b'<!doc', b'<html'):
         return '; it is a web page, not the file behind the link: download it again'
     return ''

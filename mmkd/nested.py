@@ -1,4 +1,4 @@
-"""Tensors in nested lists, tuples and dicts, as models return them."""
+"""Apply functions to tensors in nested lists, tuples and dicts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-HALF = (torch.bfloat16, torch.float16)
+HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """The same structure with ``function`` applied to each tensor; everything else is passed on."""
+    """Return the same structure with ``function`` applied to each tensor; other values do not change."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, dict):
@@ -25,12 +25,12 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def to_float32(value: Any) -> Any:
-    """The same structure with tensors of half precision as float32; others are not copied."""
-    return map_tensors(lambda each: each.float() if each.dtype in HALF else each, value)
+    """Return the same structure with half-precision tensors as float32; other tensors are not copied."""
+    return map_tensors(lambda each: each.float() if each.dtype in HALF_DTYPES else each, value)
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """The tensors in a nested structure, in order."""
+    """Return the tensors in a nested structure, in order."""
     found: list[Tensor] = []
     map_tensors(lambda each: found.append(each) or each, value)  # type: ignore[func-returns-value]
     return found

@@ -1,4 +1,4 @@
-"""Random numbers, left alone."""
+"""Preserve the state of the random number generators."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Leave the random number generators as they were found.
+    """Return a context that restores the state of Python's, numpy's and torch's random number generators.
 
-    What distillation builds must not shift the student's own random numbers, or the same seed would
-    give another student.
+    Building the modules of a distillation must not consume the student's random numbers. Otherwise the
+    same seed would initialise another student.
     """
     python, numpy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

@@ -1,4 +1,4 @@
-"""Capture what chosen modules of a model compute, only while asked to."""
+"""Record inputs and outputs of selected modules of a model."""
 
 from __future__ import annotations
 
@@ -15,26 +15,33 @@ from .method_override import MethodOverride
 from .nested import map_tensors
 
 CAPTURES = ('output', 'input')
-# What FSDP and activation checkpointing put into the names of modules, after a dot or before one.
+# Prefixes that FSDP and activation checkpointing add to the names of modules.
 WRAPPERS = re.compile(r'\.?_(fsdp|checkpoint)_wrapped_module\b')
 
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to capture in a model.
+    """The input or output of a module (or method) of a model that is recorded.
 
     Args:
-        module: Dotted path as in ``model.named_modules()``, e.g. ``roi_head.bbox_head.fc_cls``; the
-            empty path is the model itself. A ``*`` stands for any one name between dots:
-            ``neck.fpn_convs.*.conv`` is the list of what each of these modules gives.
+        module: Path as in ``model.named_modules()``, e.g. ``roi_head.bbox_head.fc_cls``. The empty path is
+            the model itself. A ``*`` matches one name between dots: ``neck.fpn_convs.*.conv`` records a
+            list with one output per matching module.
         capture: ``output`` or ``input`` of the module's call.
-        method: Name of a method of the module; its result (or arguments, with ``capture='input'``)
-            is captured in place of the module's call.
-        index: Position in a captured tuple or list; for inputs, the position of the positional
-            argument, or the name of a keyword argument. A list of them goes deeper: ``[0, 2]`` is
-            the third level of a head's first output. ``None`` keeps the whole output.
-        copy: Keep a copy of the tensor, because the layer after the module changes it in index, as most
+        method: Name of a method of the module. Its result (or, with ``capture='input'``, its arguments)
+            is recorded instead of the module's call.
+        index: Index into a recorded tuple or list. For inputs: the position of a positional argument, or
+            the name of a keyword argument. A list of indices selects further: ``[0, 2]`` is the third
+            level of a head's first output. None: the whole output.
+        copy: Whether to record a copy of the tensor. Needed if the next layer changes it in place, as most
             activations do.
+
+    Examples:
+        >>> from mmkd.recorder import Source
+        >>> str(Source.parse('neck.fpn_convs.*.conv'))  # as in `student='neck.fpn_convs.*.conv'`
+        'neck.fpn_convs.*.conv'
+        >>> str(Source.parse(dict(module='bbox_head', capture='input', index=0)))
+        'input of bbox_head[0]'
     """
 
     module: str
@@ -47,15 +54,18 @@ class Source:
         if isinstance(self.index, list):
             object.__setattr__(self, 'index', tuple(self.index))
         if self.capture not in CAPTURES:
-            raise ConfigError(f"capture='{self.capture}' of '{self.module}' is none of {CAPTURES}")
+            raise ConfigError(
+                f"capture: must be one of {CAPTURES} for '{self.module}', got {self.capture!r}"
+            )
         if self.capture == 'input' and self.index is None:
             raise ConfigError(
-                f"an input of '{self.module}' needs index=: the position or name of the argument"
+                f"index: not given for the input of '{self.module}'; set it to the position or name of the "
+                f'argument'
             )
 
     @classmethod
     def parse(cls, source: Any) -> Source:
-        """A source from its config form: a module path, or a dict of the arguments above."""
+        """Return the source for a config value: a module path, or a dict of the arguments above."""
         if isinstance(source, cls):
             return source
         if isinstance(source, str):
@@ -63,11 +73,13 @@ class Source:
         try:
             return cls(**dict(source))
         except TypeError as error:
-            raise ConfigError(f'{dict(source)} does not describe what to record: {error}') from None
+            raise ConfigError(
+                f'{dict(source)} is not a valid source: {error}; see mmkd.recorder.Source'
+            ) from None
 
     @property
     def path(self) -> tuple[int | str, ...]:
-        """The positions to go down, outermost first."""
+        """The indices as a tuple, outermost first."""
         if self.index is None:
             return ()
         return self.index if isinstance(self.index, tuple) else (self.index,)
@@ -79,23 +91,35 @@ class Source:
 
 
 class Recorder:
-    """Forward hooks that live as long as a ``with`` block.
+    """Records inputs and outputs of modules through forward hooks, inside a ``with`` block.
 
-    Inside the block, every call of a recorded module is kept; ``recorder[source]`` gives the value
-    of a single call, or the list of values when the module was called more than once (a head shared by
-    feature levels) or its path stands for several modules. Leaving the block removes all hooks;
-    :meth:`clear` drops what was captured. Captured tensors are the model's own, not copies; one that an
-    in-place operation has changed since is an error.
+    Every call of a recorded module inside the block is stored. ``recorder[source]`` returns the value of
+    a single call. It returns a list of values if the module was called several times (a head shared by
+    feature levels) or if the path matches several modules. The hooks are removed at the end of the block;
+    :meth:`clear` drops the stored values. Stored tensors are the model's own, not copies. Reading a tensor
+    that was changed in place after it was recorded is an error.
 
     Args:
         model: The model that runs inside the block.
-        sources: What to capture.
-        owner: How messages call the model, e.g. ``student``.
-        convert: Called with a source and what was captured of it when it is first read; what it returns is
-            kept instead, so that copies of what nobody reads take no memory.
+        sources: The inputs and outputs to record.
+        owner: The name of the model in messages, e.g. ``student``.
+        convert: Called with a source and its stored calls when the source is first read; the result
+            replaces them. Values that are never read are not converted, which saves memory.
 
     Raises:
-        PathError: A module or method does not exist; near names are listed.
+        PathError: A module or method does not exist; the message lists similar names.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from mmkd.recorder import Recorder, Source
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> hidden = Source('0')
+        >>> recorder = Recorder(model, [hidden])
+        >>> with recorder:
+        ...     output = model(torch.rand(4, 3))
+        >>> recorder[hidden].shape
+        torch.Size([4, 8])
     """
 
     def __init__(
@@ -109,16 +133,16 @@ class Recorder:
         self._convert = convert
         self._converted: set[Source] = set()
         self.sources = list(dict.fromkeys(sources))
-        self._modules = {source: self._find(model, source) for source in self.sources}
-        # Of each source what each of its modules gave, call by call.
+        self._modules = {source: self._find_modules(model, source) for source in self.sources}
+        # By source: for each of its modules, the recorded values of all calls.
         self._calls: dict[Source, list[list[Any]]] = {}
-        # The same with a number that shows whether it was changed since.
+        # By source: the recorded values with their tensor versions, which show changes in place.
         self._versions: dict[Source, list[tuple[Any, Any]]] = {}
         self._handles: list[Any] = []
 
-    def _find(self, model: nn.Module, source: Source) -> list[nn.Module]:
-        # By the names they have where nothing wraps them; what is wrapped comes after its wrapper.
-        # A module that has several names is found by each.
+    def _find_modules(self, model: nn.Module, source: Source) -> list[nn.Module]:
+        # Names without wrapper prefixes; a wrapped module comes after its wrapper and replaces it. A module
+        # with several names is found by each of them.
         named = model.named_modules(remove_duplicate=False)
         modules = {WRAPPERS.sub('', name): each for name, each in named}
         names = [source.module]
@@ -152,16 +176,16 @@ class Recorder:
                 for index, module in enumerate(modules) if source.method is not None else ():
                     self._wrap_method(source, index, module)
         except BaseException:
-            self._release()
+            self._remove_hooks()
             raise
         return self
 
     def __exit__(self, exc_type: type | None, *_: Any) -> None:
-        self._release()
+        self._remove_hooks()
         if exc_type is not None:
             self.clear()
 
-    def _release(self) -> None:
+    def _remove_hooks(self) -> None:
         while self._handles:
             self._handles.pop().remove()
 
@@ -171,7 +195,7 @@ class Recorder:
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             result = inner(*args, **kwargs)
-            self._keep(source, index, args, kwargs, result)
+            self._store(source, index, args, kwargs, result)
             return result
 
         self._handles.append(MethodOverride(module, method, recorded))
@@ -179,9 +203,9 @@ class Recorder:
     def _on_call(
         self, source: Source, index: int, module: nn.Module, args: tuple, kwargs: dict, output: Any
     ) -> None:
-        self._keep(source, index, args, kwargs, output)
+        self._store(source, index, args, kwargs, output)
 
-    def _keep(self, source: Source, index: int, args: tuple, kwargs: dict, output: Any) -> None:
+    def _store(self, source: Source, index: int, args: tuple, kwargs: dict, output: Any) -> None:
         value = output
         if source.capture == 'input':
             value = kwargs if isinstance(source.path[0], str) else args
@@ -192,7 +216,7 @@ class Recorder:
                 held = sorted(value) if isinstance(value, dict) else type(value).__name__
                 size = f' of length {len(value)}' if isinstance(value, (tuple, list)) else ''
                 raise PathError(
-                    f'{self.owner}: {source} is not there; the {source.capture} is {held}{size}'
+                    f'{self.owner}: {source} does not exist; the {source.capture} is {held}{size}'
                 ) from None
         if source.copy:
             value = map_tensors(Tensor.clone, value)
@@ -204,14 +228,14 @@ class Recorder:
         calls = self._calls.get(source)
         if not calls:
             raise PathError(
-                f'the {self.owner} was not seen to compute {source}: the module exists but was not '
-                f'called in this pass'
+                f'the {self.owner} did not compute {source}: the module exists but was not called in this '
+                f'forward pass'
             )
         for value, version in self._versions.get(source, ()):
             if _version(value) != version:
                 raise ConfigError(
-                    f'the {self.owner} changed {source} in place after computing it, as an activation does; '
-                    f'record what follows it, or what it was with '
+                    f'the {self.owner} changed {source} in place after computing it, as activations do; '
+                    f'record the next layer, or a copy with '
                     f"dict(module='{source.module}', …, copy=True)"
                 )
         if self._convert is not None and source not in self._converted:
@@ -223,8 +247,8 @@ class Recorder:
         times = [len(each) for each in calls]
         if set(times) != {1}:
             raise PathError(
-                f'{self.owner}: of the {len(calls)} modules {source}, each must be called once in a '
-                f'pass, but they were called {times} times; name fewer of them'
+                f'{self.owner}: each of the {len(calls)} modules {source} must be called once per forward '
+                f'pass, got {times} calls; name fewer modules'
             )
         return [each[0] for each in calls]
 
@@ -232,14 +256,14 @@ class Recorder:
         return bool(self._calls.get(source))
 
     def clear(self) -> None:
-        """Drop everything captured."""
+        """Drop all recorded values."""
         self._calls.clear()
         self._versions.clear()
         self._converted.clear()
 
 
 def _version(value: Any) -> Any:
-    """Changes whenever an in-place operation changes a tensor."""
+    """The versions of the tensors in a value. They change with every in-place operation."""
     if isinstance(value, Tensor):
         return 0 if value.is_inference() else value._version
     return [_version(each) for each in value] if isinstance(value, (list, tuple)) else None

@@ -1,3 +1,3 @@
-"""The version, readable without importing torch."""
+"""The version, which can be read without importing torch."""
 
 __version__ = '0.1.0'

@@ -1,4 +1,4 @@
-"""Generate docs/checks.md from the table of faults: ``PYTHONPATH=tests:. python tests/fault_page.py``."""
+"""Generate docs/reference/checks.md from the table of faults: ``PYTHONPATH=tests:. python tests/fault_page.py``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fault_table import FAULTS, Fault, sound_case
 
 from mmkd.preflight import CHECKS, PlannedRun, examine
 
-PAGE = Path(__file__).parents[1] / 'docs/checks.md'
+PAGE = Path(__file__).parents[1] / 'docs/reference/checks.md'
 HEAD = """# Checks before a run
 
 `python -m mmkd check CONFIG` checks a config, its data and its weights, and lists every fault before a

@@ -1067,7 +1067,7 @@ FAULTS = (
         FILES,
         'a Git LFS pointer instead of the annotation file',
         raw(lambda _: LFS_POINTER),
-        ('annotations.json is not a JSON file; it is a pointer of Git LFS',),
+        ('annotations.json is not a JSON file; it is a Git LFS pointer',),
     ),
     Fault(
         FILES,
@@ -1324,6 +1324,16 @@ FAULTS = (
         ('val_evaluator.ann_file: must be a file for CocoMetric, got None',),
     ),
     Fault(
+        PIPELINES,
+        '`CocoMetric` with XML files, without `instances`',
+        setting('val_evaluator', dict(type='CocoMetric', ann_file=None, metric='bbox')),
+        (
+            'val_evaluator.ann_file: must be given to CocoMetric, got None',
+            "add 'instances' to meta_keys of PackDetInputs in val_dataloader.dataset.pipeline",
+        ),
+        form='voc',
+    ),
+    Fault(
         TEACHERS,
         "the teacher's config does not exist",
         distil(**{'teacher.config': 'nowhere/teacher.py'}),
@@ -1427,7 +1437,7 @@ FAULTS = (
         TEACHERS,
         "a Git LFS pointer instead of the student's weights",
         weights_file(LFS_POINTER),
-        ('load_from=', "weights.pth' cannot be read; it is a pointer of Git LFS"),
+        ('load_from=', "weights.pth' cannot be read; it is a Git LFS pointer"),
     ),
     Fault(
         TEACHERS,
@@ -1682,6 +1692,19 @@ FAULTS = (
         (
             'param_scheduler.0.end: must be at most 2, the number of iterations of this run, got 500',
         ),
+        advice=True,
+    ),
+    Fault(
+        OTHERS,
+        'a learning rate schedule that ends above the learning rate',
+        both(
+            setting('auto_scale_lr', dict(enable=True, base_batch_size=256)),
+            setting(
+                'param_scheduler',
+                [dict(type='CosineAnnealingLR', by_epoch=False, T_max=2, eta_min=0.0002)],
+            ),
+        ),
+        ('param_scheduler.0.eta_min: must be below the learning rate, 7.8125e-05, got 0.0002',),
         advice=True,
     ),
     Fault(

@@ -1,8 +1,9 @@
-"""What docs/architecture.md promises of the code: which way imports go, and how few files a step takes."""
+"""What docs/concepts/architecture.md promises of the code: which way imports go, and how few files a step takes."""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,16 +95,11 @@ def test_a_step_takes_few_files(tmp_path, losses, limit):
 
 
 def test_the_page_names_files_that_exist():
-    page = PACKAGE.parent / 'docs/architecture.md'
+    page = PACKAGE.parent / 'docs/concepts/architecture.md'
     lines = page.read_text(encoding='utf-8').splitlines()
     assert len(lines) <= 120
-    named = {
-        word.strip('`.,;:()')
-        for line in lines
-        for word in line.replace('](', ' ').replace(')', ' ').split()
-        if '/' in word and word.strip('`.,;:()').endswith(('.py', '/', '.md'))
-    }
-    named = {name for name in named if not name.startswith('http')}
+    text = re.sub(r'```.*?```', '', '\n'.join(lines), flags=re.S)
+    named = set(re.findall(r'`([\w/]+(?:\.py|/))`', text))
     assert len(named) > 20
     root = PACKAGE.parent
     missing = [

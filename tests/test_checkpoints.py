@@ -21,7 +21,7 @@ from torch.multiprocessing import spawn
 
 from mmkd.checkpoints import (
     allow_training_checkpoints,
-    differs_from_name,
+    hash_mismatch,
     load_weights,
     read_checkpoint,
 )
@@ -147,8 +147,8 @@ def test_a_download_has_the_hash_that_its_name_says(tmp_path, server, monkeypatc
     with pytest.raises(CheckpointError, match=rf'invalid hash value .*"{damaged}".*name the file'):
         read_checkpoint(f'{server}/x-{damaged}.pth', 'teacher.checkpoint')
     assert not (tmp_path / f'hub/checkpoints/x-{damaged}.pth').exists()
-    assert differs_from_name(str(tmp_path / f'x-{digest[:8]}.pth')) is None
-    problem = differs_from_name(str(tmp_path / f'x-{damaged}.pth'))
+    assert hash_mismatch(str(tmp_path / f'x-{digest[:8]}.pth')) is None
+    problem = hash_mismatch(str(tmp_path / f'x-{damaged}.pth'))
     assert digest[:8] in problem and damaged in problem
-    assert differs_from_name(str(tmp_path / 'x-20221023.pth')) is None
-    assert differs_from_name(str(tmp_path / f'none-{damaged}.pth')) is None
+    assert hash_mismatch(str(tmp_path / 'x-20221023.pth')) is None
+    assert hash_mismatch(str(tmp_path / f'none-{damaged}.pth')) is None

@@ -29,12 +29,12 @@ def test_levels_share_one_convolution_or_have_their_own():
 
 def test_what_does_not_fit_says_why():
     with pytest.raises(
-        ConfigError, match=r'level 0 has shape \(1, 3, 2, 2\), but in_channels is 4'
+        ConfigError, match=r'in_channels must be 3 for level 0 of shape \(1, 3, 2, 2\), got 4'
     ):
         ConvConnector(4, 6)(torch.zeros(1, 3, 2, 2))
-    with pytest.raises(ConfigError, match='made for 2 levels, got 1'):
+    with pytest.raises(ConfigError, match='must have 2 levels, got 1'):
         ConvConnector([4, 4], 6)([torch.zeros(1, 4, 2, 2)])
-    with pytest.raises(ConfigError, match='in_channels has 2 levels and out_channels 3'):
+    with pytest.raises(ConfigError, match='same number of levels, got 2 and 3'):
         ConvConnector([4, 4], [6, 6, 6])
 
 
@@ -42,7 +42,7 @@ def test_tokens_and_embeddings_are_brought_to_the_teachers_width():
     linear = LinearConnector(4, 6)
     assert linear(torch.randn(2, 10, 4)).shape == (2, 10, 6)
     assert linear(torch.randn(3, 2, 10, 4)).shape == (3, 2, 10, 6)
-    with pytest.raises(ConfigError, match=r'one tensor of 4 channels last, got \(2, 10, 5\)'):
+    with pytest.raises(ConfigError, match=r'one tensor with 4 channels last, got \(2, 10, 5\)'):
         linear(torch.randn(2, 10, 5))
     with pytest.raises(ConfigError, match='got tuple'):
         linear((torch.randn(2, 10, 4), None))
@@ -67,9 +67,9 @@ def test_masked_places_are_generated_from_those_around_them():
 def test_levels_share_the_generation_or_have_their_own():
     own = MaskedGenerationConnector(4, 6, levels=2)
     assert len(own.generation) == 2
-    with pytest.raises(ConfigError, match='made for 2 levels, got 1'):
+    with pytest.raises(ConfigError, match='levels must be 1, as recorded, got 2'):
         own(torch.zeros(1, 4, 2, 2))
-    with pytest.raises(ConfigError, match='is to have 4 channels'):
+    with pytest.raises(ConfigError, match='must be a map with 4 channels'):
         own([torch.zeros(1, 3, 2, 2)] * 2)
     with pytest.raises(ConfigError, match='mask_ratio must be in .*, got 1'):
         MaskedGenerationConnector(4, 6, mask_ratio=1)
@@ -97,11 +97,11 @@ def test_levels_have_a_context_of_their_own_or_share_it():
     assert len(own.transform) == 2
     assert [out.shape for out in own(levels)] == [level.shape for level in levels]
     assert [out.shape for out in GlobalContextConnector(4)(levels)] == [x.shape for x in levels]
-    with pytest.raises(ConfigError, match='made for 2 levels, got 1'):
+    with pytest.raises(ConfigError, match='levels must be 1, as recorded, got 2'):
         own(levels[0])
-    with pytest.raises(ConfigError, match='is to have 5 channels'):
+    with pytest.raises(ConfigError, match='must be a map with 5 channels'):
         GlobalContextConnector(5)(levels)
-    with pytest.raises(ConfigError, match='ratio=8'):
+    with pytest.raises(ConfigError, match='ratio must be between 1 and channels=.*, got 8'):
         GlobalContextConnector(4, ratio=8)
 
 

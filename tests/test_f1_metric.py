@@ -284,7 +284,7 @@ def test_format_only_writes_the_file_and_computes_nothing(tmp_path):
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(ConfigError, match=r"metric is \['segm'\]: add 'bbox'"):
+    with pytest.raises(ConfigError, match=r"metric must include 'bbox', got \['segm'\]"):
         METRICS.build(dict(type='CocoF1Metric', metric=['segm']))
     with pytest.raises(ConfigError, match=r'score_thr must be in \[0, 1\], got 50'):
         METRICS.build(dict(type='CocoF1Metric', score_thr=50))

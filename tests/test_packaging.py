@@ -118,6 +118,32 @@ def test_onedl_mim_finds_a_plain_install(plain):
     check_root(plain, root, plain.site / 'mmkd/.mim/configs' / CONFIG)
 
 
+@pytest.mark.parametrize('kind', ['plain', 'editable'])
+def test_the_command_does_what_the_module_does(kind, request):
+    """Its script must not hide the package from mim either, which the tests above show."""
+    environment = request.getfixturevalue(kind)
+    command = environment.python.with_name('mmkd')
+    assert any(
+        line.startswith('../../../bin/mmkd,')
+        for line in next(environment.site.glob('mmkd-*.dist-info/RECORD')).read_text().splitlines()
+    )
+    runs = []
+    for start in ([command], [environment.python, '-m', 'mmkd']):
+        for arguments in ([], ['train', '-h'], ['train', 'missing.py'], ['trian']):
+            run = subprocess.run(
+                [*start, *arguments],
+                cwd=environment.checkout.parent,
+                env={key: value for key, value in os.environ.items() if key != 'PYTHONPATH'},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            runs.append((run.returncode, run.stdout, run.stderr))
+    assert [code for code, _, _ in runs[:4]] == [0, 0, 2, 2]
+    assert runs[0][1] and '--cfg-options' in runs[1][1] and 'missing.py' in runs[2][2]
+    assert runs[:4] == runs[4:]
+
+
 def test_the_package_itself_is_imported_from_where_it_belongs(plain, editable):
     code = 'import importlib.util; print(importlib.util.find_spec("mmkd").origin)'
     assert plain.run('-c', code).strip() == str(plain.site / 'mmkd/__init__.py')
@@ -141,6 +167,6 @@ def test_a_second_build_carries_nothing_of_the_first(tmp_path):
     (environment.checkout / 'configs' / CONFIG).rename(environment.checkout / 'configs/renamed.py')
     source = ('--force-reinstall', '--no-build-isolation', str(environment.checkout))
     environment.run(*PIP, *source)
-    for root in (environment.site / 'mmkd', environment.site / '_mmkd_mim'):
+    for root in (environment.site / 'mmkd', environment.site / '+mmkd_mim'):
         assert not list(root.rglob(CONFIG))
         assert len(list(root.rglob('renamed.py'))) == 1

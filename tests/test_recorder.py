@@ -131,13 +131,15 @@ def test_a_module_that_was_not_called_says_so(model):
     with Recorder(model, [Source('spare')], owner='teacher') as seen:
         model(torch.zeros(1, 2))
     with pytest.raises(
-        PathError, match='teacher was not seen to compute spare.*not called in this pass'
+        PathError, match='teacher did not compute spare.*not called in this forward pass'
     ):
         seen[Source('spare')]
 
 
 def test_an_index_that_is_not_there_says_what_is(model):
-    with pytest.raises(PathError, match=r'head\[7\] is not there; the output is tuple of length 2'):
+    with pytest.raises(
+        PathError, match=r'head\[7\] does not exist; the output is tuple of length 2'
+    ):
         with Recorder(model, [Source('head', index=7)]):
             model(torch.zeros(1, 2))
     assert hooks_of(model) == 0
@@ -146,11 +148,11 @@ def test_an_index_that_is_not_there_says_what_is(model):
 def test_config_forms():
     assert Source.parse('neck') == Source('neck')
     assert Source.parse(dict(module='neck', index=1)) == Source('neck', index=1)
-    with pytest.raises(ConfigError, match='does not describe what to record.*path'):
+    with pytest.raises(ConfigError, match='is not a valid source: .*path'):
         Source.parse(dict(path='neck'))
-    with pytest.raises(ConfigError, match='needs index='):
+    with pytest.raises(ConfigError, match='index: not given for the input'):
         Source('neck', capture='input')
-    with pytest.raises(ConfigError, match="capture='grad'"):
+    with pytest.raises(ConfigError, match="got 'grad'"):
         Source('neck', capture='grad')
 
 
@@ -183,7 +185,9 @@ def test_modules_behind_a_star_are_called_once_each():
     model, source = Levels(), Source('blocks.*.0')
     with Recorder(model, [source]) as record:
         model(torch.zeros(1, 1, 2, 2), again=1)
-    with pytest.raises(PathError, match=r'each must be called once.*\[1, 1, 1, 2, 1'):
+    with pytest.raises(
+        PathError, match=r'must be called once per forward pass, got .*\[1, 1, 1, 2, 1'
+    ):
         record[source]
 
 
@@ -214,7 +218,7 @@ def test_an_index_may_go_deeper():
     assert str(named) == '[1][last][0]'
     with Recorder(model, [Source('', index=(0, 12))]):
         with pytest.raises(
-            PathError, match=r'\[0\]\[12\] is not there; the output is list of length 12'
+            PathError, match=r'\[0\]\[12\] does not exist; the output is list of length 12'
         ):
             model(torch.zeros(1, 1, 2, 2))
 

@@ -15,7 +15,7 @@ from tiny_models import CLASSES, save_teacher
 from torch import Tensor, nn
 
 from mmkd.cache.files import CacheWriter
-from mmkd.cache.writing import identity_of
+from mmkd.cache.writing import cache_identity
 from mmkd.distillers import Distiller
 from mmkd.distillers.teacher_outputs import TeacherOutputs
 
@@ -46,8 +46,8 @@ def write(live: Distiller, teacher: dict, folder: Path, raw: dict, **options) ->
     keeper = TeacherOutputs(live, 'teacher', **options)
     kept = {}
     for one in single(raw):
-        kept.update(keeper.of_batch(one))
-    writer = CacheWriter(folder, identity_of(keeper, teacher, list(kept)))
+        kept.update(keeper.extract_batch(one))
+    writer = CacheWriter(folder, cache_identity(keeper, teacher, list(kept)))
     for name, fields in kept.items():
         writer.add(name, fields)
     writer.finish()
@@ -173,7 +173,7 @@ def answers(model: Distiller, raw: dict) -> tuple[dict, dict]:
     (run,) = record.passes  # which reads nothing of the student
     with torch.no_grad():
         run.run_teacher(**data, preprocessor=model.data_preprocessor, student=record.student)
-    joint = run.joint[1] if run.joint else run.recorder
+    joint = run.joint_recorders[1] if run.joint_recorders else run.recorder
     said = {}
     for entry in model.entries.values():
         for source in entry.teacher_sources('teacher'):

@@ -247,13 +247,13 @@ def build_runner(cfg: Config) -> Runner:
     setup_cache_size_limit_of_dynamo()
 
     class ToolRunner(Runner):
-        """mmengine's Runner, with the config only in the log file, not on the terminal."""
+        """mmengine's Runner, which writes what hides all else on the terminal only into the log file."""
 
         def build_logger(self, *args: Any, **kwargs: Any) -> Any:
             logger = super().build_logger(*args, **kwargs)
             for handler in logger.handlers:
                 if not isinstance(handler, logging.FileHandler):
-                    handler.addFilter(lambda record: not str(record.msg).startswith('Config:\n'))
+                    handler.addFilter(lambda record: not is_for_the_file(str(record.msg)))
             return logger
 
     if 'runner_type' not in cfg:
@@ -261,6 +261,13 @@ def build_runner(cfg: Config) -> Runner:
     # mmengine's FlexibleRunner requires it; its Runner has this default.
     cfg.setdefault('env_cfg', dict(dist_cfg=dict(backend='nccl')))
     return RUNNERS.build(cfg)
+
+
+def is_for_the_file(message: str) -> bool:
+    """Whether a message is left out of the console: the config, and the options of each parameter."""
+    return message.startswith(('Config:\n', 'paramwise_options -- ')) or message.endswith(
+        'is duplicate. It is skipped since bypass_duplicate=True'
+    )
 
 
 def _choose_device(args: argparse.Namespace) -> None:

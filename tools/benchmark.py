@@ -186,10 +186,10 @@ def prepared(distiller: Distiller) -> Distiller:
 def cache(distiller: Distiller, teachers: dict, batches: list[dict], folder: str) -> None:
     """Write caches of the teachers for the images of batches, and set them in the teachers' configs."""
     from mmkd.cache.files import CacheWriter
-    from mmkd.cache.writing import identity_of
+    from mmkd.cache.writing import cache_identity
     from mmkd.distillers.teacher_outputs import TeacherOutputs
 
-    for name in distiller.teachers.read:
+    for name in distiller.teachers.used:
         teacher = teachers[name]
         if 'ema' in teacher:
             continue
@@ -197,8 +197,8 @@ def cache(distiller: Distiller, teachers: dict, batches: list[dict], folder: str
         kept = {}
         for batch in batches:
             for inputs, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
-                kept.update(outputs.of_batch(dict(inputs=[inputs], data_samples=[sample])))
-        writer = CacheWriter(f'{folder}/{name}', identity_of(outputs, teacher, list(kept)))
+                kept.update(outputs.extract_batch(dict(inputs=[inputs], data_samples=[sample])))
+        writer = CacheWriter(f'{folder}/{name}', cache_identity(outputs, teacher, list(kept)))
         for image, fields in kept.items():
             writer.add(image, fields)
         writer.finish()

@@ -62,7 +62,7 @@ def cache_teacher(args: argparse.Namespace) -> None:
     from mmengine.registry import init_default_scope
 
     from mmkd.cache.files import verify
-    from mmkd.cache.pipeline import dataset_as_tested, pipeline_of_view, replace_pipeline
+    from mmkd.cache.pipeline import dataset_with_test_pipeline, pipeline_for_view, replace_pipeline
     from mmkd.cache.writing import write_cache
     from mmkd.datasets.loading import name_failing_images
     from mmkd.errors import ConfigError
@@ -83,10 +83,10 @@ def cache_teacher(args: argparse.Namespace) -> None:
         return
     check_data_and_weights(cfg, args, name)
     outputs = build(cfg, args, name)
-    dataset = dataset_as_tested(cfg)
+    dataset = dataset_with_test_pipeline(cfg)
 
     def views(view: list[dict]) -> Any:
-        config = replace_pipeline(dataset, lambda pipeline: pipeline_of_view(pipeline, view))
+        config = replace_pipeline(dataset, lambda pipeline: pipeline_for_view(pipeline, view))
         with redirect_stdout(StringIO()):  # pycocotools prints its progress
             built = DATASETS.build(config)
         for leaf in unwrapped_datasets(built):

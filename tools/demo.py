@@ -290,7 +290,7 @@ def _cores() -> int:
 
 
 def train_one(args: argparse.Namespace) -> None:
-    """Run one training in this process, with its progress on stdout and all other output on stderr."""
+    """Run one training run in this process: progress goes to stdout, all other output to stderr."""
     work_dir, out = Path(args.work_dir), sys.stdout
     reported = 0.0
 
@@ -312,6 +312,8 @@ def _train(cfg: Config, folder: Path, report: Report) -> None:
     """Start a training run, or resume an interrupted one."""
     from mmengine.runner import Runner
 
+    from mmkd.checkpoints import allow_training_checkpoints
+
     fingerprint = _fingerprint(cfg)
     state = _read_json(folder / STATE_FILE)
     if state.get('fingerprint') != fingerprint:
@@ -323,6 +325,7 @@ def _train(cfg: Config, folder: Path, report: Report) -> None:
     unfinished = _latest_checkpoint(folder)
     if unfinished is not None:
         cfg.resume, cfg.load_from = True, str(unfinished)
+        allow_training_checkpoints()  # without it, mmengine 0.10.7 cannot read its own
     start = time.monotonic()
     try:
         runner = Runner.from_cfg(cfg)

@@ -60,12 +60,11 @@ def doctor(args: argparse.Namespace) -> None:
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     MMLogger.get_current_instance().setLevel('WARNING')  # mmengine logs each initialised weight
     set_random_seed(args.seed)
-    weights = args.checkpoint or cfg.get('load_from')
-    distiller, _, batches = build_distillation(
-        cfg, args.batches, args.batch_size, args.seed, weights
+    distiller, is_trained, batches = build_distillation(
+        cfg, args.batches, args.batch_size, args.seed, args.checkpoint
     )
     validation = build_test_data(cfg, 'val_dataloader') if tests else None
-    found = diagnose(distiller, batches, validation, args.images, is_trained=bool(weights))
+    found = diagnose(distiller, batches, validation, args.images, is_trained)
     print('\n'.join(report(found)))
     if args.json:
         Path(args.json).write_text(json.dumps(as_json(found), indent=2) + '\n', encoding='utf-8')

@@ -37,8 +37,9 @@ def test(args: argparse.Namespace) -> None:
 
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out: must be a file that ends in .pkl, got {args.out}')
-    cfg = load_config(args, modes=('test',))
     check_checkpoint(args.checkpoint, 'CHECKPOINT')
+    cfg = load_config(args, modes=('test',))
+    require_weights(cfg, args.checkpoint)
     cfg.load_from = args.checkpoint
     if args.f1:
         from mmkd.f1_metric import with_f1
@@ -54,6 +55,18 @@ def test(args: argparse.Namespace) -> None:
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     runner.test()
+
+
+def require_weights(cfg: Config, checkpoint: str) -> None:
+    """Refuse a checkpoint that lacks weights of the detector: mmengine would test random ones."""
+    from mmkd.checkpoints import load_weights, read_checkpoint
+    from mmkd.preflight import PlannedRun
+
+    if 'runner_type' in cfg:  # its strategies write checkpoints of their own form
+        return
+    where = f'checkpoint {checkpoint}'
+    detector = PlannedRun(cfg, ('test',)).detector
+    load_weights(detector, read_checkpoint(checkpoint, where), where, allow_left_over=True)
 
 
 def use_flip_tta(cfg: Config) -> None:

@@ -1,19 +1,19 @@
-# Live and cached teacher, in pairs that differ in nothing else: does a student learn as much from the stored
-# outputs of a teacher as from the teacher itself? The teacher of the demo and a MobileNetV2; images are
-# flipped at random, so that boxes, scores and maps have to be mapped to the flipped view.
+# Does a student learn as much from the stored outputs of a teacher as from the live teacher? Pairs of recipes
+# differ in nothing but that. The demo's teacher and a MobileNetV2 student. Images are flipped at random, so
+# the stored boxes, scores and maps must be transformed to the flipped view.
 drawn_scenes = dict(train=800, val=200, seed=0)
 
 teacher = dict(config='configs/demo/faster-rcnn_r18_fpn.py', seed=0)
 seeds = (0, 1, 2)
 
 distilled = 'configs/demo/faster-rcnn_r18_to_mobilenetv2.py'
-# What both can do: the teacher's own proposals, since a cache cannot know the student's.
+# Live and cached teachers both support the teacher's own proposals. A cache has no outputs for the student's.
 proposals = {
     'model.teacher.proposals': 'teacher',
     'model.teacher.num_proposals': 32,
     'model.losses.loss_kd_bbox.align.select': 'teacher',
 }
-# As in the study of methods.
+# As recipe `cwd` of methods.py.
 maps = {
     'model.losses.loss_kd_cls': None,
     'model.losses.loss_kd_bbox': None,

@@ -1,5 +1,5 @@
-# What does the gain depend on: the temperature of the KL divergence. The pair and the losses of `make
-# demo`, whose temperature is 2.
+# Effect on the gain: the temperature of the KL divergence. `kl-mse` of methods.py has 2; the other recipes
+# have 1, 4 and 8.
 _base_ = './methods.py'
 
 distilled = 'configs/demo/faster-rcnn_r18_to_mobilenetv2.py'

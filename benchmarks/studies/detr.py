@@ -1,7 +1,7 @@
-# A DINO teaches a smaller one, with the same transformer on a quarter of the backbone's channels, on drawn
-# pictures: what each way of distilling a detection transformer gains.
-# Weights were tuned on other pictures (drawn with seed 1), a training each; `neck` and the last recipe
-# were not tried before.
+# Compares ways to distil a detection transformer. A DINO teaches a smaller one, with the same transformer
+# and a quarter of the backbone's channels, on synthetic images. Loss weights were tuned on other images
+# (generated with seed 1), with a single run each. `neck` and `inherit-shared-neck` were not tried before
+# the study.
 drawn_scenes = dict(train=800, val=200, seed=0)
 
 teacher = dict(config='configs/demo/dino_r18.py', seed=0)
@@ -13,7 +13,8 @@ shared = {
     for name in ('cls', 'bbox', 'iou')
 }
 no_logits = {f'model.losses.loss_kd_{name}': None for name in ('cls', 'bbox', 'iou')}
-# All but backbone and neck; the neck's input is what the narrow backbone changes.
+# All parts but backbone and neck. The neck has other shapes, because its input is the narrow backbone's
+# output.
 inherit = {
     'model.init_student': dict(
         from_teacher=[

@@ -1,16 +1,16 @@
-# One Faster R-CNN pair distilled by one published method after the other on drawn pictures: what changes
-# is `losses` alone. The demo's teacher, and a MobileNetV2 student.
-# Weights are the published ones of Faster R-CNN (configs/methods/ says where they stand; CWD's in mmrazor
-# 1.0's cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py) and were not tuned for this pair. Where a method adds up
-# squares over a map instead of taking their mean, its weight is multiplied by how many fewer values a map
-# has here.
+# Published methods on one Faster R-CNN pair and synthetic images: the demo's teacher and a MobileNetV2
+# student. Recipes differ in `losses` alone. Loss weights are those published for Faster R-CNN and were not
+# tuned for this pair. Sources: configs/methods/; for CWD, mmrazor 1.0's
+# cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py. A method that sums squares over a map, instead of taking their
+# mean, has its weight multiplied by the ratio of map sizes: published size over size here.
 drawn_scenes = dict(train=800, val=200, seed=0)
 
 teacher = dict(config='configs/demo/faster-rcnn_r18_fpn.py', seed=0)
 seeds = (0, 1, 2)
 
 distilled = 'configs/demo/faster-rcnn_r18_to_mobilenetv2.py'
-levels = 4  # P2 to P5, added up by the methods, while here the mean is taken
+levels = 4  # P2 to P5: the methods sum over levels, mmkd takes the mean
+# Published positions and channels of a map, divided by those here.
 fewer_places = 1333 * 800 / (160 * 160)
 fewer_channels = 256 / 64
 
@@ -18,8 +18,8 @@ fewer_channels = 256 / 64
 convolution = dict(type='ConvConnector', in_channels=[32] * levels, out_channels=64)
 
 
-def on_neck(type, weight, connector=None, **others):
-    """A loss on the necks' maps."""
+def neck_loss(type, weight, connector=None, **others):
+    """A loss on the feature maps of the necks, with the published weight per level."""
     return dict(
         type=type,
         student='neck',
@@ -30,8 +30,8 @@ def on_neck(type, weight, connector=None, **others):
     )
 
 
-def on_classes(type, weight=1.0, **others):
-    """A loss on the RoI heads' class scores."""
+def class_loss(type, weight=1.0, **others):
+    """A loss on the class scores of the RoI heads."""
     classifier = 'roi_head.bbox_head.fc_cls'
     align = dict(type='RoIClassAlignment')
     return dict(
@@ -39,8 +39,8 @@ def on_classes(type, weight=1.0, **others):
     )
 
 
-def instead(**losses):
-    """The distillation of the two with other losses."""
+def with_losses(**losses):
+    """A recipe with these losses instead of KL and MSE, by the part of their name after ``loss_kd_``."""
     options = {'model.losses.loss_kd_cls': None, 'model.losses.loss_kd_bbox': None}
     options.update({f'model.losses.loss_kd_{name}': loss for name, loss in losses.items()})
     return dict(config=distilled, options=options)
@@ -71,11 +71,11 @@ regression = dict(
 recipes = {
     'baseline': dict(config='configs/demo/faster-rcnn_mobilenetv2_fpn.py'),
     'kl-mse': dict(config=distilled),
-    'cwd': instead(neck=on_neck('CWD', 10.0)),
-    'pkd': instead(neck=on_neck('PKD', 6.0)),
-    'fgd': instead(
-        focal=on_neck('FGD', 1.0, **attention),
-        overall=on_neck(
+    'cwd': with_losses(neck=neck_loss('CWD', 10.0)),
+    'pkd': with_losses(neck=neck_loss('PKD', 6.0)),
+    'fgd': with_losses(
+        focal=neck_loss('FGD', 1.0, **attention),
+        overall=neck_loss(
             'MSE',
             5e-7 * fewer_places * fewer_channels,
             [convolution, context],
@@ -83,14 +83,14 @@ recipes = {
             reduction='sum',
         ),
     ),
-    'mgd': instead(
-        neck=on_neck('MSE', 5e-7 * fewer_places * fewer_channels, generation, reduction='sum')
+    'mgd': with_losses(
+        neck=neck_loss('MSE', 5e-7 * fewer_places * fewer_channels, generation, reduction='sum')
     ),
-    'dist': instead(cls=on_classes('DIST')),
-    'dkd': instead(cls=on_classes('DKD', alpha=1.0, beta=0.25)),
-    'chen': instead(
-        cls=on_classes('WeightedCrossEntropy', background_weight=1.5),
+    'dist': with_losses(cls=class_loss('DIST')),
+    'dkd': with_losses(cls=class_loss('DKD', alpha=1.0, beta=0.25)),
+    'chen': with_losses(
+        cls=class_loss('WeightedCrossEntropy', background_weight=1.5),
         bbox=regression,
-        hint=on_neck('MSE', 0.5 / levels),
+        hint=neck_loss('MSE', 0.5 / levels),
     ),
 }

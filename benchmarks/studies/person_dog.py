@@ -1,8 +1,8 @@
-# From 80 classes to two: YOLOX-nano as trained on COCO teaches a smaller detector of persons and dogs, on
-# photographs that show them, with their labels and without.
-# The weights of the losses stand in for those of YOLOX's own and were not searched.
+# From 80 classes to two: YOLOX-nano, trained on COCO, teaches a smaller detector of persons and dogs, on
+# photographs that show them, with and without labels.
+# The loss weights are those of YOLOX's own losses and were not searched.
 teacher = dict(
-    # What of it is evaluated: the same detector with the two classes' scores.
+    # The teacher is evaluated as this detector: the same, with the scores of the two classes only.
     config='benchmarks/configs/person_dog/yolox-nano.py',
     whole='mmdet::yolox/yolox_nano_8xb8-300e_coco.py',
     checkpoint='{{$MMKD_WEIGHTS:weights}}/yolox_nano_coco_mmdet.pth',

@@ -1,7 +1,8 @@
-# The rows of the report on Pascal VOC 2012, scaled down: a plain vision transformer under Faster R-CNN with
-# its class token repeated over space, with its patch tokens, and as ViTDet, which teaches the demo's
-# MobileNetV2 as the report's did. On drawn pictures, and all from random weights: what differs
-# between the first two is the map alone.
+# The Pascal VOC 2012 rows of Negi and Shah, Knowledge Distillation for Object Detection, scaled down:
+# Faster R-CNN on a plain vision transformer, with the class token repeated over all positions
+# (`cls-repeat`), with the patch tokens (`patch`), and as ViTDet, the teacher of a MobileNetV2 as in the
+# paper. Synthetic images, all detectors trained from random weights. `cls-repeat` and `patch` differ in the
+# feature map alone.
 drawn_scenes = dict(train=800, val=200, seed=0)
 
 teacher = dict(config='configs/demo/faster-rcnn_vitdet.py', seed=0)

@@ -1,5 +1,5 @@
-# Photographs of animals and persons from Pascal VOC 2012: a Faster R-CNN with MobileNetV2 and a pyramid of 64
-# channels learns from one with 128 that was trained longer and on larger images.
+# Photographs of animals and persons from Pascal VOC 2012. The student is a Faster R-CNN with MobileNetV2
+# and an FPN of 64 channels. The teacher has 128 channels and was trained longer, on larger images.
 teacher = dict(
     config='benchmarks/configs/voc/teacher.py',
     checkpoint='{{$MMKD_WEIGHTS:weights}}/faster-rcnn_mobilenetv2-fpn128_voc2012-animals.pth',
@@ -8,12 +8,12 @@ teacher = dict(
 seeds = (0, 1, 2)
 
 distilled = 'benchmarks/configs/voc/distilled.py'
-# The teacher's backbone is the student's, trained further.
+# Teacher and student have the same kind of backbone. The teacher's was trained further.
 backbone = {'model.init_student': dict(from_teacher=['backbone'])}
 no_losses = {'model.losses.loss_kd_cls': None, 'model.losses.loss_kd_bbox': None}
 recipes = {
     'baseline': dict(config='benchmarks/configs/voc/student.py'),
-    # The report's losses.
+    # The losses of Negi and Shah.
     'kl-mse': dict(config=distilled, cached=True),
     'inherit': dict(config=distilled, options={**backbone, **no_losses}),
     'inherit-kl-mse': dict(config=distilled, options=backbone, cached=True),

@@ -1,14 +1,14 @@
-# The photographs, teacher and student of voc.py, distilled by published methods on the pyramids' maps: what
-# changes is `losses` alone.
-# The weights are the published ones of Faster R-CNN (configs/methods/ says where they stand; CWD's in
-# mmrazor 1.0's cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py), per value of a map as in methods.py, times one
-# factor a method: what makes its gradient at backbone and neck at the first step about 0.3 of that of the
-# labels, as the report's losses have it, whose weights were tuned (tuning/voc_tuning.py).
-# tools/gradients.py shows it.
+# The photographs, teacher and student of voc.py with published methods on FPN features. Recipes differ in
+# `losses` alone. Loss weights are those published for Faster R-CNN, scaled to the map size as in
+# methods.py, times one factor per method. (Sources: configs/methods/; for CWD, mmrazor 1.0's
+# cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py.) With the factor, the gradient at backbone and neck in the first
+# step is about 0.3 of that of the labels. `kl-mse` has the same ratio; its weights were tuned
+# (tuning/voc_tuning.py). tools/gradients.py prints the ratio.
 _base_ = './voc.py'
 
 distilled = 'benchmarks/configs/voc/distilled.py'
-levels = 5  # P2 to P6, added up by the methods, while here the mean is taken
+levels = 5  # P2 to P6: the methods sum over levels, mmkd takes the mean
+# Published positions and channels of a map, divided by those here.
 fewer_places = 1333 * 800 / (224 * 224)
 fewer_channels = 256 / 128
 
@@ -16,8 +16,8 @@ convolution = dict(type='ConvConnector', in_channels=[64] * levels, out_channels
 context = dict(type='GlobalContextConnector', channels=128, levels=levels)
 
 
-def on_neck(type, weight, connector=None, **others):
-    """A loss on the necks' maps."""
+def neck_loss(type, weight, connector=None, **others):
+    """A loss on the feature maps of the necks, with the weight per level."""
     return dict(
         type=type,
         student='neck',
@@ -28,8 +28,8 @@ def on_neck(type, weight, connector=None, **others):
     )
 
 
-def instead(**losses):
-    """The distillation of voc.py with other losses."""
+def with_losses(**losses):
+    """A recipe with these losses instead of KL and MSE, by the part of their name after ``loss_kd_``."""
     options = {'model.losses.loss_kd_cls': None, 'model.losses.loss_kd_bbox': None}
     options.update({f'model.losses.loss_kd_{name}': loss for name, loss in losses.items()})
     return dict(config=distilled, options=options, cached=True)
@@ -47,11 +47,11 @@ recipes = dict(
     **{
         'baseline': dict(config='benchmarks/configs/voc/student.py'),
         'kl-mse': dict(config=distilled, cached=True),
-        'cwd': instead(neck=on_neck('CWD', 10.0 * calibrated['cwd'])),
-        'pkd': instead(neck=on_neck('PKD', 6.0 * calibrated['pkd'])),
-        'fgd': instead(
-            focal=on_neck('FGD', calibrated['fgd'], **attention),
-            overall=on_neck(
+        'cwd': with_losses(neck=neck_loss('CWD', 10.0 * calibrated['cwd'])),
+        'pkd': with_losses(neck=neck_loss('PKD', 6.0 * calibrated['pkd'])),
+        'fgd': with_losses(
+            focal=neck_loss('FGD', calibrated['fgd'], **attention),
+            overall=neck_loss(
                 'MSE',
                 calibrated['fgd'] * 5e-7 * fewer_places * fewer_channels,
                 [convolution, context],

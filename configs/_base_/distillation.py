@@ -1,3 +1,4 @@
-# What every distillation config inherits beside its student: mmkd is imported, its modules registered.
-# The hook cannot stand here: mmengine lets two bases share no key, and students have default_hooks.
+# Every distillation config inherits this file and its student: it imports mmkd, which registers its modules.
+# DistillationHook cannot be set here: two base configs must not share a key, and students set default_hooks.
+# mmkd's tools add the hook themselves.
 custom_imports = dict(imports=['mmkd'], allow_failed_imports=False)

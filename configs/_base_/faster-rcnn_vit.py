@@ -1,6 +1,6 @@
-# Faster R-CNN on a plain vision transformer, whose last map a simple feature pyramid brings to FPN's
-# five levels; RPN and RoI head are those of mmdet's faster-rcnn_r50_fpn.py, so that a student with FPN
-# has the same strides and anchors. 20 VOC classes. Which transformer it is, the children say.
+# Faster R-CNN on a plain vision transformer. A simple feature pyramid computes FPN's five levels from the
+# transformer's last feature map. RPN and RoI head are those of mmdet's faster-rcnn_r50_fpn.py: a student
+# with FPN has the same strides and anchors. 20 VOC classes. Child configs choose the transformer.
 _base_ = [
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
     './voc2012.py',
@@ -15,7 +15,7 @@ model = dict(
         type='VisionTransformer',
         arch='base',
         drop_path_rate=0.1,  # ViTDet (arXiv 2203.16527), for ViT-B
-        with_cp=True,  # ours: saves memory, for which layers are computed twice
+        with_cp=True,  # our choice: activation checkpointing saves memory and computes layers twice
     ),
     neck=dict(
         _delete_=True,

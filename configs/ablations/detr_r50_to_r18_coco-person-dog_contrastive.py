@@ -1,4 +1,5 @@
-# Query embeddings beside the logits, told apart from the others of the batch (CRD, arXiv 1910.10699).
+# Logits, and a contrastive loss on query embeddings: the other queries of the batch are the negatives
+# (CRD, arXiv 1910.10699).
 _base_ = '../detr_r50_to_r18_coco-person-dog.py'
 
 query = dict(module='bbox_head', capture='input', index=0)

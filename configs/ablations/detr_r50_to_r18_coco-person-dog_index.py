@@ -1,4 +1,4 @@
-# Queries paired by their index, as the student starts with the teacher's.
+# Queries are paired by index. This works because the student starts with the teacher's query embeddings.
 _base_ = '../detr_r50_to_r18_coco-person-dog.py'
 
 index = dict(align=dict(type='IndexQueryAlignment'))

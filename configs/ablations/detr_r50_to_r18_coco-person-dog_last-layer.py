@@ -1,4 +1,4 @@
-# The last decoder layer alone in place of all six.
+# Distils the last decoder layer only, instead of all six.
 _base_ = '../detr_r50_to_r18_coco-person-dog.py'
 
 last = dict(align=dict(layers='last'))

@@ -1,4 +1,4 @@
-# The encoder's output beside the logits.
+# Logits, and the encoder's output.
 _base_ = '../detr_r50_to_r18_coco-person-dog.py'
 
 memory = dict(type='MSE', student='encoder', teacher='encoder', loss_weight=1.0)  # not searched

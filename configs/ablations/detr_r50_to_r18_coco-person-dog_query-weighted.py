@@ -1,4 +1,5 @@
-# The encoder's output beside the logits, where the teacher's queries look (DETRDistill, arXiv 2211.10156).
+# Logits, and the encoder's output, weighted by its similarity to the teacher's queries (DETRDistill,
+# arXiv 2211.10156).
 _base_ = '../detr_r50_to_r18_coco-person-dog.py'
 
 memory = dict(type='MSE', student='encoder', teacher='encoder', loss_weight=1.0)  # not searched

@@ -1,4 +1,4 @@
-# RPN objectness beside the RoI losses.
+# RoI losses, and RPN objectness.
 _base_ = '../faster-rcnn_r50_to_mobilenetv2_voc2012.py'
 
 objectness = dict(student='rpn_head.rpn_cls', teacher='rpn_head.rpn_cls', activation='sigmoid')

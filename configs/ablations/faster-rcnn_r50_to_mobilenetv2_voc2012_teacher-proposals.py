@@ -1,4 +1,5 @@
-# Both RoI heads evaluate the teacher's proposals; boxes count where the teacher sees foreground.
+# Both RoI heads process the teacher's proposals. The box loss counts those that the teacher classifies as
+# foreground.
 _base_ = '../faster-rcnn_r50_to_mobilenetv2_voc2012.py'
 
 model = dict(

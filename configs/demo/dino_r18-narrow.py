@@ -1,5 +1,5 @@
-# A student of the DETR family for the drawn pictures, and as it stands the baseline; plain mmdet.
-# The teacher's transformer on a backbone with a quarter of its channels, and a third of its epochs.
+# A DETR-family student for the synthetic images. Trained alone, this config is the baseline. Plain mmdet.
+# Same transformer as the teacher (dino_r18.py), a quarter of its backbone channels, a third of its epochs.
 _base_ = './_base_/dino_small-images.py'
 
 model = dict(

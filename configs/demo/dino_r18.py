@@ -1,4 +1,4 @@
-# A teacher of the DETR family for the drawn pictures; plain mmdet.
+# A DETR-family teacher for the synthetic images. Plain mmdet.
 _base_ = './_base_/dino_small-images.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# A MobileNetV2 student for the synthetic images; trained as it stands it is the baseline. Plain mmdet.
+# A MobileNetV2 student for the synthetic images. Trained alone, this config is the baseline. Plain mmdet.
 _base_ = './_base_/faster-rcnn_small-images.py'
 
 model = dict(

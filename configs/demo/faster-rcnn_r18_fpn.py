@@ -1,4 +1,4 @@
-# The demo's teacher; plain mmdet.
+# The demo's teacher. Plain mmdet.
 _base_ = './_base_/faster-rcnn_small-images.py'
 
 model = dict(

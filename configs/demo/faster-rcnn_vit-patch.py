@@ -1,5 +1,5 @@
-# A detector on a plain vision transformer's patch tokens, sized for pictures of 160 px: the scaled-down
-# kin of teachers/faster-rcnn_dino-b-patch_voc2012.py, but trained from random weights.
+# Faster R-CNN on the patch tokens of a plain vision transformer, for images of 160 px: a scaled-down
+# teachers/faster-rcnn_dino-b-patch_voc2012.py, trained from random weights.
 _base_ = './_base_/faster-rcnn_small-images.py'
 custom_imports = dict(imports=['mmkd'], allow_failed_imports=False)
 

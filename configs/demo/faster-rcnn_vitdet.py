@@ -1,4 +1,4 @@
-# The same transformer as ViTDet has it: windows, two layers that see the whole image, relative positions.
+# The same transformer in ViTDet's form: window attention, two global layers, relative positions.
 _base_ = './faster-rcnn_vit-patch.py'
 
 model = dict(

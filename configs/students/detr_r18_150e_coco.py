@@ -1,9 +1,9 @@
-# The student: DETR with a ResNet-18 backbone, 80 COCO classes. Plain MMDetection: trained with this
-# config it is the baseline that distillation is compared with.
+# The student: DETR with a ResNet-18 backbone, 80 COCO classes. Plain MMDetection. Trained alone, this config
+# is the baseline of the distillation.
 #
-# As the teacher, detr_r50_8xb2-150e_coco.py, but for the backbone: six encoder and six decoder layers of
-# eight heads, 100 queries, its schedule of 150 epochs. 28.9 M parameters; docs/benchmarks.md tells which
-# part has how many. MMDetection's own detr_r18 config is the same model, trained for 500 epochs.
+# Except for the backbone it is the teacher, detr_r50_8xb2-150e_coco.py: six encoder and six decoder layers
+# with eight heads, 100 queries, 150 epochs. 28.9 M parameters; docs/recipes/costs.md lists them by part.
+# MMDetection's own detr_r18 config has the same model and 500 epochs.
 _base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
 
 model = dict(
@@ -11,5 +11,6 @@ model = dict(
     neck=dict(in_channels=[512]),
 )
 
-# Two checkpoints: the older is deleted before the newer is written, and 150 are not.
+# Keeps two checkpoints instead of 150. One is not enough: mmengine deletes the older one before it writes the
+# newer one.
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))

@@ -1,8 +1,8 @@
-# DINO ViT-B/16 (Caron et al. 2021, arXiv 2104.14294): its patch tokens as a feature map, with a simple
-# feature pyramid. That is what mends faster-rcnn_dino-b-cls-repeat_voc2012.py.
+# DINO ViT-B/16 (Caron et al. 2021, arXiv 2104.14294): the patch tokens are the feature map, with a simple
+# feature pyramid. This fixes faster-rcnn_dino-b-cls-repeat_voc2012.py.
 #
-# Fine-tuned as a whole; model.backbone.frozen_stages freezes: 12 all of it, 6 the first half, 0 the
-# embeddings (configs/ablations/).
+# All weights are fine-tuned. model.backbone.frozen_stages freezes parts of the backbone: 12 all of it, 6 the
+# first half, 0 the embeddings (configs/ablations/).
 _base_ = '../_base_/faster-rcnn_vit.py'
 
 model = dict(

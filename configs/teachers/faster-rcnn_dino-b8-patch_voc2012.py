@@ -1,4 +1,4 @@
-# The same with DINO ViT-B/8: patches of 8 pixels, four times as many and sixteen times the attention.
+# The same with DINO ViT-B/8: patches of 8 pixels, so four times the tokens and 16 times the attention cost.
 _base_ = './faster-rcnn_dino-b-patch_voc2012.py'
 
 model = dict(

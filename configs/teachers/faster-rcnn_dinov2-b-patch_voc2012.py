@@ -1,16 +1,16 @@
 # DINOv2 ViT-B/14 with registers (Oquab et al. 2023, arXiv 2304.07193; Darcet et al. 2023, arXiv
-# 2309.16588): its patch tokens as a feature map, with a simple feature pyramid.
+# 2309.16588): the patch tokens are the feature map, with a simple feature pyramid.
 _base_ = '../_base_/faster-rcnn_vit.py'
 
 model = dict(
     backbone=dict(
-        img_size=518,  # for which its positions are kept
+        img_size=518,  # the image size of the stored position embeddings
         patch_size=14,
-        # Images are shrunk by 14/16, so that a patch covers 16 pixels and levels have FPN's strides.
+        # Images are resized by 14/16: a patch covers 16 pixels of the input, and levels have FPN's strides.
         stride=16,
         num_registers=4,
-        antialias=True,  # as published with registers
-        layer_scale=1.0,  # there are scales; their values come with the weights
+        antialias=True,  # as published for the models with registers
+        layer_scale=1.0,  # enables layer scale; the checkpoint has the values
         init_cfg=dict(
             type='ConvertedCheckpoint',
             source='dinov2',

@@ -1,5 +1,5 @@
-# The teacher: Faster R-CNN with ResNet-50 and FPN (41.4 M parameters), 20 VOC classes.
-# Plain MMDetection: train it with this config before distilling from it.
+# The teacher: Faster R-CNN with ResNet-50 and FPN (41.4 M parameters), 20 VOC classes. Plain MMDetection.
+# Train this config before you distil from it.
 _base_ = [
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
     '../_base_/voc2012.py',

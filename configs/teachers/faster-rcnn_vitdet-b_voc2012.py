@@ -1,6 +1,6 @@
-# ViTDet: ViT-B/16 with windows and four global layers, relative positions, simple feature pyramid (Li et al.
-# 2022, arXiv 2203.16527), with the heads of Faster R-CNN. Starts from MAE's weights, which mmkd converts
-# while it reads them.
+# ViTDet (Li et al. 2022, arXiv 2203.16527): ViT-B/16 with window attention, four global layers, relative
+# positions and a simple feature pyramid, and the heads of Faster R-CNN. It starts from MAE's weights; mmkd
+# converts them when it loads the file.
 _base_ = '../_base_/faster-rcnn_vit.py'
 
 model = dict(
@@ -8,8 +8,8 @@ model = dict(
         class_token=False,
         final_norm=False,
         window_size=14,  # ViTDet, sec. 3
-        global_layers=(2, 5, 8, 11),  # the same: the last layer of each quarter
-        rel_pos_grid=64,  # as published, for images of 1024 px; interpolated to others
+        global_layers=(2, 5, 8, 11),  # ViTDet, sec. 3: the last layer of each quarter
+        rel_pos_grid=64,  # as published, for images of 1024 px; interpolated for other sizes
         init_cfg=dict(
             type='ConvertedCheckpoint',
             source='mae',

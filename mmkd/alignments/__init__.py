@@ -1,4 +1,4 @@
-"""Bring outputs of teacher and student into correspondence."""
+"""Alignments: pair the recorded outputs of student and teacher."""
 
 from .base import Alignment, Pair, Step
 from .class_map import ClassMap, shared_labels

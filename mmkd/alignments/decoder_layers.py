@@ -8,19 +8,19 @@ from ..errors import ConfigError
 
 
 def layer_map(student: int, teacher: int, layers: str | Sequence = 'all') -> list[tuple[int, int]]:
-    """The corresponding layers of two decoders, counted from 0.
+    """Return the corresponding layers of two decoders, counted from 0.
 
     Args:
         student: Number of the student's layers.
-        teacher: Number of the teacher's.
-        layers: As :class:`mmkd.alignments.queries.QueryAlignment` has it.
+        teacher: Number of the teacher's layers.
+        layers: See :class:`mmkd.alignments.queries.QueryAlignment`.
 
     Returns:
         Pairs (student layer, teacher layer). Layer i of S is paired with layer ceil(i T / S) of T, both
-        counted from 1: of 3 and 6, the first with the second, the last with the last.
+        counted from 1. With 3 and 6 layers, the first is paired with the second, and the last with the last.
 
     Raises:
-        ConfigError: There is no such layer.
+        ConfigError: A layer does not exist.
     """
 
     def default(layer: int) -> int:
@@ -37,7 +37,7 @@ def layer_map(student: int, teacher: int, layers: str | Sequence = 'all') -> lis
         for owner, index, count in (('student', ours, student), ('teacher', theirs, teacher)):
             if index is not None and not -count <= index < count:
                 raise ConfigError(
-                    f"align.layers: must be of the {owner}'s {count} decoder layers, 0 to {count - 1}, got "
+                    f'align.layers: must name decoder layers of the {owner}, 0 to {count - 1}, got '
                     f'{index} in {list(layers)}'
                 )
         ours %= student

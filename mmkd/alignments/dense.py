@@ -1,4 +1,4 @@
-"""Outputs of dense heads at the same positions."""
+"""Alignments of dense heads: outputs at the same priors."""
 
 from __future__ import annotations
 
@@ -20,49 +20,49 @@ from .base import (
     Step,
     common_strides,
     require_same_shape,
+    stored_weights,
     strides_and_scale,
     strides_of,
-    weights_of_stored,
 )
-from .cross_head import CrossedHead
+from .cross_head import CrossHead
 from .dense_output import HEAD, DenseOutput
 from .prior_selection import PriorSelection
 
-TINY = 1e-6  # the least probability that a logarithm is taken of
+MIN_PROBABILITY = 1e-6  # smaller probabilities are raised to this value before a logarithm
 
 
 class DenseAlignment(Alignment):
-    """Base of the alignments below: priors (anchors or points) that both heads have.
+    """Base class of the alignments below: pairs the priors (anchors or points) that both heads have.
 
-    Levels are paired by stride; at a common level the priors must be the same. Strides and anchors of a
-    teacher that sees larger images (``teacher.scale``) are measured in the student's pixels. The heads must
-    be in :data:`mmkd.families.dense_heads.DENSE_HEADS`.
+    Levels are paired by stride. At a common level, both heads must have the same priors. If the teacher
+    sees larger images (``teacher.scale``), its strides and anchors are converted to the student's pixels.
+    The heads must be in :data:`mmkd.families.dense_heads.DENSE_HEADS`.
 
     Args:
-        select: ``all`` priors; those to which the student's own losses assign an object (``labels``); or,
-            of anchors, the ``valuable`` ones around objects, each weighted by its overlap
+        select: The priors to compare. ``all``: all priors. ``labels``: those to which the student's own
+            losses assign an object. ``valuable``: anchors around objects, each weighted by its overlap
             (:func:`mmkd.alignments.valuable_region.valuable_region`).
-        confidence: Weight each prior by the score that the teacher predicts for its top-scoring shared
-            class, centerness or objectness included where the head multiplies by it. Most priors show
-            no object; with False all count alike.
-        num_priors: Compare only this many priors per batch, those of the highest confidence. None for all.
-        crossed: The teacher's layer, e.g. ``bbox_head.cls_convs.2.gn``, that is replaced by the student's
-            recorded maps. The teacher's prediction is then compared with what the rest of its head
-            computes from them (:class:`mmkd.alignments.cross_head.CrossedHead`), and the student's own
-            prediction is left to the labels.
-        normalizer: What the sum over priors is divided by, in place of their number or the sum of
-            their weights: a number; or what the student records, e.g. the number of objects its own
-            loss divides by, ``dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')``;
-            or ``confidence``, the sum of the teacher's over all priors, at least 1, which estimates the
-            number of objects without labels.
-        count_padding: Whether priors at positions on the padding of a batch count.
+        confidence: Whether to weight each prior by the teacher's score of its top-scoring shared class,
+            including centerness or objectness if the head multiplies by it. Most priors show no object.
+            With False, all priors have the same weight.
+        num_priors: Number of priors per batch to compare, those of the highest confidence. None: all.
+        crossed: A layer of the teacher, e.g. ``bbox_head.cls_convs.2.gn`` (CrossKD). The student's recorded
+            maps replace the output of this layer, and the output of the rest of the teacher's head is
+            compared with the teacher's own output (:class:`mmkd.alignments.cross_head.CrossHead`). The
+            student's own predictions are trained by the labels only.
+        normalizer: The divisor of the sum over priors, instead of their number or the sum of their weights.
+            A number; or a recorded value of the student, such as the number of objects by which its own
+            loss divides, ``dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')``; or
+            ``confidence``: the sum of the teacher's confidence over all priors, at least 1, which estimates
+            the number of objects without labels.
+        count_padding: Whether to compare priors on the padding of a batch.
     """
 
     default_module = 'bbox_head'
     needs_class_map = True
-    #: Whether a cached teacher has an estimate of it at priors that are not stored, too.
-    stored_everywhere = False
-    #: Whether priors must be the same, not only equally many per position.
+    #: Whether a cached teacher provides an estimate for priors that are not stored.
+    estimated_everywhere = False
+    #: Whether both heads need the same priors. False: the same number of priors per position is enough.
     same_anchors = True
 
     def __init__(
@@ -75,43 +75,49 @@ class DenseAlignment(Alignment):
         count_padding: bool = False,
     ) -> None:
         self.selection = PriorSelection(select, confidence, num_priors, normalizer, count_padding)
-        self.crossed = None if crossed is None else CrossedHead(crossed)
-        #: Indices of the student's and of the teacher's level, per common level.
+        self.crossed = None if crossed is None else CrossHead(crossed)
+        #: Pairs (index of the student's level, index of the teacher's level), one per common level.
         self.levels: list[tuple[int, int]] = []
         self.scale = 1.0
 
     @property
     def reduces_over_ranks(self) -> bool:
-        # Else the same number divides on all ranks, as mmdet's avg_factor.
+        """True without a normalizer. A normalizer is the same on all ranks, like mmdet's avg_factor."""
         return self.selection.normalizer is None
 
     @property
     def runs_teacher_layers(self) -> bool:
+        """True with ``crossed``."""
         return self.crossed is not None
 
     @property
     def can_average_teachers(self) -> bool:
+        """True if neither ``num_priors`` nor ``crossed`` makes the rows depend on the teacher."""
         return self.selection.num_priors is None and self.crossed is None
 
     def default_source(self, owner: str, model: Detector) -> Source | None:
+        """Return the head's output, or the layer of ``crossed`` for the student."""
         if self.crossed is not None and owner == 'student':
             return self.crossed.source
         return super().default_source(owner, model)
 
     @property
     def student_sources(self) -> list[Source]:
+        """The labels and the normalizer, if they are recorded."""
         return self.selection.sources
 
     @property
     def teacher_sources(self) -> list[Source]:
+        """The head's output, for the confidence, and the layer of ``crossed``."""
         return [HEAD] if self.crossed is None else [HEAD, self.crossed.source]
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Find the common levels and check that their priors agree; see :meth:`Alignment.check`."""
         for owner, model in (('student', student), ('teacher', teacher)):
             if not SingleStage.covers(model):
                 raise ConfigError(
-                    f'{type(self).__name__} pairs dense heads; the {owner}, a '
-                    f'{type(model).__name__}, has none with priors'
+                    f'align: {type(self).__name__} needs dense heads with priors, but the {owner}, a '
+                    f'{type(model).__name__}, has none; compare features'
                 )
             dense_head(model.bbox_head)
         ours, theirs = (model.bbox_head.prior_generator for model in (student, teacher))
@@ -119,7 +125,7 @@ class DenseAlignment(Alignment):
         self.levels = common_strides(ours, theirs, self.scale)
         if not self.levels:
             raise ConfigError(
-                f'the heads have no common level: {strides_and_scale(ours, theirs, self.scale)}'
+                f'align: the heads have no common level: {strides_and_scale(ours, theirs, self.scale)}'
             )
         self.selection.check(student, teacher)
         if self.crossed is not None:
@@ -130,7 +136,8 @@ class DenseAlignment(Alignment):
         softmax = [uses_softmax(model.bbox_head) for model in (student, teacher)]
         if softmax[0] != softmax[1] and self.crossed is None:
             raise ConfigError(
-                'one head uses a softmax and the other sigmoids: their scores have no common meaning'
+                'align: both heads must use a softmax or both sigmoids, got one of each, so their scores '
+                'cannot be compared; compare boxes or features'
             )
 
     def _require_same_priors(self, student: Any, teacher: Any, index: int, other: int) -> None:
@@ -146,13 +153,13 @@ class DenseAlignment(Alignment):
                     same = torch.allclose(ours[index], theirs[other] / self.scale)
         if not same:
             raise ConfigError(
-                f'at stride {strides_of(student)[index]} the heads have different priors '
-                f'({counts[0]} per position of {type(student).__name__}, the teacher {counts[1]} of '
-                f'{type(teacher).__name__}); give both the same, or compare features'
+                f'align: both heads must have the same priors at stride {strides_of(student)[index]}, got '
+                f'{counts[0]} per position of {type(student).__name__} (student) and {counts[1]} of '
+                f'{type(teacher).__name__} (teacher); configure the same priors, or compare features'
             )
 
     def outputs(self, student: Any, teacher: Any, step: Step) -> tuple[DenseOutput, DenseOutput]:
-        """Both sides of the comparison; with :attr:`crossed` both are outputs of the teacher's head."""
+        """Return the two outputs to compare. With :attr:`crossed`, both are outputs of the teacher's head."""
         theirs = self._output(teacher, 'teacher', step)
         if self.crossed is None:
             return self._output(student, 'student', step), theirs
@@ -164,6 +171,7 @@ class DenseAlignment(Alignment):
         return DenseOutput(value, owner, model.bbox_head, [pair[side] for pair in self.levels])
 
     def run_teacher_layers(self, student: Any, step: Step) -> list[Tensor]:
+        """Return the teacher's outputs for the student's maps that have a gradient (``crossed``)."""
         if self.crossed is None:
             return []
         output = self.crossed.output(student, step)
@@ -175,16 +183,16 @@ class DenseAlignment(Alignment):
         student: Tensor,
         teacher: Tensor,
         step: Step,
-        of_each: int = 1,
+        rows_per_prior: int = 1,
     ) -> Pair:
-        """The priors that are compared.
+        """Select and weight the priors to compare.
 
         Args:
-            outputs: As :meth:`outputs` returned them.
-            student: Rows of the student, shape (priors * of_each, width).
-            teacher: Rows of the teacher.
+            outputs: The result of :meth:`outputs`.
+            student: Rows of the student, shape (priors * rows_per_prior, width).
+            teacher: Rows of the teacher, of the same shape.
             step: The data of the step.
-            of_each: Number of rows per prior.
+            rows_per_prior: Number of rows per prior.
         """
         require_same_shape(student, teacher, 'priors')
         ours = self._output(outputs[0].value, 'student', step)
@@ -194,21 +202,23 @@ class DenseAlignment(Alignment):
         stored = self._stored(step)
         if chosen is not None:
             student, teacher = (
-                side.reshape(-1, of_each, side.shape[-1])[chosen].flatten(0, 1)
+                side.reshape(-1, rows_per_prior, side.shape[-1])[chosen].flatten(0, 1)
                 for side in (student, teacher)
             )
             weight, stored = (None if each is None else each[chosen] for each in (weight, stored))
         if stored is not None:
-            weight, total = weights_of_stored(weight, stored)
+            weight, total = stored_weights(weight, stored)
         divisor = self.selection.divisor(theirs, step)
         total = total if divisor is None else divisor
-        if weight is not None and of_each > 1:
-            weight = weight.repeat_interleave(of_each)
-        return Pair(student, teacher, weight, total=None if total is None else total * of_each)
+        if weight is not None and rows_per_prior > 1:
+            weight = weight.repeat_interleave(rows_per_prior)
+        return Pair(
+            student, teacher, weight, total=None if total is None else total * rows_per_prior
+        )
 
     def _stored(self, step: Step) -> Tensor | None:
-        """1 for priors that a cached teacher has stored, else 0; None for all."""
-        masks = None if self.stored_everywhere else step.stored_masks(HEAD)
+        """1 for priors that the cache of the teacher contains, else 0; None: all."""
+        masks = None if self.estimated_everywhere else step.stored_masks(HEAD)
         if masks is None:
             return None
         masks = [masks[other] for _, other in self.levels]
@@ -219,26 +229,38 @@ class DenseAlignment(Alignment):
 class DenseClassAlignment(DenseAlignment):
     """Pairs the class scores of two dense heads before the activation, one row per prior.
 
-    Centerness and objectness, where a head has them, are not part of them.
+    The scores do not include centerness or objectness.
 
     Args:
-        activation: Which activation a loss may use for the scores; by default the head's own. The
-            scores of a sigmoid head can also be compared as a softmax over the classes.
-        others: As :class:`DenseAlignment`.
+        activation: The activation that the loss must use. Default: the activation of the head. The scores
+            of a sigmoid head can also be compared with a softmax over the classes.
+        others: Arguments of :class:`DenseAlignment`.
+
+    Examples:
+        >>> from mmengine.hub import get_model
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='DenseClassAlignment', select='labels'))
+        >>> detector = get_model('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
+        >>> align.check(student=detector, teacher=detector, options={})
+        >>> align.activation, align.levels  # P3 to P7 of both
+        ('sigmoid', [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)])
     """
 
-    stored_everywhere = True
+    estimated_everywhere = True
 
     def __init__(self, activation: str | None = None, **others: Any) -> None:
         super().__init__(**others)
         self._given_activation = activation
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check as :class:`DenseAlignment` does, and set ``activation``."""
         super().check(student, teacher, options)
         own = 'softmax' if uses_softmax(teacher.bbox_head) else 'sigmoid'
         self.activation = self._given_activation or own
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair scores of the shared classes, shape (priors, scores); see :meth:`Alignment.__call__`."""
         outputs = self.outputs(student, teacher, step)
         scores: list[Tensor] = []
         for output in outputs:
@@ -250,29 +272,32 @@ class DenseClassAlignment(DenseAlignment):
 
 
 class DenseQualityAlignment(DenseAlignment):
-    """Base of the two alignments of the third output, one row of one number per prior, before a sigmoid."""
+    """Base class of the two alignments of the third output: one value per prior, before a sigmoid."""
 
     activation = 'sigmoid'
-    #: What the third output must estimate.
+    #: The supported meanings of the third output.
     qualities: tuple[str, ...] = ()
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check as :class:`DenseAlignment` does, and that both heads have the same third output."""
         super().check(student, teacher, options)
         wanted = dense_head(teacher.bbox_head).quality
         for owner, model in (('teacher', teacher), ('student', student)):
             if dense_head(model.bbox_head).quality not in {wanted} & {*self.qualities}:
                 raise ConfigError(
-                    f'{type(self).__name__}: the {owner}, a {type(model).__name__}, has no score of '
-                    f'{wanted if wanted in self.qualities else " or ".join(self.qualities)}'
+                    f'align: {type(self).__name__} needs '
+                    f'{wanted if wanted in self.qualities else " or ".join(self.qualities)}, but the '
+                    f'{owner}, a {type(model).__name__}, has none; remove this entry'
                 )
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair the third outputs, shape (priors, 1); see :meth:`Alignment.__call__`."""
         outputs = self.outputs(student, teacher, step)
         ours, theirs = (output.quality() for output in outputs)
-        return [self.pair(outputs, ours, self.shared(theirs, outputs[1], step), step)]
+        return [self.pair(outputs, ours, self.for_shared_classes(theirs, outputs[1], step), step)]
 
-    def shared(self, quality: Tensor, teacher: DenseOutput, step: Step) -> Tensor:
-        """The teacher's score as the student, which may have fewer classes, should have it."""
+    def for_shared_classes(self, quality: Tensor, teacher: DenseOutput, step: Step) -> Tensor:
+        """Convert the teacher's quality to the classes of the student, which may be fewer."""
         return quality
 
 
@@ -280,7 +305,14 @@ class DenseQualityAlignment(DenseAlignment):
 class DenseCenternessAlignment(DenseQualityAlignment):
     """Pairs the centerness of two heads (FCOS, ATSS), or their estimate of the IoU (PAA, DDOD).
 
-    Arguments as :class:`DenseAlignment`.
+    The arguments are those of :class:`DenseAlignment`.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='DenseCenternessAlignment', confidence=False))
+        >>> align.qualities, align.activation
+        (('centerness', 'iou'), 'sigmoid')
     """
 
     qualities = (CENTERNESS, IOU)
@@ -290,49 +322,67 @@ class DenseCenternessAlignment(DenseQualityAlignment):
 class DenseObjectnessAlignment(DenseQualityAlignment):
     """Pairs the objectness of two heads (YOLOX, AutoAssign).
 
-    Such a head scores a class as if there were an object, so that class scores alone do not tell a student
-    without labels where to look. A teacher of more classes calls all of them objects: the student learns the
-    share of its objectness that its own classes have, the score of the teacher's top-scoring shared class
-    over that of its top-scoring class.
+    The class scores of such a head assume that an object is present. They alone do not train a student
+    without labels to separate objects from background. If the teacher has more classes, its objectness
+    includes objects of all of them. It is then multiplied by the score of the teacher's top-scoring shared
+    class divided by the score of its top-scoring class.
 
     Args:
-        confidence: As :class:`DenseAlignment`; default False, since the background must be learnt too.
-        others: As there.
+        confidence: See :class:`DenseAlignment`. Default: False, because the background must be learned too.
+        others: Other arguments of :class:`DenseAlignment`.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='DenseObjectnessAlignment'))
+        >>> align.selection.confidence, align.default_module
+        (False, 'bbox_head')
     """
 
     qualities = (OBJECTNESS,)
-    stored_everywhere = True
+    estimated_everywhere = True
 
     def __init__(self, confidence: bool = False, **others: Any) -> None:
         super().__init__(confidence=confidence, **others)
 
-    def shared(self, quality: Tensor, teacher: DenseOutput, step: Step) -> Tensor:
+    def for_shared_classes(self, quality: Tensor, teacher: DenseOutput, step: Step) -> Tensor:
+        """Reduce the teacher's objectness to objects of the shared classes, shape (priors, 1)."""
         if step.class_map.excludes:
             raise ConfigError(
-                f'{type(self).__name__}: the teacher cannot tell where objects of class_map.exclude are; '
-                f'leave objectness to the labels'
+                f'align: {type(self).__name__} does not support class_map.exclude, because the teacher does '
+                f'not detect objects of these classes; remove this entry'
             )
-        if not step.class_map.left_over:
+        if not step.class_map.unmapped_teacher_index:
             return quality
         scores = self._output(step.teacher_record[HEAD], 'teacher', step).class_logits()
         known = step.class_map.teacher_logits(scores, softmax=False)
         share = known.sigmoid().amax(-1) / scores.sigmoid().amax(-1)
-        return (quality.sigmoid() * share[:, None]).clamp(TINY, 1 - TINY).logit()
+        return (
+            (quality.sigmoid() * share[:, None]).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).logit()
+        )
 
 
 @TASK_UTILS.register_module()
 class DenseBoxAlignment(DenseAlignment):
     """Pairs the decoded boxes of two dense heads, one row per prior.
 
-    Boxes are corners x1, y1, x2, y2 in fractions of image width and height, so heads that code them
-    in different ways (deltas, distances, distributions) can be compared, if they predict equally many
-    per position. Arguments as :class:`DenseAlignment`.
+    Boxes are corners x1, y1, x2, y2 in fractions of image width and height. Heads with different codings
+    (deltas, distances, distributions) can be compared if they predict the same number of boxes per
+    position. The arguments are those of :class:`DenseAlignment`.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='DenseBoxAlignment', select='labels', num_priors=500))
+        >>> align.box_format, align.selection.select, align.selection.num_priors
+        ('xyxy', 'labels', 500)
     """
 
     box_format = 'xyxy'
     same_anchors = False
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair decoded boxes, shape (priors, 4); see :meth:`Alignment.__call__`."""
         outputs = self.outputs(student, teacher, step)
         sides: list[Tensor] = []
         size = [sample.metainfo['img_shape'][1::-1] for sample in step.data_samples]
@@ -348,16 +398,25 @@ class DenseBoxAlignment(DenseAlignment):
 
 @TASK_UTILS.register_module()
 class DenseDistributionAlignment(DenseAlignment):
-    """Pairs the box-edge distributions of generalised focal heads, one row per edge.
+    """Pairs the box-edge distributions of GFL heads, one row per edge.
 
-    Zheng et al.: Localization Distillation for Dense Object Detection, CVPR 2022 (arXiv 2102.12252):
-    with ``KLDivergence`` at a high temperature. The paper compares where labels place an object
-    (``select='labels'``); the default is the teacher's confidence. Arguments as :class:`DenseAlignment`.
+    Use it with ``KLDivergence`` at a high temperature: Zheng et al., "Localization Distillation for Dense
+    Object Detection", CVPR 2022 (arXiv 2102.12252). The paper compares the priors to which labels assign
+    an object (``select='labels'``). By default, all priors are compared and weighted by the teacher's
+    confidence. The arguments are those of :class:`DenseAlignment`.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='DenseDistributionAlignment', select='valuable'))
+        >>> align.activation, align.selection.select
+        ('softmax', 'valuable')
     """
 
     activation = 'softmax'
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check as :class:`DenseAlignment` does, and that both heads have the same number of bins."""
         super().check(student, teacher, options)
         bins = [
             head.reg_max if dense_head(head).coding == 'distribution' else None
@@ -365,16 +424,17 @@ class DenseDistributionAlignment(DenseAlignment):
         ]
         if bins[1] is None or (self.crossed is None and bins[0] != bins[1]):
             raise ConfigError(
-                f'{type(self).__name__} pairs heads that give each edge of a box a distribution '
-                f'(GFLHead) over equally many numbers; reg_max is {bins[0]} (student) and {bins[1]} '
-                f'(teacher)'
+                f'align: {type(self).__name__} needs two heads with box-edge distributions (GFLHead) and '
+                f'the same reg_max, got reg_max={bins[0]} (student) and {bins[1]} (teacher); set the same '
+                f'reg_max, or use DenseBoxAlignment'
             )
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair the distributions of box edges, shape (priors * 4, bins); see :meth:`Alignment.__call__`."""
         bins = step.teacher.bbox_head.reg_max + 1
         outputs = self.outputs(student, teacher, step)
         ours, theirs = (
             torch.cat([each.permute(0, 2, 3, 1).reshape(-1, bins) for each in output.box_maps()])
             for output in outputs
         )
-        return [self.pair(outputs, ours.float(), theirs.float(), step, of_each=4)]
+        return [self.pair(outputs, ours.float(), theirs.float(), step, rows_per_prior=4)]

@@ -1,4 +1,4 @@
-"""Encoder outputs of detection transformers."""
+"""Alignments of the encoder outputs of detection transformers."""
 
 from __future__ import annotations
 
@@ -27,17 +27,23 @@ FEATURES = Source('', method='extract_feat')
 
 @TASK_UTILS.register_module()
 class EncoderMemoryAlignment(Alignment):
-    """Pairs a transformer's encoder output with the other model's, one row per position.
+    """Pairs the encoder output of a transformer with an output of the other model, one row per position.
 
-    The tokens of ``encoder`` are arranged as the maps they were made from, and maps of the same size
-    are compared (as :class:`FeatureAlignment` does). So an encoder of one level (DETR) can be compared
-    with one of four (Deformable DETR), and the other model may also be a convolutional detector whose
-    recorded output is maps, by default those of its neck.
-
-    Positions on the padding of a batch have weight 0, unless ``count_padding``.
+    The tokens of ``encoder`` are reshaped to maps, and maps of the same size are compared, as in
+    :class:`FeatureAlignment`. An encoder with one level (DETR) can thus be compared with an encoder with
+    four (Deformable DETR). The other model may also be a convolutional detector; its maps, by default
+    those of the neck, are then compared.
 
     Args:
-        count_padding: Whether positions on padding count.
+        count_padding: Whether to compare positions on the padding of a batch. With False they have weight
+            0.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='EncoderMemoryAlignment', count_padding=True))
+        >>> align.default_module
+        'encoder'
     """
 
     default_module = 'encoder'
@@ -47,37 +53,42 @@ class EncoderMemoryAlignment(Alignment):
         self.is_transformer = dict(student=True, teacher=True)
 
     def default_source(self, owner: str, model: Detector) -> Source:
+        """Return ``encoder`` for a transformer, ``neck`` for another detector."""
         return Source(self.default_module if is_transformer(model) else 'neck')
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check that one model has an encoder and the teacher is live; see :meth:`Alignment.check`."""
         for owner, model in (('student', student), ('teacher', teacher)):
             self.is_transformer[owner] = is_transformer(model)
         if options.get('cached'):
             raise ConfigError(
-                "a cache cannot hold an encoder's output; use align=dict(type='FeatureAlignment') on "
+                "align: a cache cannot store an encoder's output; use align=dict(type='FeatureAlignment') on "
                 'backbone or neck'
             )
         if self.is_transformer['teacher']:
             _require_same_padding(student, teacher)
         if not any(self.is_transformer.values()):
             raise ConfigError(
-                f'neither the student, a {type(student).__name__}, nor the teacher, a '
-                f"{type(teacher).__name__}, has an encoder; use align=dict(type='FeatureAlignment')"
+                f'align: student or teacher must have an encoder, got {type(student).__name__} and '
+                f"{type(teacher).__name__}; use align=dict(type='FeatureAlignment')"
             )
 
     @property
     def student_sources(self) -> list[Source]:
+        """The feature maps of a transformer, for the sizes of the encoder's levels."""
         return [FEATURES] if self.is_transformer['student'] else []
 
     @property
     def teacher_sources(self) -> list[Source]:
+        """The feature maps of a transformer, for the sizes of the encoder's levels."""
         return [FEATURES] if self.is_transformer['teacher'] else []
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair maps of the same size as rows, shape (N * H * W, C); see :meth:`Alignment.__call__`."""
         pairs = common_levels(
             self.maps(student, step.student_record, 'student'),
             self.maps(teacher, step.teacher_record, 'teacher'),
-            connector='LinearConnector',
+            connector=None if self.connected else 'LinearConnector',
             scale=step.scale,
         )
         weights = [self.weight(other, step) for _, other in pairs]
@@ -87,11 +98,11 @@ class EncoderMemoryAlignment(Alignment):
         ]
 
     def maps(self, value: Any, record: Recorder, owner: str) -> list[Tensor]:
-        """A recorded output as maps, shape (N, C, H, W) each.
+        """Return a recorded output as maps, shape (N, C, H, W) each.
 
         Args:
             value: Tokens, shape (N, T, C), or maps.
-            record: What its model recorded.
+            record: The recorder of the model.
             owner: ``student`` or ``teacher``.
         """
         if not isinstance(value, Tensor) or value.dim() != 3 or not self.is_transformer[owner]:
@@ -99,17 +110,17 @@ class EncoderMemoryAlignment(Alignment):
         sizes = [tuple(level.shape[-2:]) for level in record[FEATURES]]
         counts = [height * width for height, width in sizes]
         if sum(counts) != value.shape[1]:
-            sizes, counts = sizes[-1:], counts[-1:]  # DETR's encoder reads the last level alone
+            sizes, counts = sizes[-1:], counts[-1:]  # DETR's encoder reads only the last level
         if sum(counts) != value.shape[1]:
             raise ConfigError(
-                f'{owner}: the recorded output must have one token per position of its maps, '
-                f"{sum(counts)}, got {value.shape[1]}; record 'encoder'"
+                f'{owner}: the recorded output must have {sum(counts)} tokens, one per position of the maps, '
+                f"got {value.shape[1]}; record 'encoder'"
             )
         tokens = value.transpose(1, 2).split(counts, -1)
         return [level.unflatten(-1, size) for level, size in zip(tokens, sizes, strict=True)]
 
     def weight(self, level: Tensor, step: Step) -> Tensor | None:
-        """Weight of each position of the teacher's map, shape (N, H, W); None: all count alike."""
+        """Return the weight of each position of the teacher's map, shape (N, H, W); None: equal weights."""
         if self.count_padding:
             return None
         valid = valid_positions(step.data_samples, tuple(level.shape[-2:]), level.device)
@@ -120,20 +131,28 @@ class EncoderMemoryAlignment(Alignment):
 class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
     r"""Pairs feature maps and weights each position by its similarity to the teacher's queries.
 
-    The target-aware feature loss of DETRDistill (Chang et al., ICCV 2023, arXiv 2211.10156),
-    to be used with ``MSE``. The weight of position :math:`x` of the teacher's map :math:`F` is
+    With ``MSE``, this is the target-aware feature loss of DETRDistill (Chang et al., ICCV 2023, arXiv
+    2211.10156). The weight of position :math:`x` of the teacher's map :math:`F` is
 
     .. math:: \sum_i c_i^\gamma u_i^{1-\gamma} \max(0, \cos(F_x, q_i))^2
 
-    for the teacher's queries :math:`q_i` of the last decoder layer, :math:`c_i` the probability of
-    its most probable shared class, :math:`u_i` the largest overlap (IoU) of its box with a labelled
-    object. Differences to the paper: the sum over positions is divided by the sum of these weights
-    instead of their number, so the loss does not fall as the teacher's confidence does; and :math:`u_i`
-    needs no matching.
+    with the teacher's queries :math:`q_i` of the last decoder layer, the probability :math:`c_i` of a
+    query's most probable shared class, and the largest overlap (IoU) :math:`u_i` of its box with a labelled
+    object.
+
+    Differences to the paper: the sum over positions is divided by the sum of these weights instead of their
+    number, so the loss does not decrease with the teacher's confidence. :math:`u_i` needs no matching.
 
     Args:
-        gamma: Exponent of the confidence in a query's quality. 1 needs no labels.
-        count_padding: As :class:`EncoderMemoryAlignment`.
+        gamma: Exponent of the confidence in the quality of a query. With 1, no labels are needed.
+        count_padding: See :class:`EncoderMemoryAlignment`.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='QueryWeightedFeatureAlignment', gamma=1.0))
+        >>> align.needs_class_map, align.gamma
+        (True, 1.0)
     """
 
     needs_class_map = True
@@ -145,25 +164,28 @@ class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
         self.gamma = gamma
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check as :class:`EncoderMemoryAlignment` does, and that the teacher has decoder queries."""
         super().check(student, teacher, options)
         if not self.is_transformer['teacher']:
             raise ConfigError(
-                f"{type(self).__name__} needs the teacher's decoder queries; the teacher, a "
-                f'{type(teacher).__name__}, has none'
+                f'align: {type(self).__name__} needs a teacher with decoder queries, but a '
+                f"{type(teacher).__name__} has none; use align=dict(type='FeatureAlignment')"
             )
 
     @property
     def teacher_sources(self) -> list[Source]:
+        """The feature maps, the head's output and the decoder queries."""
         return [*super().teacher_sources, HEAD, QUERIES]
 
     @torch.no_grad()
     def weight(self, level: Tensor, step: Step) -> Tensor:
+        """Return the weight of each position of the teacher's map, shape (N, H, W)."""
         count = num_queries(step.teacher)
         queries = step.teacher_record[QUERIES][-1][:, -count:].float()
         if queries.shape[-1] != level.shape[1]:
             raise ConfigError(
-                f"the teacher's maps have {level.shape[1]} channels and its queries "
-                f"{queries.shape[-1]}, so they cannot be compared; record 'neck' or 'encoder'"
+                f'teacher: the recorded maps must have {queries.shape[-1]} channels, as many as the queries, '
+                f"got {level.shape[1]}; record 'neck' or 'encoder'"
             )
         cosine = torch.einsum(
             'nqc,nchw->nqhw', F.normalize(queries, dim=-1), F.normalize(level.float(), dim=1)
@@ -173,7 +195,7 @@ class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
         return weight if valid is None else weight * valid
 
     def quality(self, step: Step) -> Tensor:
-        """The quality of each of the teacher's queries, shape (N, queries), in [0, 1]."""
+        """Return the quality of each of the teacher's queries, shape (N, queries), in [0, 1]."""
         scores, boxes = (value[-1].float() for value in step.teacher_record[HEAD])
         softmax = uses_softmax(step.teacher.bbox_head)
         scores = step.class_map.teacher_logits(scores, softmax)
@@ -185,19 +207,20 @@ class QueryWeightedFeatureAlignment(EncoderMemoryAlignment):
             height, width = sample.img_shape[:2]
             found = get_box_tensor(sample.gt_instances.bboxes).to(boxes)
             per_image.append(found / found.new_tensor([width, height, width, height]))
-        # One more, empty box, so that an image without objects has a largest overlap, 0.
+        # An additional empty box: an image without objects then has a largest overlap of 0.
         labelled = F.pad(pad_sequence(per_image, batch_first=True), (0, 0, 0, 1))
         overlap = bbox_overlaps(bbox_cxcywh_to_xyxy(boxes), labelled).amax(-1)
         return confidence**self.gamma * overlap ** (1 - self.gamma)
 
 
 def _require_same_padding(student: Detector, teacher: Detector) -> None:
-    """Refuse a teacher that pads images further: its maps can be cropped, its tokens cannot."""
+    """Raise a ConfigError if the teacher pads images further: maps can be cropped, tokens cannot."""
     ours, theirs = (size_divisor(model.data_preprocessor) for model in (student, teacher))
     if ours % theirs:
         raise ConfigError(
-            f'model.student.data_preprocessor.pad_size_divisor: must be a multiple of {theirs}, that of the '
-            f'teacher whose encoder is compared, got {ours}; set it to {math.lcm(ours, theirs)}'
+            f'model.student.data_preprocessor.pad_size_divisor: must be a multiple of {theirs}, the divisor '
+            f"of the teacher, to compare the teacher's encoder, got {ours}; set it to "
+            f'{math.lcm(ours, theirs)}'
         )
 
 

@@ -1,7 +1,7 @@
-"""The positions of a map that show the image, and those that are padding.
+"""Distinguish the positions of a map that show the image from padding.
 
-Images of a batch are padded to one size, at the right and at the bottom. A position belongs to the image if
-the first of its pixels does; then the valid positions of an image do not depend on the rest of the batch.
+The images of a batch are padded to one size, at the right and at the bottom. A position belongs to the image
+if its first pixel does. The valid positions of an image then do not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 def valid_positions(
     data_samples: Sequence[DetDataSample], size: Sequence[int], device: torch.device
 ) -> Tensor | None:
-    """The positions of the maps of a batch that show the images.
+    """Return the positions of a batch's maps that show the images.
 
     Args:
-        data_samples: The batch's meta information.
+        data_samples: The meta information of the batch.
         size: Height and width of the maps.
         device: The device of the result.
 
     Returns:
-        Bool, shape (N, *size), False on padding; None where no position is padding.
+        Bool, shape (N, *size), False on padding. None if no position is padding.
     """
     counts = [map_geometry(sample, size)[1] for sample in data_samples]
     if all(count == tuple(size) for count in counts):
         return None
-    # Without waiting for the device, as a copy within torch.tensor would.
+    # A non-blocking copy: torch.tensor(…, device=device) would wait for the device.
     rows, columns = torch.tensor(counts).to(device, non_blocking=True)[:, :, None].unbind(1)
     inside = [
         torch.arange(cells, device=device) < count
@@ -40,8 +40,8 @@ def valid_positions(
     return inside[0][:, :, None] & inside[1][:, None, :]
 
 
-def both_masks(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """Where both of two masks are True; None, all positions, where both are."""
+def intersect_masks(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Return the intersection of two masks. None means all positions."""
     if one is None or other is None:
         return other if one is None else one
     return one & other
@@ -50,7 +50,7 @@ def both_masks(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 def map_geometry(
     sample: DetDataSample, size: Sequence[int]
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Pixels per position of a map, and how many positions show the image; each in height and width."""
+    """Return the stride of a map and the number of positions that show the image, in height and width."""
     shape = sample.metainfo['img_shape'][:2]
     padded = sample.metainfo.get('batch_input_shape', shape)
     strides = tuple(position_stride(*of) for of in zip(padded, size, strict=True))
@@ -59,11 +59,11 @@ def map_geometry(
 
 
 def position_stride(length: int, cells: int) -> float:
-    """Pixels per position along one axis of a map.
+    """Return the number of pixels per position along one axis of a map.
 
     Args:
-        length: Pixels of the padded image.
-        cells: Positions of the map.
+        length: Number of pixels of the padded image.
+        cells: Number of positions of the map.
     """
     for rounded in (math.ceil, math.floor):  # most layers round the number of positions up
         for power in range(16):
@@ -73,5 +73,5 @@ def position_stride(length: int, cells: int) -> float:
 
 
 def size_divisor(preprocessor: BaseDataPreprocessor) -> int:
-    """What height and width of its batches are multiples of."""
+    """Return the number of which height and width of a preprocessor's batches are multiples."""
     return int(getattr(preprocessor, 'pad_size_divisor', 1) or 1)

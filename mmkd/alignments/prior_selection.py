@@ -1,4 +1,4 @@
-"""Which priors of dense heads count, how much, and what their sum is divided by."""
+"""Select and weight the priors of dense heads, and compute the divisor of their sum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..families.class_scores import uses_softmax
 from ..families.dense_heads import dense_head, label_sources, prediction_scores
 from ..recorder import Source
 from ..types import Detector
-from .base import Step, one_of
+from .base import Step, require_choice
 from .dense_output import CLASSES, DenseOutput
 from .features import labelled_boxes
 from .padding import valid_positions
@@ -25,14 +25,14 @@ CONFIDENCE = 'confidence'
 
 
 class PriorSelection:
-    """The weights of the priors that two heads have in common.
+    """Selects and weights the priors that two heads have in common.
 
     Args:
-        select, confidence, num_priors, normalizer, count_padding: As of
+        select, confidence, num_priors, normalizer, count_padding: See
             :class:`mmkd.alignments.dense.DenseAlignment`.
 
     Raises:
-        ConfigError: A value is not possible.
+        ConfigError: A value is invalid.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class PriorSelection:
         normalizer: Any,
         count_padding: bool,
     ) -> None:
-        one_of('select', select, SELECTIONS)
+        require_choice('select', select, SELECTIONS)
         if num_priors is not None and num_priors < 1:
             raise ConfigError(f'align.num_priors: must be at least 1, got {num_priors}')
         if isinstance(normalizer, (int, float)) and normalizer <= 0:
@@ -51,31 +51,32 @@ class PriorSelection:
         if isinstance(normalizer, (dict, str)) and normalizer != CONFIDENCE:
             normalizer = Source.parse(normalizer)
         self.select, self.confidence, self.num_priors = select, confidence, num_priors
-        #: A number, ``confidence``, what is recorded, or None.
+        #: A number, ``confidence``, a recorded output of the student, or None.
         self.normalizer: Any = normalizer
         self.count_padding = count_padding
         self._labels: tuple[Source, ...] = ()
 
     @property
     def sources(self) -> list[Source]:
-        """What is recorded of the student."""
+        """The outputs of the student to record: the normalizer and the labels."""
         return [self.normalizer] * isinstance(self.normalizer, Source) + [*self._labels]
 
     def check(self, student: Detector, teacher: Detector) -> None:
-        """Refuse heads that cannot be selected from.
+        """Check that ``select`` supports these heads.
 
         Raises:
-            ConfigError: What does not fit.
+            ConfigError: It does not; the message names the reason.
         """
         if self.select == 'valuable' and not hasattr(
             teacher.bbox_head.prior_generator, 'base_anchors'
         ):
             raise ConfigError(
-                f"align.select: 'valuable' is about anchors, and a {type(teacher).__name__} has points"
+                f"align.select: 'valuable' needs anchors, but a {type(teacher).__name__} has points; use "
+                f"'labels' or 'all'"
             )
         if self.select == 'labels':
             head = student.bbox_head
-            # A head has only one of several classification losses at a time.
+            # A head has only one of these losses at a time.
             self._labels = tuple(
                 each
                 for each in label_sources(head)
@@ -83,21 +84,22 @@ class PriorSelection:
             )
             if not self._labels:
                 raise ConfigError(
-                    f"align.select: must not be 'labels' for a {type(head).__name__}, whose labels of priors "
-                    f'are not known'
+                    f"align.select: 'labels' is not supported for a {type(head).__name__}, because its "
+                    f"labels cannot be recorded; use 'all'"
                 )
 
     def weights_and_indices(
         self, ours: DenseOutput, theirs: DenseOutput, step: Step
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The weight of each prior, shape (priors,), and the indices of those that are compared.
-
-        None for all alike, and None for all.
+        """Return the weight of each prior, and the indices of the priors to compare.
 
         Args:
             ours: The student's own output, for its levels.
-            theirs: The teacher's.
+            theirs: The teacher's output.
             step: The data of the step.
+
+        Returns:
+            Weights, shape (priors,), or None: equal weights. Indices, shape (num_priors,), or None: all.
         """
         weight, chosen, confidence = self._valid(theirs, step), None, None
         if self.confidence or self.num_priors is not None:
@@ -114,7 +116,7 @@ class PriorSelection:
         return weight, chosen
 
     def _valid(self, theirs: DenseOutput, step: Step) -> Tensor | None:
-        """1 for priors on the images, 0 for those on padding, shape (priors,); None: all count."""
+        """1 for priors on the images, 0 for priors on padding, shape (priors,); None: no padding."""
         if self.count_padding:
             return None
         key = ('valid priors', tuple(theirs.levels))
@@ -138,7 +140,7 @@ class PriorSelection:
         return step.memo[key]
 
     def confidences(self, theirs: DenseOutput, step: Step) -> Tensor:
-        """The teacher's score of the top-scoring shared class, 0 on padding, shape (priors,)."""
+        """Return the teacher's score of the top-scoring shared class, 0 on padding, shape (priors,)."""
         key = ('dense confidence', tuple(theirs.levels), self.count_padding)
         if key not in step.memo:
             logits = step.class_map.teacher_logits(theirs.class_logits(), uses_softmax(theirs.head))
@@ -149,7 +151,7 @@ class PriorSelection:
         return step.memo[key]
 
     def _labelled(self, ours: DenseOutput, step: Step) -> Tensor:
-        """1 for priors to which the student's losses assign an object, else 0, shape (priors,)."""
+        """1 for priors to which the student's own losses assign an object, else 0, shape (priors,)."""
         entry, head = dense_head(ours.head), ours.head
         called = [source for source in self._labels if source in step.student_record]
         every = DenseOutput(ours.value, ours.owner, head, range(len(head.prior_generator.strides)))
@@ -161,8 +163,8 @@ class PriorSelection:
         images = len(maps[0])
         if not called:
             raise ConfigError(
-                f"align.select: 'labels' found none in this step; {type(head).__name__} did not call "
-                f'{" or ".join(map(str, self._labels))}'
+                f"align.select: 'labels' found no labels in this step: {type(head).__name__} did not call "
+                f"{' or '.join(map(str, self._labels))}; use 'all'"
             )
         calls = step.student_record[called[0]]
         calls = calls if isinstance(calls, list) else [calls]
@@ -170,8 +172,8 @@ class PriorSelection:
         objects = torch.cat([_has_object(each, head.num_classes) for each in labels])
         if len(objects) != images * sum(counts):
             raise ConfigError(
-                f"align.select: 'labels' found those of {len(objects)} priors, but a {type(head).__name__} "
-                f'has {images * sum(counts)}'
+                f"align.select: 'labels' found labels of {len(objects)} priors, but the "
+                f"{type(head).__name__} has {images * sum(counts)} priors; use 'all'"
             )
         if entry.labels_by_image:
             levels = objects.reshape(images, -1).split(counts, 1)
@@ -195,7 +197,7 @@ class PriorSelection:
         return step.memo[key]
 
     def divisor(self, theirs: DenseOutput, step: Step) -> Tensor | float | None:
-        """What the sum over priors is divided by, the same on all ranks; None: their weights."""
+        """Return the divisor of the sum over priors, the same on all ranks; None: the sum of the weights."""
         if self.normalizer == CONFIDENCE:
             return reduce_mean(self.confidences(theirs, step).sum()).clamp(min=1.0)
         if not isinstance(self.normalizer, Source):
@@ -203,10 +205,10 @@ class PriorSelection:
         found: Any = None
         if self.normalizer in step.student_record:
             found = step.student_record[self.normalizer]
-            found = found[0] if isinstance(found, list) else found  # each level is given the same
+            found = found[0] if isinstance(found, list) else found  # the same for each level
         if get_world_size() == 1:
             return 1.0 if found is None else found
-        # FCOS does not call its box loss where the images of a rank show no object.
+        # FCOS does not call its box loss on a rank with no object in its images.
         every = torch.as_tensor(-1.0 if found is None else found, dtype=torch.float)
         every = every.to(theirs.maps(CLASSES)[0].device).clone()
         all_reduce(every, 'max')
@@ -214,7 +216,7 @@ class PriorSelection:
 
 
 def _has_object(labels: Tensor, classes: int) -> Tensor:
-    """Which priors have an object, shape (priors,); see :attr:`DenseHead.labels`."""
-    if labels.is_floating_point():  # targets of each class
+    """Whether each prior has an object, shape (priors,); see :attr:`DenseHead.labels`."""
+    if labels.is_floating_point():  # targets per class
         return (labels.reshape(len(labels), -1) > 0).any(-1)
     return ((labels >= 0) & (labels < classes)).flatten()

@@ -1,4 +1,4 @@
-"""Corresponding decoder queries of student and teacher."""
+"""Alignments of decoder queries."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from ..families.class_scores import class_probabilities, scores_for_sigmoid, use
 from ..families.transformer import is_transformer, num_queries, queries_from_image, query_form
 from ..recorder import Source
 from ..types import Detector
-from .base import Alignment, Pair, Step, one_of, require_same_shape
+from .base import Alignment, Pair, Step, require_choice, require_same_shape
 from .decoder_layers import layer_map
 from .query_matching import Candidates, CostWeights, match
 
-# Class scores and boxes (cx, cy, w, h in fractions of the image) of all decoder layers.
+# Class scores and boxes (cx, cy, w, h in fractions of the image) for all decoder layers.
 HEAD = Source('bbox_head')
-# The embeddings that the head reads, of all decoder layers.
+# The query embeddings of all decoder layers, which are the input of the head.
 QUERIES = Source('bbox_head', capture='input', index=0)
-OF = ('class', 'box', 'embedding')
+COMPARED = ('class', 'box', 'embedding')
 BOX_FORMATS = ('cxcywh', 'xyxy')
-# Carion et al.: End-to-End Object Detection with Transformers, ECCV 2020 (arXiv 2005.12872), sec. 3.1:
+# Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020 (arXiv 2005.12872), sec. 3.1:
 # no-object terms are down-weighted by a factor of 10.
 NO_OBJECT_WEIGHT = 0.1
 
 
 class QueryAlignment(Alignment):
-    """Base of the three alignments below: rows of queries that both decoders have answered.
+    """Base class of the three alignments below: pairs decoder queries, one row per query.
 
-    Denoising queries are left out. The two decoders may have different numbers of layers: a layer of
-    the student is paired with the teacher's at the same share of its depth, the last with the last
+    Denoising queries are left out. If the decoders have different numbers of layers, a layer of the
+    student is paired with the teacher's layer at the same relative depth, and the last with the last
     (:func:`mmkd.alignments.layer_map`).
 
-    The two heads may differ: two softmax heads are compared as such; if one of them is a sigmoid
-    head, a softmax head's scores are converted to those with which a sigmoid gives the same
-    probability of each class, and every class is compared on its own.
+    Two softmax heads are compared with a softmax. If one of the heads uses sigmoids, the scores of a
+    softmax head are converted: a sigmoid then returns the same probability of each class. Every class is
+    then compared on its own.
 
-    The weight of a query depends on the teacher's probability :math:`f` of its most probable shared
-    class: :math:`f + (1 - f) w` with the no-object weight :math:`w`. With :math:`w = 0` this is the
-    foreground rebalance weight of KD-DETR (arXiv 2211.08071), with 1 all queries count alike.
+    The weight of a query is :math:`f + (1 - f) w`, with the teacher's probability :math:`f` of its most
+    probable shared class and the no-object weight :math:`w`. With :math:`w = 0` this is the foreground
+    rebalance weight of KD-DETR (arXiv 2211.08071). With 1 all queries have the same weight.
 
     Args:
-        of: What is compared: ``class`` scores, ``box`` coordinates or query ``embedding``. By default
-            the output of ``bbox_head`` is recorded, of which the right one is taken, and for embeddings
-            its input, ``dict(module='bbox_head', capture='input', index=0)``.
-        layers: ``all`` decoder layers, the ``last``, or a list of student layers (from 0, or from the
-            end with -1) or of [student layer, teacher layer].
-        no_object_weight: The :math:`w` above. Default: 0.1 for classes, DETR's factor; 0 for boxes and
-            embeddings, which mean nothing where there is no object.
-        box_format: ``cxcywh`` in fractions of the image, as the heads return it, or ``xyxy``, which
+        of: The values to compare: ``class`` scores, ``box`` coordinates or query ``embedding``. By default,
+            scores or boxes are selected from the output of ``bbox_head``. The default for embeddings is its
+            input, ``dict(module='bbox_head', capture='input', index=0)``.
+        layers: ``all`` decoder layers, the ``last`` one, a list of student layers (from 0; -1 is the last),
+            or a list of [student layer, teacher layer].
+        no_object_weight: The :math:`w` above. Default: DETR's factor 0.1 for classes; 0 for boxes and
+            embeddings, which have no meaning without an object.
+        box_format: ``cxcywh`` in fractions of the image, as the heads return it; or ``xyxy``, which
             ``GIoU`` needs.
     """
 
@@ -68,8 +68,8 @@ class QueryAlignment(Alignment):
         no_object_weight: float | None = None,
         box_format: str = 'cxcywh',
     ) -> None:
-        one_of('of', of, OF)
-        one_of('box_format', box_format, BOX_FORMATS)
+        require_choice('of', of, COMPARED)
+        require_choice('box_format', box_format, BOX_FORMATS)
         if no_object_weight is None:
             no_object_weight = NO_OBJECT_WEIGHT if of == 'class' else 0.0
         if not 0 <= no_object_weight <= 1:
@@ -82,21 +82,25 @@ class QueryAlignment(Alignment):
 
     @property
     def can_average_teachers(self) -> bool:
+        """False: the queries depend on the teacher."""
         return False
 
     def default_source(self, owner: str, model: Detector) -> Source:
+        """Return the output of ``bbox_head``, or its input for embeddings."""
         return QUERIES if self.of == 'embedding' else HEAD
 
     @property
     def teacher_sources(self) -> list[Source]:
-        return [HEAD]  # for the weights of queries
+        """The output of ``bbox_head``, for the weights of queries."""
+        return [HEAD]
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check that both models have decoder queries, and pair their layers; see :meth:`Alignment.check`."""
         for owner, model in (('student', student), ('teacher', teacher)):
             if not is_transformer(model):
                 raise ConfigError(
-                    f'{type(self).__name__} pairs decoder queries; the {owner}, a '
-                    f'{type(model).__name__}, has none that mmkd can run; distil features instead '
+                    f'align: {type(self).__name__} needs decoder queries that mmkd can run, but the {owner}, '
+                    f'a {type(model).__name__}, has none; distil features '
                     f"(align=dict(type='FeatureAlignment') or 'EncoderMemoryAlignment')"
                 )
         counts = student.decoder.num_layers, teacher.decoder.num_layers
@@ -106,21 +110,22 @@ class QueryAlignment(Alignment):
             self.activation = 'softmax' if both else 'sigmoid'
 
     def pairing(self, step: Step) -> tuple[Tensor, Tensor] | None:
-        """The corresponding queries.
+        """Return the corresponding queries of the step.
 
         Returns:
-            Indices of student and teacher queries, shape (layers, N, pairs) each; None where the
-            queries of both stand in the same order.
+            Indices of student and teacher queries, shape (layers, N, pairs) each. None if the queries of
+            both models are in the same order.
         """
         return None
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair the selected values of the queries; embeddings give one pair per layer."""
         ours = self.layer_values(student, step.student, 'student')
         theirs = self.layer_values(teacher, step.teacher, 'teacher')
         weight = self.weight(step)
         pairing = self.pairing(step)
         if pairing is not None:
-            ours, theirs = _at(ours, pairing[0]), _at(theirs, pairing[1])
+            ours, theirs = _take_queries(ours, pairing[0]), _take_queries(theirs, pairing[1])
             weight = None if weight is None else weight.gather(2, pairing[1])
         if self.of == 'class':
             ours, theirs = comparable_scores(ours.float(), theirs.float(), step)
@@ -135,7 +140,7 @@ class QueryAlignment(Alignment):
                 f'out_channels={theirs.shape[-1]})'
             )
         require_same_shape(ours, theirs, f'{self.of} (layers, images, queries, width)', hint)
-        if self.of == 'embedding':  # layer by layer: embeddings of two layers are no negatives
+        if self.of == 'embedding':  # one pair per layer: other layers must not provide negatives
             weights = weight if weight is not None else [None] * len(ours)
             return [
                 Pair(a.flatten(0, 1), b.flatten(0, 1), None if w is None else w.flatten())
@@ -145,16 +150,16 @@ class QueryAlignment(Alignment):
         return [Pair(ours.flatten(0, 2), theirs.flatten(0, 2), weight)]
 
     def layer_values(self, value: Any, model: Detector, owner: str) -> Tensor:
-        """A recorded output at the chosen layers, shape (layers, N, queries, width).
+        """Return a recorded output at the selected layers, shape (layers, N, queries, width).
 
         Raises:
-            ConfigError: It is no such output.
+            ConfigError: The output has another form.
         """
         tensors = isinstance(value, (tuple, list)) and all(isinstance(v, Tensor) for v in value)
         if tensors and len(value) == 2 and self.of != 'embedding' and value[0].dim() == 4:
-            value = value[OF.index(self.of)]  # the head's output: classes and boxes
+            value = value[COMPARED.index(self.of)]  # the head's output: classes and boxes
         elif tensors and len({v.shape for v in value}) == 1 and value[0].dim() == 3:
-            value = torch.stack(list(value))  # a branch that the layers share
+            value = torch.stack(list(value))  # the layers share this branch
         depth, count = model.decoder.num_layers, num_queries(model)
         what = (
             "dict(module='bbox_head', capture='input', index=0)"
@@ -164,31 +169,31 @@ class QueryAlignment(Alignment):
         if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[0] != depth:
             kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ConfigError(
-                f'{owner}: the recorded output must have one row per query of each of the {depth} decoder '
-                f'layers, got {kind}; record {what}'
+                f'{owner}: the recorded output must have the shape (layers, images, queries, width) with '
+                f'{depth} decoder layers, got {kind}; record {what}'
             )
         if self.of == 'box' and value.shape[-1] != 4:
             raise ConfigError(
-                f'{owner}: the recorded output must be boxes, got {tuple(value.shape)}; record {what}'
+                f'{owner}: the recorded output must be boxes, got shape {tuple(value.shape)}; record {what}'
             )
         value = self._layers(value, 0 if owner == 'student' else 1)
         return value if self.joint else value[:, :, -count:]  # denoising queries come first
 
     def _layers(self, value: Tensor, side: int) -> Tensor:
-        """The chosen layers of the student's (side 0) or the teacher's (1) value of all layers."""
+        """Select the layers to compare of the student's (side 0) or the teacher's (side 1) value."""
         chosen = [pair[side] for pair in self.layer_pairs]
-        # Indexing copies, and copies the list to the device.
+        # Indexing copies the tensor, and the list to the device: avoid it if all layers are selected.
         return value if chosen == list(range(len(value))) else value[chosen]
 
     def weight(self, step: Step) -> Tensor | None:
-        """Weight of each query of the teacher, shape (layers, N, queries); None: all count alike."""
+        """Return the weight of each query of the teacher, shape (layers, N, queries); None: equal weights."""
         if self.no_object_weight == 1:
             return None
         confidence = self.confidence(step)
         return confidence + (1 - confidence) * self.no_object_weight
 
     def confidence(self, step: Step) -> Tensor:
-        """The teacher's highest probability of a shared class, shape (layers, N, queries)."""
+        """Return the teacher's highest probability of a shared class, shape (layers, N, queries)."""
         key = ('confidence', self.joint, tuple(self.layer_pairs))
         if key not in step.memo:
             scores = self._layers(step.teacher_record[HEAD][0], 1)
@@ -200,30 +205,39 @@ class QueryAlignment(Alignment):
 
 @TASK_UTILS.register_module()
 class HungarianQueryAlignment(QueryAlignment):
-    r"""Pairs queries so that what they predict agrees best, in every decoder layer and image.
+    r"""Pairs queries by Hungarian matching of their predictions, in each decoder layer and image.
 
-    One-to-one matching as DETR's (Carion et al., ECCV 2020, arXiv 2005.12872, sec. 3.1), with the
-    teacher's predictions where labels would stand, as in the Hungarian-matching logits distillation of
-    DETRDistill (Chang et al., ICCV 2023, arXiv 2211.10156). For a teacher query :math:`t` and a student
-    query :math:`s`
+    The matching is one-to-one as in DETR (Carion et al., ECCV 2020, arXiv 2005.12872, sec. 3.1), with the
+    teacher's predictions instead of labels, as in the Hungarian-matching logits distillation of DETRDistill
+    (Chang et al., ICCV 2023, arXiv 2211.10156). The cost of a teacher query :math:`t` and a student query
+    :math:`s` is
 
     .. math:: w_t (-\lambda_{cls} \sum_c p_t(c) p_s(c) + \lambda_{L1} |b_t - b_s|_1
         + \lambda_{giou} (1 - GIoU(b_t, b_s)))
 
-    is the cost, where :math:`w_t` is the weight of :class:`QueryAlignment` with DETR's factor 0.1 for
-    no object. Differences to DETRDistill: soft classes instead of the most probable one, and no separate
-    treatment of the teacher's positive and negative queries, in place of which :math:`w_t` stands.
+    with the weight :math:`w_t` of :class:`QueryAlignment` for DETR's no-object factor 0.1. Differences to
+    DETRDistill: soft class probabilities instead of the most probable class, and the weights :math:`w_t`
+    instead of a separate treatment of the teacher's positive and negative queries.
 
-    Where the teacher has more queries than the student, its most confident are paired; where it has
-    fewer, the student's remaining queries are left to the labels. All costs of a step are copied to the
-    host at once, and once per step: entries with the same costs and layers share the matching.
+    If the teacher has more queries than the student, its most confident queries are paired. If it has
+    fewer, the other queries of the student are trained by the labels only. All costs of a step are copied
+    to the host once; entries with the same costs and layers share the matching.
 
     Args:
-        cost_class: :math:`\lambda_{cls}`; the defaults are DETR's (sec. A.4).
-        cost_l1: :math:`\lambda_{L1}`, of boxes (cx, cy, w, h) in fractions of the image.
+        cost_class: :math:`\lambda_{cls}`. The defaults of all costs are DETR's (sec. A.4).
+        cost_l1: :math:`\lambda_{L1}`, for boxes (cx, cy, w, h) in fractions of the image.
         cost_giou: :math:`\lambda_{giou}`.
-        num_queries: Pair at most so many of the teacher's queries, the most confident ones.
-        options: As :class:`QueryAlignment`.
+        num_queries: Largest number of teacher queries to pair; the most confident are used.
+        options: Arguments of :class:`QueryAlignment`.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='HungarianQueryAlignment', of='box', box_format='xyxy'))
+        >>> align.cost_weights
+        CostWeights(classes=1.0, l1=5.0, giou=2.0)
+        >>> align.no_object_weight, str(align.default_source('student', None))
+        (0.0, 'bbox_head')
     """
 
     def __init__(
@@ -248,9 +262,11 @@ class HungarianQueryAlignment(QueryAlignment):
 
     @property
     def student_sources(self) -> list[Source]:
+        """The output of ``bbox_head``, for the matching."""
         return [HEAD]
 
     def pairing(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Match the queries; computed once per step for entries with the same costs and layers."""
         key = ('matching', self.cost_weights, self.num_queries, tuple(self.layer_pairs))
         if key not in step.memo:
             candidates, theirs = self.candidates(step)
@@ -260,7 +276,7 @@ class HungarianQueryAlignment(QueryAlignment):
 
     @torch.no_grad()
     def candidates(self, step: Step) -> tuple[Candidates, Tensor]:
-        """The queries to match, and the indices of the teacher's, shape (layers, N, pairs)."""
+        """Return the queries to match, and the indices of the teacher's queries, shape (layers, N, pairs)."""
         (scores, boxes), (their_scores, their_boxes) = (
             tuple(self._layers(value, side)[:, :, -num_queries(model) :] for value in record[HEAD])
             for side, (model, record) in enumerate(
@@ -271,7 +287,10 @@ class HungarianQueryAlignment(QueryAlignment):
         most = min(self.num_queries or confidence.shape[2], confidence.shape[2], scores.shape[2])
         if most < confidence.shape[2]:
             theirs = confidence.topk(most, 2).indices
-            their_scores, their_boxes = _at(their_scores, theirs), _at(their_boxes, theirs)
+            their_scores, their_boxes = (
+                _take_queries(their_scores, theirs),
+                _take_queries(their_boxes, theirs),
+            )
             confidence = confidence.gather(2, theirs)
         else:
             theirs = torch.arange(most, device=scores.device).expand_as(confidence)
@@ -284,81 +303,96 @@ class HungarianQueryAlignment(QueryAlignment):
 
 @TASK_UTILS.register_module()
 class SharedQueryAlignment(QueryAlignment):
-    """Both decoders answer the same queries, so that none need to be matched.
+    """Pairs the outputs of both decoders for the same queries. No matching is needed.
 
-    Wang et al.: KD-DETR, CVPR 2024 (arXiv 2211.08071), whose specific distillation points are the
-    teacher's own queries and general ones random, drawn anew each step. Their number is
-    ``teacher=dict(random_queries=…)``; :class:`mmkd.families.Transformer` draws them. The student's
-    decoder runs once more for it; its own queries, labels and predictions are not changed. Both models
-    must take the same queries: the same kind of detector and, unless queries are anchors (DAB-DETR), the
-    same width.
+    Wang et al., "KD-DETR", CVPR 2024 (arXiv 2211.08071). The queries are the teacher's own (the paper's
+    specific distillation points) and random queries (its general points), drawn anew in each step by
+    :class:`mmkd.families.Transformer`. ``teacher=dict(random_queries=…)`` sets their number.
 
-    Args:
-        options: As :class:`QueryAlignment`.
+    The student's decoder runs once more for these queries. Its own queries, labels and predictions do not
+    change. Both models must accept the same queries: they must be detectors of the same kind and, unless
+    queries are anchors (DAB-DETR), of the same width.
+
+    The arguments are those of :class:`QueryAlignment`.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='SharedQueryAlignment', of='class', layers='last'))
+        >>> align.joint, align.no_object_weight
+        (True, 0.1)
     """
 
     joint = True
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check that both models accept the same queries; see :meth:`Alignment.check`."""
         super().check(student, teacher, options)
         if options.get('cached'):
             raise ConfigError(
-                'a cache cannot hold the answers to random queries, which differ from step to step; '
+                'align: a cache cannot store outputs for random queries, which differ in each step; '
                 "use align=dict(type='HungarianQueryAlignment')"
             )
         ours, theirs = query_form(student), query_form(teacher)
         if ours != theirs:
             raise ConfigError(
-                f'the student answers {ours}, the teacher {theirs}: they cannot share queries; use '
-                f"align=dict(type='HungarianQueryAlignment')"
+                f'align: student and teacher must have queries of the same form, got {ours} (student) and '
+                f"{theirs} (teacher); use align=dict(type='HungarianQueryAlignment')"
             )
 
 
 @TASK_UTILS.register_module()
 class IndexQueryAlignment(QueryAlignment):
-    """Pairs the queries of both by their index.
+    """Pairs the queries of both models by their index.
 
-    For a student that inherited the teacher's query embeddings (``init_student``), so that queries of one
-    index look for the same objects. Other queries do not correspond by index. The
-    idea that a student profits from the teacher's queries is that of query-prior assignment in
-    DETRDistill (Chang et al., ICCV 2023, arXiv 2211.10156), where they are a further group of queries.
+    Use it for a student that inherited the teacher's query embeddings (``init_student``): queries with the
+    same index then detect the same objects. Without inheritance, equal indices have no meaning. In
+    query-prior assignment of DETRDistill (Chang et al., ICCV 2023, arXiv 2211.10156), the student also uses
+    the teacher's queries, but as an additional group.
 
-    Args:
-        options: As :class:`QueryAlignment`.
+    The arguments are those of :class:`QueryAlignment`.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='IndexQueryAlignment', of='embedding', layers=[0, -1]))
+        >>> str(align.default_source('student', None))
+        'input of bbox_head[0]'
     """
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check that both models have the same number of fixed queries; see :meth:`Alignment.check`."""
         super().check(student, teacher, options)
         if options.get('cached'):
             raise ConfigError(
-                "a query of one index looks at one part of the view, but a cached teacher's answers may come "
-                "from another view; use align=dict(type='HungarianQueryAlignment')"
+                "align: a query of one index detects objects in one part of the view, but a cached teacher's "
+                "outputs may come from another view; use align=dict(type='HungarianQueryAlignment')"
             )
         for owner, model in (('student', student), ('teacher', teacher)):
             if queries_from_image(model):
                 raise ConfigError(
-                    f"the {owner}'s encoder chooses its queries image by image, so their index means "
-                    f"nothing; use align=dict(type='HungarianQueryAlignment')"
+                    f"align: the {owner}'s encoder selects the queries of each image, so their index has no "
+                    f"meaning; use align=dict(type='HungarianQueryAlignment')"
                 )
         ours, theirs = num_queries(student), num_queries(teacher)
         if ours != theirs:
             raise ConfigError(
-                f'the student has {ours} queries and the teacher {theirs}: by index only equal numbers '
-                f'can be paired; set model.student.num_queries={theirs} or use '
+                f'align: student and teacher must have the same number of queries, got {ours} and {theirs}; '
+                f'set model.student.num_queries={theirs}, or use '
                 f"align=dict(type='HungarianQueryAlignment')"
             )
 
 
 def comparable_scores(student: Tensor, teacher: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-    """Class scores of both for the shared classes and, if both heads have a softmax, for no-object.
+    """Return class scores of both models for the shared classes, and for no-object with two softmax heads.
 
     Args:
         student: The student's scores before the activation, shape (…, outputs).
-        teacher: The teacher's, likewise.
-        step: The training step.
+        teacher: The teacher's scores before the activation, shape (…, outputs).
+        step: The data of the step.
 
     Returns:
-        Scores of the same width, for a softmax or each for a sigmoid.
+        Scores of the same width, for a softmax if both heads use one, else for sigmoids.
     """
     softmax = _both_use_softmax(step)
     if not softmax:
@@ -374,6 +408,6 @@ def _both_use_softmax(step: Step) -> bool:
     return uses_softmax(step.student.bbox_head) and uses_softmax(step.teacher.bbox_head)
 
 
-def _at(values: Tensor, index: Tensor) -> Tensor:
-    """Rows (layers, N, pairs, width) of values (layers, N, queries, width)."""
+def _take_queries(values: Tensor, index: Tensor) -> Tensor:
+    """Select rows, shape (layers, N, pairs, width), of values (layers, N, queries, width)."""
     return values.gather(2, index[..., None].expand(-1, -1, -1, values.shape[-1]))

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 
 
 class CostWeights(NamedTuple):
-    """Weights of the terms of a cost; the defaults are DETR's (arXiv 2005.12872, sec. A.4)."""
+    """The weights of the terms of a matching cost. The defaults are DETR's (arXiv 2005.12872, sec. A.4)."""
 
     classes: float = 1.0
     l1: float = 5.0
@@ -22,24 +22,24 @@ class CostWeights(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Queries to match, the teacher's and the student's, of all chosen layers.
+    """The queries of teacher and student to match, of all selected layers.
 
     Args:
-        p, q: Class probabilities of teacher and student, shape (layers, N, queries, width).
-        their_boxes, boxes: cx, cy, w, h in fractions of the image, shape (layers, N, queries, 4).
+        teacher_probs, student_probs: Class probabilities, shape (layers, N, queries, width).
+        teacher_boxes, student_boxes: cx, cy, w, h in fractions of the image, shape (layers, N, queries, 4).
         weights: Weight of each of the teacher's queries, shape (layers, N, queries).
     """
 
-    p: Tensor
-    q: Tensor
-    their_boxes: Tensor
-    boxes: Tensor
+    teacher_probs: Tensor
+    student_probs: Tensor
+    teacher_boxes: Tensor
+    student_boxes: Tensor
     weights: Tensor
 
 
 @torch.no_grad()
 def match(candidates: Candidates, weights: CostWeights) -> Tensor:
-    """The student's query for each of the teacher's, on the host, shape (layers, N, teacher queries).
+    """Return the student's query for each teacher query, shape (layers, N, teacher queries), on the host.
 
     Raises:
         ConfigError: The predictions of a model are not finite.
@@ -52,35 +52,35 @@ def match(candidates: Candidates, weights: CostWeights) -> Tensor:
 
 
 def costs(candidates: Candidates, weights: CostWeights) -> Tensor:
-    """The cost of each pair, shape (layers, N, teacher queries, student queries)."""
+    """Return the cost of each pair, shape (layers, N, teacher queries, student queries)."""
     # Layer by layer: GIoU needs several times the memory of its result.
     return torch.stack([layer_costs(*layer, weights) for layer in zip(*candidates, strict=True)])
 
 
 def layer_costs(
-    p: Tensor,
-    q: Tensor,
-    their_boxes: Tensor,
-    boxes: Tensor,
+    teacher_probs: Tensor,
+    student_probs: Tensor,
+    teacher_boxes: Tensor,
+    student_boxes: Tensor,
     query_weights: Tensor,
     cost_weights: CostWeights,
 ) -> Tensor:
-    """The same of one layer, or of one image of it; arguments as of :class:`Candidates`."""
-    corners = (bbox_cxcywh_to_xyxy(each) for each in (their_boxes, boxes))
+    """Return the costs of one layer, or of one of its images; arguments as for :class:`Candidates`."""
+    corners = (bbox_cxcywh_to_xyxy(each) for each in (teacher_boxes, student_boxes))
     overlaps = bbox_overlaps(*corners, mode='giou')
     cost = (
         cost_weights.giou * (1 - overlaps)
-        + cost_weights.l1 * torch.cdist(their_boxes, boxes, p=1)
-        - cost_weights.classes * (p @ q.transpose(-1, -2))
+        + cost_weights.l1 * torch.cdist(teacher_boxes, student_boxes, p=1)
+        - cost_weights.classes * (teacher_probs @ student_probs.transpose(-1, -2))
     )
     return cost * query_weights[..., None]
 
 
 def assign(cost: np.ndarray) -> np.ndarray:
-    """The cheapest one-to-one matching of each cost matrix.
+    """Return the one-to-one matching with the lowest cost, for each cost matrix.
 
     Args:
-        cost: Shape (…, rows, columns), no fewer columns than rows.
+        cost: Shape (…, rows, columns), with at least as many columns as rows.
 
     Returns:
         The column of each row, shape (…, rows).
@@ -96,12 +96,15 @@ def assign(cost: np.ndarray) -> np.ndarray:
 
 
 def _not_finite(candidates: Candidates) -> ConfigError:
-    """The model whose predictions are not finite, and what to do about it."""
-    if torch.isfinite(candidates.their_boxes).all() and torch.isfinite(candidates.p).all():
+    """The error that names the model with non-finite predictions, and what to do."""
+    if (
+        torch.isfinite(candidates.teacher_boxes).all()
+        and torch.isfinite(candidates.teacher_probs).all()
+    ):
         return ConfigError(
-            "the student's predictions are not finite numbers: the run has diverged; lower the "
-            'learning rate or loss_weight, or clip gradients with optim_wrapper.clip_grad'
+            "the student's predictions must be finite numbers, got NaN or infinity: the run has diverged; "
+            'lower the learning rate or loss_weight, or clip gradients with optim_wrapper.clip_grad'
         )
     return ConfigError(
-        "the teacher's predictions are not finite numbers; its checkpoint is damaged"
+        "the teacher's predictions must be finite numbers, got NaN or infinity; its checkpoint is damaged"
     )

@@ -1,4 +1,4 @@
-"""RoI head outputs on the same proposals."""
+"""Alignments of RoI heads: outputs for the same proposals."""
 
 from __future__ import annotations
 
@@ -15,49 +15,51 @@ from ..families.class_scores import uses_softmax
 from ..families.two_stage import BOX_HEAD, box_head_path, has_box_head, is_cascade
 from ..recorder import Source
 from ..types import Detector
-from .base import Alignment, Pair, Step, one_of, require_same_shape
+from .base import Alignment, Pair, Step, require_choice, require_same_shape
 
 SELECTIONS = ('all', 'labels', 'teacher')
 COORDINATES = ('delta', 'box')
 
 
 class RoIAlignment(Alignment):
-    """Base of the two alignments below: which proposals count, and how much.
+    """Base class of the two alignments below: selects and weights the proposals.
 
-    The box heads are those whose modules the loss entry records: the one of a single head, or a stage
-    of a cascade. By default it is stage 0 of a cascade, whose proposals are those of the RPN on both sides.
+    The recorded module of the loss entry determines the box head: the only one, or a stage of a cascade.
+    The default is stage 0 of a cascade; in both models, it evaluates proposals of the RPN.
 
-    A step may have no proposals at all, and a cascade then skips its later stages: no rows, and a loss
-    of 0.
+    A step may have no proposals, in which case a cascade skips its later stages. The pair then has no rows,
+    and the loss is 0.
 
     Args:
-        select: ``all`` proposals; those that the ground-truth ``labels`` call foreground; or those
-            that the ``teacher`` does.
-        confidence: Weight each proposal by the teacher's probability for its class.
+        select: The proposals to compare. ``all``: all proposals. ``labels``: those with a foreground class
+            in the ground truth. ``teacher``: those that the teacher classifies as foreground.
+        confidence: Whether to weight each proposal by the teacher's probability of its class.
     """
 
     needs_class_map = True
     reduces_over_ranks = True
 
     def __init__(self, select: str = 'all', confidence: bool = False) -> None:
-        one_of('select', select, SELECTIONS)
+        require_choice('select', select, SELECTIONS)
         self.select = select
         self.confidence = confidence
-        self.labelled = True
-        #: Paths of the two box heads, the student's and the teacher's.
+        self.uses_student_proposals = True
+        #: The paths of the two box heads, of student and teacher.
         self.heads = ('', '')
 
     @property
     def labels(self) -> Source:
-        """The labels of the student's proposals, shape (n,)."""
-        # mmdet hands them to its classification loss as second argument.
+        """The source of the labels of the student's proposals, shape (n,)."""
+        # The second argument of mmdet's classification loss.
         return Source(f'{self.heads[0]}.loss_cls', capture='input', index=1)
 
     @property
     def can_average_teachers(self) -> bool:
-        return self.labelled
+        """True with the student's proposals, which are the same for all teachers."""
+        return self.uses_student_proposals
 
     def default_source(self, owner: str, model: Detector) -> Source:
+        """Return the default module of the box head; in a cascade, of stage 0."""
         path = str(self.default_module)
         if has_box_head(model) and is_cascade(model):
             path = path.replace(BOX_HEAD, f'{BOX_HEAD}.0')
@@ -65,72 +67,77 @@ class RoIAlignment(Alignment):
 
     @property
     def student_sources(self) -> list[Source]:
-        return [self.labels] if self.labelled else []
+        """The labels of the proposals, if they are the student's."""
+        return [self.labels] if self.uses_student_proposals else []
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Find the two box heads and check that they can be compared; see :meth:`Alignment.check`."""
         sides = (('student', student, self.student), ('teacher', teacher, self.teacher))
         for owner, model, _ in sides:
             if not has_box_head(model):
                 raise ConfigError(
-                    f'{type(self).__name__} pairs the box heads of RoI heads; the {owner}, a '
-                    f'{type(model).__name__}, has none'
+                    f'align: {type(self).__name__} needs RoI heads with box heads, but the {owner}, a '
+                    f'{type(model).__name__}, has none; compare features'
                 )
         ours, theirs = (box_head_path(model, source) for _, model, source in sides)
         self.heads = (ours, theirs)
         softmax = [uses_softmax(head) for head in self.heads_of(student, teacher)]
         if softmax[0] != softmax[1]:
             raise ConfigError(
-                'one RoI classifier uses a softmax and the other a sigmoid: their scores have no '
-                'common meaning'
+                'align: both RoI classifiers must use a softmax or both sigmoids, got one of each, so their '
+                'scores cannot be compared; compare features'
             )
         self.softmax = softmax[0]
-        self.labelled = options.get('proposals', 'student') == 'student'
-        if self.labelled and options.get('cached'):
+        self.uses_student_proposals = options.get('proposals', 'student') == 'student'
+        if self.uses_student_proposals and options.get('cached'):
             raise ConfigError(
-                "a cache cannot hold the teacher's outputs for the student's proposals, which differ from "
-                "step to step; set teacher.proposals='teacher'"
+                "align: a cache cannot store outputs for the student's proposals, which differ in each step; "
+                "set teacher.proposals='teacher'"
             )
-        if self.select == 'labels' and not self.labelled:
+        if self.select == 'labels' and not self.uses_student_proposals:
             raise ConfigError(
-                "align.select: 'labels' needs the student's proposals, only they have labels; with "
+                "align.select: 'labels' needs the student's proposals, because only they have labels; with "
                 "teacher.proposals='teacher' set align.select='teacher'"
             )
 
     def heads_of(self, student: Detector, teacher: Detector) -> tuple[Detector, Detector]:
-        """The two box heads."""
+        """Return the box heads of student and teacher."""
         return student.get_submodule(self.heads[0]), teacher.get_submodule(self.heads[1])
 
     def student_output(self, step: Step) -> Tensor:
+        """Return the recorded output of the student; no rows if a later stage of a cascade did not run."""
         later_stage = self.heads[0] not in (BOX_HEAD, f'{BOX_HEAD}.0')
         if later_stage and self.student not in step.student_record:
             weight = next(step.student.get_submodule(self.student.module).parameters())
-            return weight.flatten()[:0].reshape(
-                0, self.width(step)
-            )  # in the graph, as DDP needs it
+            # A slice of a weight: DDP needs the weight in the graph.
+            return weight.flatten()[:0].reshape(0, self.row_width(step))
         return super().student_output(step)
 
-    def width(self, step: Step) -> int:
-        """Values per proposal, as far as :meth:`__call__` needs them."""
+    def row_width(self, step: Step) -> int:
+        """Return the number of values per proposal, for an output without rows."""
         return 4
 
     def shared_labels(self, step: Step, rows: Tensor) -> Tensor:
-        """Labels of the proposals as :meth:`ClassMap.position` has them, shape (n,)."""
-        if not len(rows):  # mmdet does not call its classification loss then
+        """Return the labels of the proposals among the shared classes, shape (n,).
+
+        See :meth:`ClassMap.shared_index`.
+        """
+        if not len(rows):  # mmdet does not call its classification loss in this case
             return rows.new_zeros(0, dtype=torch.long)
-        return step.class_map.position(step.student_record[self.labels])
+        return step.class_map.shared_index(step.student_record[self.labels])
 
     def classes_and_weights(
         self, step: Step, scores: Tensor, foreground: bool
     ) -> tuple[Tensor, Tensor]:
-        """The class of each proposal and the weight of the proposal.
+        """Return the class and the weight of each proposal.
 
         Args:
-            step: The training step.
+            step: The data of the step.
             scores: The teacher's class scores, shape (n, teacher outputs).
-            foreground: Whether every proposal needs a foreground class, as boxes have one per class.
+            foreground: Whether each proposal needs a foreground class, as boxes do.
 
         Returns:
-            Index of the class among the shared ones, shape (n,), and weights, shape (n,).
+            The indices of the classes among the shared classes, shape (n,), and the weights, shape (n,).
         """
         softmax, count = self.softmax, len(step.class_map)
         scores = step.class_map.teacher_logits(scores.float(), softmax)
@@ -141,15 +148,15 @@ class RoIAlignment(Alignment):
             position = probability[:, :count].argmax(-1)
         else:
             best, position = probability.max(-1)
-            if not softmax:  # such a head has no score of the background
+            if not softmax:  # a sigmoid head has no score for the background
                 position = position.where(best > 0.5, position.new_tensor(count))
         index = position.clamp(0, probability.shape[-1] - 1)
         weight = probability.gather(1, index[:, None])[:, 0] if self.confidence else None
         counts = position >= 0
         if self.select != 'all' or foreground:
             counts = counts & (position < count)
-        if self.labelled and step.class_map.excludes:
-            # The teacher takes objects of an excluded class for background; the student must not learn that.
+        if self.uses_student_proposals and step.class_map.excludes:
+            # For the teacher, objects of an excluded class are background. The student must not learn this.
             counts = counts & (self.shared_labels(step, scores) >= 0)
         weight = counts.float() if weight is None else weight * counts
         return position.clamp(0, count - 1), weight
@@ -157,24 +164,34 @@ class RoIAlignment(Alignment):
 
 @TASK_UTILS.register_module()
 class RoIClassAlignment(RoIAlignment):
-    """Pairs the class scores of two RoI heads on the same proposals, class by class.
+    """Pairs the class scores of two RoI heads for the same proposals, one row per proposal.
 
     Args:
-        select: Which proposals count, see :class:`RoIAlignment`.
-        confidence: Weight each by the teacher's highest probability.
+        select: The proposals to compare, see :class:`RoIAlignment`.
+        confidence: Whether to weight each proposal by the teacher's highest probability.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='RoIClassAlignment', select='labels', confidence=True))
+        >>> align.default_module
+        'roi_head.bbox_head.fc_cls'
     """
 
     default_module = f'{BOX_HEAD}.fc_cls'
     target = 'class'
 
-    def width(self, step: Step) -> int:
+    def row_width(self, step: Step) -> int:
+        """Return the number of scores per proposal."""
         return len(step.class_map.student) + self.softmax
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check as :class:`RoIAlignment` does, and set ``activation``."""
         super().check(student, teacher, options)
         self.activation = 'softmax' if self.softmax else 'sigmoid'
 
     def __call__(self, student: Tensor, teacher: Tensor, step: Step) -> list[Pair]:
+        """Pair scores of the shared classes, shape (proposals, scores); see :meth:`Alignment.__call__`."""
         _require_same_proposals(student, teacher)
         ours = step.class_map.student_logits(student, self.softmax)
         theirs = step.class_map.teacher_logits(teacher, self.softmax)
@@ -182,28 +199,35 @@ class RoIClassAlignment(RoIAlignment):
         if self.select != 'all' or self.confidence or step.class_map.excludes:
             weight = self.classes_and_weights(step, teacher, foreground=False)[1]
         target = None
-        if self.labelled:  # an excluded class has no index, and no weight either
+        if self.uses_student_proposals:  # an excluded class has index -1, and weight 0
             target = self.shared_labels(step, student).clamp(min=0)
         return [Pair(ours, theirs, weight, target)]
 
 
 @TASK_UTILS.register_module()
 class RoIBoxAlignment(RoIAlignment):
-    """Pairs the box regression of two RoI heads on the same proposals, for the same class.
+    """Pairs the box regression of two RoI heads for the same proposals and classes, one row per proposal.
 
-    Each proposal is compared at one class: its ground-truth class where proposals are selected by
-    labels, else the teacher's most probable shared class. The teacher's deltas are converted to
-    the student's ``target_means`` and ``target_stds``; decoded boxes need no such step.
+    Each proposal is compared for one class: its ground-truth class with ``select='labels'``, else the
+    teacher's most probable shared class. The teacher's deltas are converted to the student's
+    ``target_means`` and ``target_stds``. Decoded boxes need no conversion.
 
-    A loss that needs targets gets those of the student's own box loss, in the coordinates of the pair.
-    Only proposals with a foreground label have one.
+    A loss that needs targets receives those of the student's own box loss, in the coordinates of the pair.
+    Only proposals with a foreground label have a target.
 
     Args:
-        select: Which proposals count, see :class:`RoIAlignment`. Default: those with a ground-truth
-            class; with the teacher's proposals, those the teacher calls foreground.
-        confidence: Weight each by the teacher's probability of that class.
-        coordinates: ``delta`` compares regression outputs in the student's normalisation; ``box``
-            compares decoded boxes (x1, y1, x2, y2) in fractions of image width and height.
+        select: The proposals to compare, see :class:`RoIAlignment`. Default: those with a ground-truth
+            class; with the teacher's proposals, those that the teacher classifies as foreground.
+        confidence: Whether to weight each proposal by the teacher's probability of that class.
+        coordinates: ``delta`` compares regression outputs in the student's normalisation. ``box`` compares
+            decoded boxes (x1, y1, x2, y2) in fractions of image width and height.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='RoIBoxAlignment', coordinates='box'))  # as GIoU needs
+        >>> align.default_module, align.coordinates
+        ('roi_head.bbox_head.fc_reg', 'box')
     """
 
     default_module = f'{BOX_HEAD}.fc_reg'
@@ -213,41 +237,43 @@ class RoIBoxAlignment(RoIAlignment):
         self, select: str | None = None, confidence: bool = False, coordinates: str = 'delta'
     ) -> None:
         super().__init__(select or 'all', confidence)
-        one_of('coordinates', coordinates, COORDINATES)
+        require_choice('coordinates', coordinates, COORDINATES)
         self.coordinates = coordinates
         self._default_select = select is None
 
     @property
     def can_average_teachers(self) -> bool:
-        return (
-            super().can_average_teachers and self.select == 'labels'
-        )  # else teachers choose the class
+        """True with ``select='labels'``. Otherwise the teacher selects the class of each proposal."""
+        return super().can_average_teachers and self.select == 'labels'
 
     @property
     def classifier(self) -> Source:
-        """The teacher's class scores, shape (n, teacher outputs)."""
+        """The source of the teacher's class scores, shape (n, teacher outputs)."""
         return Source(f'{self.heads[1]}.fc_cls')
 
     @property
     def targets(self) -> Source:
-        """The targets of the student's box loss, shape (n, 4)."""
+        """The source of the targets of the student's box loss, shape (n, 4)."""
         return Source(self.heads[0], method='get_targets', index=2)
 
     @property
     def student_sources(self) -> list[Source]:
-        wanted = self.needs_target and self.labelled
+        """The labels of the proposals and, if the loss needs them, the box targets."""
+        wanted = self.needs_target and self.uses_student_proposals
         return super().student_sources + ([self.targets] if wanted else [])
 
     @property
     def teacher_sources(self) -> list[Source]:
+        """The class scores, for the class and the weight of each proposal."""
         return [self.classifier]
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check as :class:`RoIAlignment` does, and that deltas can be converted."""
         if self._default_select:
             own = options.get('proposals', 'student') == 'student'
             self.select = 'labels' if own else 'teacher'
         super().check(student, teacher, options)
-        if self.needs_target and self.labelled and self.select != 'labels':
+        if self.needs_target and self.uses_student_proposals and self.select != 'labels':
             raise ConfigError(
                 f"align.select: must be 'labels' for this loss, which needs the labelled box of each "
                 f"proposal, got '{self.select}'"
@@ -258,6 +284,7 @@ class RoIBoxAlignment(RoIAlignment):
                 require_delta_coder(head.bbox_coder, owner)
 
     def __call__(self, student: Tensor, teacher: Tensor, step: Step) -> list[Pair]:
+        """Pair the boxes of one class per proposal, shape (proposals, 4); see :meth:`Alignment.__call__`."""
         _require_same_proposals(student, teacher)
         position, weight = self.classes_and_weights(
             step, step.teacher_record[self.classifier], foreground=True
@@ -278,8 +305,8 @@ class RoIBoxAlignment(RoIAlignment):
         return [Pair(ours, theirs, weight, target)]
 
     def _target(self, step: Step, head: Detector, rows: Tensor) -> Tensor | None:
-        """The labelled boxes of the student's rows, in deltas or pixels; of background, any values."""
-        if not (self.needs_target and self.labelled):
+        """The labelled boxes of the proposals, in deltas or pixels; for background, any values."""
+        if not (self.needs_target and self.uses_student_proposals):
             return None
         if not len(rows):
             return rows.new_zeros(0, 4)
@@ -290,22 +317,22 @@ class RoIBoxAlignment(RoIAlignment):
         proposals = step.shared['rois'][self.heads[1]][:, 1:]
         if as_boxes:
             return get_box_tensor(head.bbox_coder.decode(proposals, target))
-        # The targets of background are zeros, which are no box to encode.
+        # The targets of background are zeros, which cannot be encoded as a box.
         background = step.student_record[self.labels] >= head.num_classes
         return head.bbox_coder.encode(proposals, target).masked_fill(background[:, None], 0.0)
 
 
-def require_delta_coder(coder: Any, owner: str) -> None:
-    """Raise a ConfigError unless box deltas of this coder can be converted to another's."""
+def require_delta_coder(coder: Any, owner: str, todo: str = "set align.coordinates='box'") -> None:
+    """Raise a ConfigError, with what to do, if box deltas of this coder cannot be converted to another's."""
     if not isinstance(coder, DeltaXYWHBBoxCoder):
         raise ConfigError(
-            f"the {owner}'s boxes are encoded by {type(coder).__name__}, whose values cannot be converted; "
-            f"compare decoded boxes instead: align.coordinates='box'"
+            f'align: deltas can be converted only for a DeltaXYWHBBoxCoder, got {type(coder).__name__} '
+            f'({owner}); {todo}'
         )
 
 
 def convert_deltas(deltas: Tensor, given: DeltaXYWHBBoxCoder, wanted: DeltaXYWHBBoxCoder) -> Tensor:
-    """Convert deltas, shape (n, 4), from one coder's means and standard deviations to another's."""
+    """Convert deltas, shape (n, 4), from the means and standard deviations of one coder to another's."""
     if tuple(given.means) == tuple(wanted.means) and tuple(given.stds) == tuple(wanted.stds):
         return deltas
     means, stds, new_means, new_stds = (
@@ -316,7 +343,9 @@ def convert_deltas(deltas: Tensor, given: DeltaXYWHBBoxCoder, wanted: DeltaXYWHB
 
 def _of_class(deltas: Tensor, labels: Tensor) -> Tensor:
     """The deltas of one class per proposal, shape (n, 4), from (n, 4 * classes) or (n, 4)."""
-    deltas = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4)  # there may be none
+    deltas = deltas.reshape(
+        len(deltas), deltas.shape[1] // 4, 4
+    )  # explicit sizes: there may be no rows
     if deltas.shape[1] == 1:
         return deltas[:, 0]
     return deltas.gather(1, labels[:, None, None].expand(-1, 1, 4))[:, 0]
@@ -328,6 +357,6 @@ def _require_same_proposals(student: Tensor, teacher: Tensor) -> None:
             kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ConfigError(
                 f'{owner}: the recorded output must have one row per proposal, got {kind}; record fc_cls or '
-                f'fc_reg of its box head'
+                f'fc_reg of the box head'
             )
     require_same_shape(student[:, :0], teacher[:, :0], 'proposals')

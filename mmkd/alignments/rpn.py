@@ -1,4 +1,4 @@
-"""RPN outputs at the same anchors."""
+"""Alignments of RPN heads: outputs at the same anchors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .base import (
     Step,
     common_strides,
     require_same_shape,
+    stored_weights,
     strides_and_scale,
-    weights_of_stored,
 )
 from .padding import valid_positions
 from .roi import convert_deltas, require_delta_coder
@@ -29,15 +29,13 @@ OBJECTNESS = Source('rpn_head.rpn_cls')
 
 
 class RPNAlignment(Alignment):
-    """Base of the two alignments below: anchors that both models have.
+    """Base class of the two alignments below: pairs the anchors that both models have.
 
-    Levels are paired by stride; at a common level the anchors must be the same. Strides and anchors of a
-    teacher that sees larger images (``teacher.scale``) are measured in the student's pixels.
-
-    Anchors at positions on the padding of a batch have weight 0, unless ``count_padding``.
+    Levels are paired by stride. At a common level, both models must have the same anchors. If the teacher
+    sees larger images (``teacher.scale``), its strides and anchors are converted to the student's pixels.
 
     Args:
-        count_padding: Whether anchors on padding count.
+        count_padding: Whether to compare anchors on the padding of a batch. With False they have weight 0.
     """
 
     reduces_over_ranks = True
@@ -48,15 +46,16 @@ class RPNAlignment(Alignment):
         self.cached = False
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Find the common levels and check that their anchors agree; see :meth:`Alignment.check`."""
         generators = []
         for owner, model in (('student', student), ('teacher', teacher)):
             generator = getattr(getattr(model, 'rpn_head', None), 'prior_generator', None)
             if generator is None or not hasattr(generator, 'base_anchors'):
                 raise ConfigError(
-                    f'{type(self).__name__} pairs RPN heads with anchors; the {owner}, a '
-                    f'{type(model).__name__}, has none'
+                    f'align: {type(self).__name__} needs RPN heads with anchors, but the {owner}, a '
+                    f'{type(model).__name__}, has none; compare features'
                 )
-            dense_head(model.rpn_head)  # refuses those of other outputs
+            dense_head(model.rpn_head)  # raises an error for unsupported heads
             generators.append(generator)
         self.cached = options.get('cached', False)
         ours, theirs = generators
@@ -64,26 +63,27 @@ class RPNAlignment(Alignment):
         self.levels = common_strides(ours, theirs, scale)
         if not self.levels:
             raise ConfigError(
-                f'RPN heads have no common level: {strides_and_scale(ours, theirs, scale)}'
+                f'align: the RPN heads have no common level: {strides_and_scale(ours, theirs, scale)}'
             )
         for index, other in self.levels:
             anchors, wanted = ours.base_anchors[index], theirs.base_anchors[other] / scale
             if anchors.shape != wanted.shape or not torch.allclose(anchors, wanted):
                 raise ConfigError(
-                    f'RPN anchors at stride {ours.strides[index]} differ: student {anchors.tolist()}, '
-                    f'teacher {wanted.tolist()}; give both the same anchor_generator'
+                    f'align: both RPN heads must have the same anchors at stride {ours.strides[index]}, got '
+                    f'{anchors.tolist()} (student) and {wanted.tolist()} (teacher); configure the same '
+                    f'anchor_generator'
                 )
 
     def flatten(self, value: Any, width: int, student: bool) -> list[Tensor]:
-        """Outputs of the common levels as rows of anchors.
+        """Reshape the outputs of the common levels to one row per anchor.
 
         Args:
-            value: Per level, shape (N, anchors * width, H, W).
-            width: Values per anchor.
-            student: Whether these are the student's.
+            value: One map per level, shape (N, anchors * width, H, W).
+            width: Number of values per anchor.
+            student: Whether the outputs are the student's.
 
         Returns:
-            Per common level, shape (N, H, W, anchors, width).
+            One tensor per common level, shape (N, H, W, anchors, width).
         """
         levels = value if isinstance(value, list) else [value]
         rows = []
@@ -94,14 +94,14 @@ class RPNAlignment(Alignment):
         return rows
 
     def pair(self, student: Any, teacher: Any, step: Step, width: int) -> Pair:
-        """Both outputs at the same anchors of all common levels, shape (anchors, width) each."""
+        """Pair the outputs at the anchors of all common levels, shape (anchors, width) each."""
         ours, theirs = self.flatten(student, width, True), self.flatten(teacher, width, False)
         for (index, _), level, other in zip(self.levels, ours, theirs, strict=True):
             require_same_shape(level, other, f'RPN level {index} (N, H, W, anchors, {width})')
         return Pair(_rows(ours), _rows(theirs), self._valid(ours, step))
 
     def _valid(self, levels: list[Tensor], step: Step) -> Tensor | None:
-        """1 for anchors that count, 0 for those on padding, shape (anchors,); None where all count."""
+        """1 for anchors on the images, 0 for anchors on padding, shape (anchors,); None: no padding."""
         if self.count_padding:
             return None
         valid = [
@@ -121,38 +121,54 @@ class RPNAlignment(Alignment):
 
 @TASK_UTILS.register_module()
 class RPNClassAlignment(RPNAlignment):
-    """Pairs objectness scores, one row per anchor, before the activation.
+    """Pairs objectness scores before the activation, one row per anchor.
 
-    Rows have one score with a sigmoid head, two (object, background) with a softmax head.
+    A row has one score for a sigmoid head, and two (object, background) for a softmax head.
 
     Args:
-        count_padding: As :class:`RPNAlignment`.
+        count_padding: See :class:`RPNAlignment`.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='RPNClassAlignment'))
+        >>> align.default_module
+        'rpn_head.rpn_cls'
     """
 
     default_module = 'rpn_head.rpn_cls'
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check as :class:`RPNAlignment` does, and that both heads have the same scores per anchor."""
         super().check(student, teacher, options)
         ours, theirs = student.rpn_head.cls_out_channels, teacher.rpn_head.cls_out_channels
         if ours != theirs:
             raise ConfigError(
-                f'RPN heads have {ours} (student) and {theirs} (teacher) scores per anchor; set '
-                f'loss_cls.use_sigmoid to the same value'
+                f'align: both RPN heads must have the same number of scores per anchor, got {ours} (student) '
+                f'and {theirs} (teacher); set loss_cls.use_sigmoid to the same value'
             )
         self.activation = 'softmax' if uses_softmax(student.rpn_head) else 'sigmoid'
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair objectness scores, shape (anchors, scores); see :meth:`Alignment.__call__`."""
         return [self.pair(student, teacher, step, step.student.rpn_head.cls_out_channels)]
 
 
 @TASK_UTILS.register_module()
 class RPNBoxAlignment(RPNAlignment):
-    """Pairs anchor deltas, one row of four per anchor, in the student's normalisation.
+    """Pairs anchor deltas in the student's normalisation, one row of four deltas per anchor.
 
     Args:
-        confidence: Weight each anchor by the teacher's probability that it holds an object. Most
-            anchors hold none, and there the deltas mean nothing.
-        count_padding: As :class:`RPNAlignment`.
+        confidence: Whether to weight each anchor by the teacher's probability of an object. Most anchors
+            have no object, and their deltas have no meaning.
+        count_padding: See :class:`RPNAlignment`.
+
+    Examples:
+        >>> from mmdet.registry import TASK_UTILS
+        >>> import mmkd
+        >>> align = TASK_UTILS.build(dict(type='RPNBoxAlignment', confidence=True))
+        >>> align.default_module, [str(source) for source in align.teacher_sources]
+        ('rpn_head.rpn_reg', ['rpn_head.rpn_cls'])
     """
 
     default_module = 'rpn_head.rpn_reg'
@@ -163,14 +179,17 @@ class RPNBoxAlignment(RPNAlignment):
 
     @property
     def teacher_sources(self) -> list[Source]:
+        """The objectness scores, if the anchors are weighted by confidence or read from a cache."""
         return [OBJECTNESS] if self.confidence or self.cached else []
 
     def check(self, student: Detector, teacher: Detector, options: dict[str, Any]) -> None:
+        """Check as :class:`RPNAlignment` does, and that both box coders use deltas."""
         super().check(student, teacher, options)
         for owner, model in (('student', student), ('teacher', teacher)):
-            require_delta_coder(model.rpn_head.bbox_coder, owner)
+            require_delta_coder(model.rpn_head.bbox_coder, owner, todo='compare features')
 
     def __call__(self, student: Any, teacher: Any, step: Step) -> list[Pair]:
+        """Pair deltas in the student's normalisation, shape (anchors, 4); see :meth:`Alignment.__call__`."""
         pair = self.pair(student, teacher, step, 4)
         coders = (step.teacher.rpn_head.bbox_coder, step.student.rpn_head.bbox_coder)
         pair.teacher = convert_deltas(pair.teacher, *coders)
@@ -180,7 +199,7 @@ class RPNBoxAlignment(RPNAlignment):
         masks = step.stored_masks(self.teacher)
         if masks is not None:
             stored = _rows(self.flatten(masks, 1, False))[:, 0]
-            pair.weight, pair.total = weights_of_stored(pair.weight, stored)
+            pair.weight, pair.total = stored_weights(pair.weight, stored)
         return [pair]
 
     def _objectness(self, step: Step) -> Tensor:
@@ -192,5 +211,5 @@ class RPNBoxAlignment(RPNAlignment):
 
 
 def _rows(levels: list[Tensor]) -> Tensor:
-    """Anchors of all levels, shape (anchors, width), from (N, H, W, anchors, width) per level."""
+    """Concatenate levels of shape (N, H, W, anchors, width) to rows of shape (anchors, width)."""
     return torch.cat([level.flatten(0, 3) for level in levels])

@@ -11,31 +11,31 @@ from torch import Tensor
 from ..errors import ConfigError
 from .base import Pair, require_same_shape
 from .class_map import ClassMap
-from .padding import both_masks
+from .padding import intersect_masks
 
 
 def mean_over_teachers(
     pairs: Sequence[list[Pair]], shares: Sequence[float], activation: str | None
 ) -> list[Pair]:
-    """The weighted mean of each teacher's pairs.
+    """Return the weighted mean over teachers of their pairs.
 
-    Class scores become those that give the mean of the teachers' probabilities (at temperature 1), as
-    in an ensemble (Hinton et al. 2015, arXiv 1503.02531, sec. 1, where soft targets are the mean of
-    an ensemble's); other values become their mean. So do weights and divisors. Positions of maps count
-    where they do with all teachers.
+    The mean of class scores is the score of the teachers' mean probability (at temperature 1), as in an
+    ensemble: the soft targets of Hinton et al. 2015 (arXiv 1503.02531, sec. 1) are the mean over an
+    ensemble. All other values, weights and divisors are averaged directly. A position of a map is valid if
+    it is valid for all teachers.
 
     Args:
-        pairs: Per teacher, the same levels in the same order, with the same rows of the student.
-        shares: Per teacher, with a sum of 1.
-        activation: Activation of the scores, or None for other values.
+        pairs: The pairs of each teacher: the same levels in the same order, with the same student rows.
+        shares: The share of each teacher, with a sum of 1.
+        activation: The activation of the scores, or None for other values.
 
     Raises:
-        ConfigError: The teachers' values differ in number or shape.
+        ConfigError: The values of the teachers differ in number or shape.
     """
     if len({len(each) for each in pairs}) != 1:
         raise ConfigError(
-            f'teacher_name: the teachers have {" and ".join(str(len(each)) for each in pairs)} levels in '
-            f'common with the student; select the same ones with align.levels'
+            f'teacher_name: all teachers must have the same levels in common with the student, got '
+            f'{" and ".join(str(len(each)) for each in pairs)} levels; select levels with align.levels'
         )
     return [_mean(list(same), shares, activation) for same in zip(*pairs, strict=True)]
 
@@ -54,7 +54,7 @@ def _mean(pairs: list[Pair], shares: Sequence[float], activation: str | None) ->
     total = None
     if any(pair.total is not None for pair in pairs):
         total = sum(share * pair.divisor for share, pair in zip(shares, pairs, strict=True))
-    mask = reduce(both_masks, (pair.mask for pair in pairs))
+    mask = reduce(intersect_masks, (pair.mask for pair in pairs))
     return Pair(first.student, teacher, weight, first.target, mask, total)
 
 
@@ -73,9 +73,10 @@ def _mean_scores(values: list[Tensor], shares: Sequence[float], activation: str 
 
 
 def require_same_classes(maps: Sequence[ClassMap]) -> None:
-    """Refuse teachers that have different classes of the student."""
+    """Raise a ConfigError if the teachers share different classes with the student."""
     for other in maps[1:]:
         if other.student_index != maps[0].student_index:
             raise ConfigError(
-                'teacher_name: the teachers have different classes of the student; write an entry for each'
+                'teacher_name: all teachers must share the same classes with the student, but they differ; '
+                'write one entry per teacher'
             )

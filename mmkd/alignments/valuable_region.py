@@ -1,4 +1,4 @@
-"""Places around objects where a box is almost right."""
+"""The valuable localization region (LD): anchors that almost cover an object."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def valuable_region(
     gamma: float = 0.25,
     candidates: int = 9,
 ) -> list[Tensor]:
-    """How valuable each anchor is for localisation: its overlap with the object it all but covers.
+    """Return the overlap of each anchor with the objects that it almost covers.
 
-    Zheng et al.: Localization Distillation for Dense Object Detection, CVPR 2022 (arXiv 2102.12252),
-    alg. 1, as in the code published with it. ATSS (Zhang et al., CVPR 2020, arXiv 1912.02424) calls an
-    anchor positive above a threshold of each object: mean plus standard deviation of the overlaps of
-    the anchors nearest to it on each level. An anchor is valuable for an object if its distance
-    overlap (DIoU) lies below this threshold, but not below ``gamma`` times it.
+    Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022 (arXiv 2102.12252),
+    alg. 1, as in the published code. ATSS (Zhang et al., CVPR 2020, arXiv 1912.02424) defines a threshold
+    for each object: the mean plus the standard deviation of the overlaps with the nearest anchors on each
+    level. Anchors above the threshold are positive. An anchor is valuable for an object if its distance
+    overlap (DIoU) is below the threshold and at least ``gamma`` times the threshold.
 
     Args:
-        anchors: Of each level, the same for every image, shape (A, 4) each.
-        boxes: Objects of all images, corners in pixels, shape (G, 4).
-        image: The image of each object, shape (G,).
+        anchors: The anchors of each level, the same for all images, shape (A, 4) each.
+        boxes: The objects of all images, corners in pixels, shape (G, 4).
+        image: The index of each object's image, shape (G,).
         num_images: Number of images.
-        gamma: Where the region begins, as a share of the threshold.
-        candidates: How many nearest anchors of each level make the threshold.
+        gamma: Lower limit of the region, as a fraction of the threshold.
+        candidates: Number of nearest anchors per level that define the threshold.
 
     Returns:
-        Of each level the largest overlap (IoU) with an object for which the anchor is valuable, 0 where
-        there is none, shape (num_images, A).
+        Per level, the largest overlap (IoU) of an anchor with the objects for which it is valuable, or 0,
+        shape (num_images, A).
     """
     sizes = [len(level) for level in anchors]
     if not len(boxes):

@@ -18,7 +18,7 @@ from ..alignments.dense_output import HEAD as DENSE
 from ..alignments.dense_output import DenseOutput
 from ..alignments.features import levels_of
 from ..alignments.queries import HEAD
-from ..cache.contents import Content, Read
+from ..cache.contents import Content, ReadOutput
 from ..cache.maps import MapContent
 from ..cache.priors import RPN, DenseContent, RPNContent
 from ..cache.proposals import ProposalContent
@@ -70,8 +70,8 @@ class Comparison:
 
     def add(
         self,
-        live: Read,
-        cached: Read,
+        live: ReadOutput,
+        cached: ReadOutput,
         masks: dict[Source, Any],
         shared: Sequence[dict],
         samples: SampleList,
@@ -106,7 +106,7 @@ class Comparison:
             apart = (other_probability[best] - probability).abs()
             self._rows += zip(overlap.tolist(), apart.tolist(), strict=True)
 
-    def _add_maps(self, live: Read, cached: Read, masks: dict[Source, Any]) -> None:
+    def _add_maps(self, live: ReadOutput, cached: ReadOutput, masks: dict[Source, Any]) -> None:
         for source in self.content.sources:
             stored = masks.get(source)
             pairs = zip(
@@ -133,7 +133,7 @@ class Comparison:
 
 
 def detections(
-    content: Content, teacher: LiveTeacher, read: Read, shared: dict, samples: SampleList
+    content: Content, teacher: LiveTeacher, read: ReadOutput, shared: dict, samples: SampleList
 ) -> Iterable[tuple[Tensor, Tensor]]:
     """Decode the raw outputs of a teacher to boxes and probabilities.
 
@@ -179,7 +179,7 @@ def _detections_above(boxes: Tensor, scores: Tensor, least: float) -> tuple[Tens
 
 
 def _of_proposals(
-    content: ProposalContent, detector: Any, read: Read, shared: dict, images: int
+    content: ProposalContent, detector: Any, read: ReadOutput, shared: dict, images: int
 ) -> Iterable[tuple[Tensor, Tensor]]:
     path = content.paths[-1]
     if Source(f'{path}.fc_cls') not in content.sources:

@@ -222,5 +222,5 @@ def best_threshold(detector: Compared) -> float:
     curves = []
     for label, number in objects.items():
         scores, right = np.array(per_class.get(label, [])).reshape(-1, 2).T
-        curves.append(ScoreCurve.of_scores(scores, right == 1, number))
+        curves.append(ScoreCurve.from_scores(scores, right == 1, number))
     return max(best_shared_f1(curves)[1], LOWEST_THR)

@@ -93,7 +93,7 @@ def read_curves(records: Iterable[dict], title: str, names: Iterable[str]) -> Ru
     """The curves in records of mmengine.
 
     Args:
-        records: From :func:`read_scalars`.
+        records: From :func:`mmkd.analysis.work_dir.read_scalars`.
         title: Title of the run in the figure.
         names: Names of the distillation losses.
     """

@@ -103,7 +103,7 @@ def diagnose(
     sample = Sample.of(validation, images) if validation is not None else None
     found.images = len(sample) if sample else 0
     models = {'student': distiller.student} | {
-        distiller.teachers.key_of(name): it.detector for name, it in distiller.teachers.items()
+        distiller.teachers.config_key(name): it.detector for name, it in distiller.teachers.items()
     }
     found.preprocessing = {
         name: _settings(model.data_preprocessor) for name, model in models.items()
@@ -131,7 +131,7 @@ def score_models(distiller: Distiller, sample: Sample, is_trained: bool, found: 
         found: Gets scores, notes and findings; its preprocessing is already set.
     """
     for name, teacher in distiller.teachers.items():
-        key = distiller.teachers.key_of(name)
+        key = distiller.teachers.config_key(name)
         if isinstance(teacher, AveragedTeacher):
             found.notes.append(f'{key}: not tested, as it is the average of the student')
         elif not isinstance(teacher, LiveTeacher):
@@ -153,7 +153,7 @@ def score_models(distiller: Distiller, sample: Sample, is_trained: bool, found: 
     score = found.scores['student'] = sample.score(given)
     found.findings += _check_channels('student', sample, given, swapped, found)
     for name in distiller.teachers:
-        key = distiller.teachers.key_of(name)
+        key = distiller.teachers.config_key(name)
         if key in found.scores and found.scores[key].map < score.map:
             found.findings.append(
                 Finding(

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..distillers import Distiller
 from ..distillers.gradient_ratio import (
+    gradient_norm,
     gradients,
-    norm_of,
+    sum_of_means,
     task_losses,
-    total,
 )
 from ..errors import ConfigError
 from ..random_state import preserve_rng_state
@@ -91,7 +91,7 @@ def _step_gradients(
         raise ConfigError('losses: none is active, so there is no gradient to measure')
     tasks = task_losses(losses, distiller.entries)
     totals = {TASK: torch.stack([*tasks.values()]).sum()} if tasks else {}
-    totals |= {name: total(losses[name]) for name in distiller.entries if name in active}
+    totals |= {name: sum_of_means(losses[name]) for name in distiller.entries if name in active}
     found = {
         name: dict(zip(weights, gradients(loss, weights.values()), strict=True))
         for name, loss in totals.items()
@@ -109,7 +109,9 @@ def _step_gradients(
 def _norms(gradient: dict[str, Tensor | None]) -> dict[str, float]:
     modules = dict.fromkeys(name.split('.')[0] for name in gradient)
     return {
-        module: float(norm_of(it for name, it in gradient.items() if name.split('.')[0] == module))
+        module: float(
+            gradient_norm(it for name, it in gradient.items() if name.split('.')[0] == module)
+        )
         for module in modules
     }
 
@@ -121,8 +123,8 @@ def _ratio_and_cosine(
         return math.nan, math.nan
     given = ((own[name], task[name]) for name in own)
     pairs = [(mine, theirs) for mine, theirs in given if mine is not None and theirs is not None]
-    norm = float(norm_of(mine for mine, _ in pairs))
-    length = float(norm_of(theirs for _, theirs in pairs))
+    norm = float(gradient_norm(mine for mine, _ in pairs))
+    length = float(gradient_norm(theirs for _, theirs in pairs))
     if not norm:
         return 0.0, math.nan  # the loss had nothing to compare in this batch
     if not length:

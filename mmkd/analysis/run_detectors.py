@@ -131,7 +131,7 @@ def _live_teachers(config: Config, name: str) -> list[LiveTeacher]:
     declared = DeclaredTeachers(config.model.get('teacher'), config.model.get('teachers'), {})
     found = []
     for each in declared.configs:
-        key = declared.key_of(each)
+        key = declared.config_key(each)
         options = declared.configs[each]
         if not {'config', 'checkpoint'} <= options.keys():
             raise ConfigError(

@@ -9,7 +9,6 @@ from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
@@ -51,7 +50,7 @@ def build_distillation(
     batch_size: int | None = None,
     seed: int = 0,
     checkpoint: str | None = None,
-) -> tuple[Distiller, BaseDataset, list[dict[str, Any]]]:
+) -> tuple[Distiller, bool, list[dict[str, Any]]]:
     """Build the distiller of a config with the weights that a training run starts with.
 
     Args:
@@ -59,11 +58,12 @@ def build_distillation(
         batches: Number of batches of the training data.
         batch_size: Images per batch; by default that of the config.
         seed: Seed of the batches.
-        checkpoint: Weights of the student instead of its initial ones. Connectors are loaded too if it was
-            distilled with the same losses.
+        checkpoint: Weights of the student instead of those of ``load_from``. Connectors are loaded too if
+            it was distilled with the same losses.
 
     Returns:
-        The distiller on its device, the training data, and the batches of its loader.
+        The distiller on its device, whether a checkpoint had all weights of its student, and the batches of
+        the training loader.
 
     Raises:
         CheckpointError: The checkpoint does not match the student.
@@ -76,13 +76,35 @@ def build_distillation(
     model.classes = model.get('classes') or loader.dataset.metainfo.get('classes')
     distiller = MODELS.build(model)
     distiller.init_weights()
+    is_trained = bool(checkpoint)
     if checkpoint:
         load_student(distiller, checkpoint)
+    elif config.get('load_from'):
+        is_trained = not load_start(distiller, config.load_from)
     distiller.prepare()
     for teacher in distiller.teachers.values():
         teacher.prepare_data(loader.dataset)
     taken = list(itertools.islice(loader, batches))
-    return distiller.to(get_device()), loader.dataset, taken
+    return distiller.to(get_device()), is_trained, taken
+
+
+def load_start(distiller: Distiller, path: str) -> list[str]:
+    """Load what ``load_from`` names as a training run does, which leaves out entries of another shape.
+
+    Args:
+        distiller: Its student is given the weights.
+        path: A file or a URL.
+
+    Returns:
+        The student's entries that keep the weights they have, such as the classifier of other classes.
+    """
+    found = read_checkpoint(path, f"load_from='{path}'")['state_dict']
+    own = distiller.student.state_dict()
+    fitting = {
+        key: found[key] for key in own if key in found and found[key].shape == own[key].shape
+    }
+    distiller.student.load_state_dict(fitting, strict=False)
+    return [key for key in own if key not in fitting and not key.endswith('num_batches_tracked')]
 
 
 def load_student(distiller: Distiller, checkpoint: str, key: str = '--checkpoint') -> None:

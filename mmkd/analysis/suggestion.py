@@ -53,7 +53,8 @@ class Suggestion:
     Attributes:
         losses: Configs by name.
         why: For each loss, the compared outputs and the source of its numbers.
-        refused: For each group without a loss that works, the error of its first loss.
+        refused: For each group without a loss that works, the error of a loss that suits the detectors, or
+            else of its first.
     """
 
     losses: dict[str, Entry] = field(default_factory=dict)
@@ -69,12 +70,14 @@ class Pair:
         student, teacher: Outputs of their modules.
         model_configs: The ``model`` configs of student and teacher.
         classes: The class names of student and teacher, None if unknown.
+        class_map: See :class:`mmkd.distillers.Distiller`.
     """
 
     student: Inspection
     teacher: Inspection
     model_configs: tuple[dict[str, Any], dict[str, Any]]
     classes: tuple[Sequence[str] | None, Sequence[str] | None]
+    class_map: dict[str, Any] | None = None
 
 
 def suggest(pair: Pair) -> Suggestion:
@@ -92,13 +95,14 @@ def suggest(pair: Pair) -> Suggestion:
         group, name = candidate.group, candidate.name
         if group in done:
             continue
-        problem = _static_problem(candidate, pair, options) or _trial_problem(
-            pair, {name: candidate.entry}
-        )
+        refusal = _static_problem(candidate, pair, options)
+        problem = refusal or _trial_problem(pair, {name: candidate.entry})
         if problem is None:
             done.add(group)
             found.losses[name], found.why[name] = candidate.entry, candidate.why
             found.refused.pop(group, None)
+        elif refusal is None:
+            found.refused[group] = problem
         else:
             found.refused.setdefault(group, problem)
     return found
@@ -135,6 +139,7 @@ def _trial_problem(pair: Pair, losses: dict[str, Entry]) -> str | None:
                     teacher=teacher,
                     losses=deepcopy(losses),
                     classes=ours,
+                    class_map=deepcopy(pair.class_map),
                 )
             )
             with preserve_rng_state():

@@ -329,7 +329,7 @@ def preserve_buffers(model: Detector) -> Iterator[None]:
 
 def _recorded_bytes(run: TeacherPass) -> int:
     """Bytes of the recorded outputs of a teacher; views of one tensor count once, with its full storage."""
-    found = [each for source in run.sources for each in tensors_of(run.record_of(source)[source])]
+    found = [each for source in run.sources for each in tensors_of(run.recorder_of(source)[source])]
     storages = {
         each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in found
     }

@@ -1,1 +1,1 @@
-"""Outputs of a teacher on disk: files, and the geometry that maps them to other views of an image."""
+"""Teacher outputs on disk: the files, and the geometry that converts them to other views of an image."""

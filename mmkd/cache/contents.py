@@ -1,4 +1,4 @@
-"""What can be kept of a teacher's outputs, and how it is converted to another view of the image."""
+"""The interface of the kinds of outputs that a cache can store and convert to another view of the image."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ..recorder import Source
 from ..types import Detector
 from .views import View, ViewTransform
 
-#: Gives what was recorded of a source in a pass.
-Read = Callable[[Source], Any]
-# Of an object less of which is in view, a detector's output is unreliable: see docs/cache.md.
+#: A function that returns the recorded output of a source.
+ReadOutput = Callable[[Source], Any]
+# If a smaller share of an object is visible, a detector's output is unreliable: see docs/cache.md.
 MIN_VISIBLE = 0.3
 
 
 @dataclass
 class Batch:
-    """The views of a batch, and what a cache has of its images.
+    """The views of a batch, and the stored outputs of its images.
 
     Args:
-        fields: Of each image, tensors by name.
-        transform: From the views in which the teacher saw the images to those of the batch.
-        samples: The batch's meta information.
+        fields: The stored tensors of each image, by name.
+        transform: The transform from the stored views to the views of the batch.
+        samples: The meta information of the batch.
         padded: Height and width of the batch with padding.
-        old: The views in which the teacher saw them.
-        device: Where results go.
-        min_visible: The share of a box that must be in view, or it is dropped.
-        scale: How much larger the images are that the teacher sees.
+        old: The stored views, in which the teacher saw the images.
+        device: The device of the results.
+        min_visible: The share of a box's area that must be visible; otherwise the box is dropped.
+        scale: Size of the teacher's images relative to the student's.
     """
 
     fields: Sequence[dict[str, Tensor]]
@@ -47,26 +47,26 @@ class Batch:
     scale: float = 1.0
 
     @property
-    def enlarged_transform(self) -> ViewTransform:
-        """The transform in pixels of the images that the teacher sees."""
+    def scaled_transform(self) -> ViewTransform:
+        """The transform in pixels of the teacher's images."""
         if self.scale == 1:
             return self.transform
         factors = (self.scale, self.scale)
-        new = [View.of(sample).enlarged(factors) for sample in self.samples]
-        return ViewTransform.between([view.enlarged(factors) for view in self.old], new)
+        new = [View.from_sample(sample).scaled(factors) for sample in self.samples]
+        return ViewTransform.between([view.scaled(factors) for view in self.old], new)
 
     @property
-    def enlarged_padded(self) -> tuple[int, int]:
-        """Height and width with padding of the images that the teacher sees."""
+    def scaled_padded(self) -> tuple[int, int]:
+        """Height and width of the teacher's images with padding."""
         height, width = (max(1, round(length * self.scale)) for length in self.padded)
         return (height, width)
 
     def stack(self, name: str) -> Tensor:
-        """A field that has the same shape for all images, shape (N, …), on the device."""
+        """Stack a field that has the same shape for all images, shape (N, …), on the device."""
         return self._move(torch.stack([fields[name] for fields in self.fields]))
 
     def concatenate(self, name: str) -> Tensor:
-        """Rows of all images, one image after the other, on the device."""
+        """Concatenate the rows of a field, one image after the other, on the device."""
         return self._move(torch.cat([fields[name] for fields in self.fields]))
 
     def _move(self, value: Tensor) -> Tensor:
@@ -76,13 +76,13 @@ class Batch:
 
 @dataclass
 class Restored:
-    """What stands in for a teacher's pass.
+    """The stored outputs of a batch, in the form of a teacher's forward pass.
 
     Args:
-        values: By source, as the teacher's module gives it.
-        shared: By name, as :meth:`mmkd.families.Family.run` gives it.
-        stored_masks: By source, which of its values are stored, where not
-            all of them: a mask for each map, shape (N, 1 or priors per position, H, W).
+        values: Outputs by source, in the form in which the teacher's module returns them.
+        shared: Shared inputs by name, as returned by :meth:`mmkd.families.Family.run`.
+        stored_masks: For sources of which not all values are stored: one mask per map, shape (N, 1 or
+            priors per position, H, W).
     """
 
     values: dict[Source, Any]
@@ -91,17 +91,18 @@ class Restored:
 
 
 class Content:
-    """One kind of output, chosen by the losses that read it.
+    """Base class of the kinds of stored outputs.
 
     Args:
-        detector: The teacher, whose weights are only there when a cache is written.
-        family: Its family.
-        sources: What is kept of it.
-        settings: Settings of the subclass, as JSON holds them.
+        detector: The teacher. It has weights only when a cache is written.
+        family: The family of the teacher.
+        sources: The outputs to store.
+        settings: Settings of the subclass, as JSON values.
     """
 
+    #: The name of the kind in ``cache.json``.
     kind: ClassVar[str]
-    #: Whether it takes so much room that the user is asked.
+    #: Whether it needs so much disk space that the user is asked first.
     is_large: ClassVar[bool] = False
 
     def __init__(
@@ -111,43 +112,46 @@ class Content:
         self.settings = settings
 
     @classmethod
-    def claims(cls, source: Source, family: Family) -> bool:
-        """Whether this kind can keep a source."""
+    def can_store(cls, source: Source, family: Family) -> bool:
+        """Return whether this kind can store a source."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """What a reader needs, as JSON holds it."""
+        """Return the sources and settings that a reader needs, as JSON values."""
         return dict(sources=[asdict(source) for source in self.sources], **self.settings)
 
     def lacks(self, needed: Content) -> str | None:
-        """What losses need that this one does not have, in words; None where it has all."""
+        """Name the outputs that losses need and this content lacks; None if it has all."""
         absent = [str(source) for source in needed.sources if source not in self.sources]
         return ', '.join(absent) or None
 
     def extract(
-        self, read: Read, shared: dict[str, Any], image: int, view: View
+        self, read: ReadOutput, shared: dict[str, Any], image: int, view: View
     ) -> dict[str, Tensor]:
-        """What is written of an image.
+        """Return the tensors to store for an image, by name.
 
         Args:
-            read: What the teacher's modules gave for the batch.
-            shared: What its family shares.
-            image: Its index in the batch.
-            view: How the teacher saw it, in pixels of the student.
+            read: Returns the teacher's output of a source for the batch.
+            shared: The inputs that the teacher's family shares.
+            image: Index of the image in the batch.
+            view: The view in which the teacher saw the image, in the student's pixels.
         """
         raise NotImplementedError
 
     def restore(self, batch: Batch) -> Restored:
-        """What the teacher would give for the views of a batch."""
+        """Convert the stored tensors to outputs for the views of a batch."""
         raise NotImplementedError
 
 
-def half(value: Tensor, what: Any) -> Tensor:
-    """In half precision, without infinities.
+def to_half(value: Tensor, what: Any) -> Tensor:
+    """Convert a tensor to half precision; values beyond its range are clamped. ``what`` names it in messages.
 
     Raises:
-        ConfigError: The teacher gave no finite numbers.
+        ConfigError: The tensor has NaN or infinite values.
     """
     if not torch.isfinite(value).all():
-        raise ConfigError(f'the teacher gives no finite numbers at {what}')
+        raise ConfigError(
+            f"the teacher's output {what} must be finite numbers, got NaN or infinity; its checkpoint is "
+            f'damaged'
+        )
     return value.clamp(-65504, 65504).to(torch.float16)

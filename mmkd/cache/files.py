@@ -1,7 +1,7 @@
-"""The files of a cache: a teacher's outputs for each image, in shards that are mapped into memory.
+"""The files of a cache: the teacher's outputs for each image, in shards that are mapped into memory.
 
-A folder with ``cache.json``, which identifies the teacher and the data, and shards in the
-safetensors format: tensors by name, which cannot carry code. A tensor is called ``<image>/<field>``.
+A cache is a folder with ``cache.json``, which identifies the teacher and the data, and shards in the
+safetensors format, which cannot contain code. The name of a tensor is ``<image>/<field>``.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ..errors import CheckpointError, ConfigError, MissingFileError
 
 MANIFEST = 'cache.json'
 FORMAT = 1
-# Written at once and lost at an interrupt: about 10 MB of the queries of a DETR.
+# Images per shard. A shard is written at once, and an interrupt loses it: about 10 MB for queries of DETR.
 SHARD_IMAGES = 512
-_IMAGES = 'images'  # the key of a shard's own table: its images, and the checksum of each
+_IMAGES = 'images'  # the metadata key of a shard with its images and their checksums
 
 
 class CacheWriter:
-    """Adds images to a cache, shard by shard; what is there already stays.
+    """Writes images to a cache, shard by shard. Images that are already in the cache stay.
 
     Args:
-        folder: Where to; made when the first shard is written.
-        identity: What makes two caches the same: teacher, contents, data set, as JSON holds it. A
-            cache that another one began cannot be continued.
-        shard_images: How many images a shard has.
+        folder: The folder of the cache. It is created when the first shard is written.
+        identity: Teacher, contents and data set as JSON values. Writing continues an existing cache only
+            if its identity is the same.
+        shard_images: Number of images per shard.
 
     Raises:
-        ConfigError: The folder holds another cache, or other files.
+        ConfigError: The folder contains another cache, or other files.
     """
 
     def __init__(
@@ -44,45 +44,45 @@ class CacheWriter:
         self.folder, self.shard_images = Path(folder), shard_images
         self.identity = json.loads(json.dumps(identity))
         self._shards: list[dict[str, Any]] = []
-        #: Images that are written.
+        #: The images that are written.
         self.done: set[str] = set()
         self._pending: dict[str, dict[str, Tensor]] = {}
         if (self.folder / MANIFEST).is_file():
             self._continue()
         elif self.folder.exists() and not self.folder.is_dir():
-            raise ConfigError(f'{folder} is a file, no folder; choose another')
-        # An interrupt may have left a manifest that was not yet in place.
+            raise ConfigError(f'{folder} is a file, not a folder; choose another folder')
+        # An interrupt may have left a manifest as a .part file.
         elif self.folder.is_dir() and any(p.suffix != '.part' for p in self.folder.iterdir()):
-            raise ConfigError(f'{folder} is not empty and holds no cache; choose another folder')
+            raise ConfigError(f'{folder} is not empty and not a cache; choose another folder')
 
     def _continue(self) -> None:
         manifest = read_manifest(self.folder)
         differing = _differences(manifest['identity'], self.identity)
         if differing:
             raise ConfigError(
-                f'{self.folder} holds a cache of something else: {differing[0]}; delete the folder or choose '
-                f'another'
+                f'{self.folder} is a cache of another teacher or data set: {differing[0]}; delete the '
+                f'folder, or choose another'
             )
         self._shards = manifest['shards']
-        for path in self.folder.glob('*.part'):  # an interrupt's
+        for path in self.folder.glob('*.part'):  # left by an interrupt
             path.unlink()
         for shard in self._shards:
             with _open(self.folder, shard) as file:
                 self.done |= set(json.loads(file.metadata()[_IMAGES]))
 
     def add(self, image: str, fields: Mapping[str, Tensor]) -> None:
-        """Add what there is of an image; written when a shard is full.
+        """Add the tensors of an image. They are written when the shard is full.
 
         Args:
-            image: Its name.
-            fields: Tensors of any shape by name.
+            image: The key of the image.
+            fields: Tensors of any shape, by name.
         """
         self._pending[image] = {name: value.cpu().contiguous() for name, value in fields.items()}
         if len(self._pending) >= self.shard_images:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was added since the last shard as a shard of its own."""
+        """Write the images added since the last shard as a new shard."""
         if not self._pending:
             return
         from safetensors import SafetensorError
@@ -95,14 +95,14 @@ class CacheWriter:
         self._pending = {}
 
     def finish(self) -> None:
-        """Write the last shard and say that no image is missing."""
+        """Write the last shard and mark the cache as complete."""
         self.flush()
         self._write_manifest(complete=True)
 
     def _write_shard(self) -> None:
         from safetensors.torch import save_file
 
-        if not self._shards:  # so that an interrupt leaves a cache, which can be continued
+        if not self._shards:  # after an interrupt, the cache can then be continued
             self._write_manifest(complete=False)
         name = f'{len(self._shards):05d}.safetensors'
         part = self.folder / f'{name}.part'
@@ -113,7 +113,7 @@ class CacheWriter:
             for field, value in fields.items()
         }
         save_file(tensors, part, metadata={_IMAGES: json.dumps(sums)})
-        # It writes for the owner alone, but others may read what they may read of the manifest.
+        # save_file allows access for the owner only; use the permissions of the manifest.
         part.chmod((self.folder / MANIFEST).stat().st_mode)
         shard = dict(
             file=name,
@@ -136,15 +136,15 @@ class CacheWriter:
 
 
 class CacheReader:
-    """Reads a cache. Shards are mapped into memory, so that only what is asked for is read.
+    """Reads a cache. Shards are mapped into memory, so only requested tensors are read.
 
     Args:
-        folder: Its folder.
+        folder: The folder of the cache.
 
     Raises:
-        MissingFileError: There is no cache, or one of its files is gone.
-        ConfigError: It was not finished.
-        CheckpointError: It is damaged.
+        MissingFileError: The cache or one of its files does not exist.
+        ConfigError: The cache is incomplete.
+        CheckpointError: The cache is damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -152,46 +152,46 @@ class CacheReader:
         manifest = read_manifest(folder)
         if not manifest['complete']:
             raise ConfigError(
-                f'the cache {folder} was not finished; run the same `tools/cache_teacher.py` again, '
-                f'which goes '
-                f'on where it stopped'
+                f'the cache {folder} is incomplete; run the same `tools/cache_teacher.py` command again, '
+                f'which continues it'
             )
         self.identity: dict[str, Any] = manifest['identity']
         self._files = []
-        #: Of each image the number of its shard and its checksum.
-        self._places: dict[str, tuple[int, int]] = {}
+        #: By image: the index of its shard, and its checksum.
+        self._locations: dict[str, tuple[int, int]] = {}
         self._fields: dict[str, list[str]] = {}
         self._verified: set[str] = set()
         for number, shard in enumerate(manifest['shards']):
             file = _open(self.folder, shard)
             self._files.append(file)
             for image, checksum in json.loads(file.metadata()[_IMAGES]).items():
-                self._places[image] = (number, checksum)
+                self._locations[image] = (number, checksum)
             for name in file.keys():  # noqa: SIM118  (no mapping)
                 image, _, field = name.rpartition('/')
                 self._fields.setdefault(image, []).append(field)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._locations)
 
     def __contains__(self, image: str) -> bool:
-        return image in self._places
+        return image in self._locations
 
     def __getitem__(self, image: str) -> dict[str, Tensor]:
-        """What there is of an image; checked when it is read for the first time.
+        """Return the tensors of an image by name. The checksum is verified at the first access.
 
         Raises:
-            ConfigError: The cache does not have it.
-            CheckpointError: It was damaged.
+            ConfigError: The image is not in the cache.
+            CheckpointError: The data of the image is damaged.
         """
-        if image not in self._places:
+        if image not in self._locations:
             raise ConfigError(
-                f'the cache {self.folder} has nothing of image {image}: it was written for another data set'
+                f'the cache {self.folder} does not contain image {image}: it was written for another data '
+                f'set; write it for this one'
             )
-        number, checksum = self._places[image]
+        number, checksum = self._locations[image]
         file = self._files[number]
         fields = {name: file.get_tensor(f'{image}/{name}') for name in self._fields[image]}
         if image not in self._verified:
@@ -205,16 +205,16 @@ class CacheReader:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The content of a cache's ``cache.json``.
+    """Return the content of a cache's ``cache.json``.
 
     Raises:
-        MissingFileError: It is not there.
-        CheckpointError: It is no cache of this format.
+        MissingFileError: The file does not exist.
+        CheckpointError: The file is damaged or has another format.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise MissingFileError(
-            f'there is no cache of a teacher in {folder} (no {path}); write one with '
+            f'{folder} has no cache of a teacher ({path} does not exist); write one with '
             f'`python tools/cache_teacher.py CONFIG`'
         )
     try:
@@ -222,10 +222,12 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         known = content['format'] == FORMAT
         damaged = known and content.pop('sha256') != _manifest_hash(content)
     except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f'{path} is damaged, or no cache of mmkd') from None
+        raise CheckpointError(
+            f'{path} is damaged, or not a cache of mmkd; delete the folder and write the cache again'
+        ) from None
     if not known:
         raise CheckpointError(
-            f'{path} is of format {content["format"]}, this mmkd reads {FORMAT}; write the cache again'
+            f'{path} must have format {FORMAT}, got {content["format"]}; write the cache again'
         )
     if damaged:
         raise CheckpointError(f'{path} is damaged; delete the folder and write the cache again')
@@ -233,13 +235,13 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def verify(folder: str | Path) -> int:
-    """Read a cache as a whole and compare it with its checksums.
+    """Read a whole cache and verify all checksums.
 
     Returns:
-        Number of images.
+        The number of images.
 
     Raises:
-        CheckpointError: A file is not what was written.
+        CheckpointError: A file has changed since it was written.
     """
     reader = CacheReader(folder)
     for image in reader:
@@ -259,12 +261,11 @@ def _open(folder: Path, shard: dict[str, Any]) -> Any:
     """Map a shard into memory.
 
     Args:
-        folder: Of the cache.
-        shard: Its entry in the manifest.
+        folder: The folder of the cache.
+        shard: The entry of the shard in the manifest.
 
     Raises:
-        MissingFileError, CheckpointError: It is gone, or not what was written, as far as size and header
-            tell.
+        MissingFileError, CheckpointError: The file does not exist, or its size or header has changed.
     """
     from safetensors import safe_open
 
@@ -276,8 +277,8 @@ def _open(folder: Path, shard: dict[str, Any]) -> Any:
         )
     if path.stat().st_size != shard['bytes']:
         raise CheckpointError(
-            f'{path} has {path.stat().st_size} bytes in place of {shard["bytes"]}: it was not copied '
-            f'as a whole'
+            f'{path} must have {shard["bytes"]} bytes, got {path.stat().st_size}: it was not copied '
+            f'completely; copy it again'
         )
     if _header_hash(path) != shard['header_sha256']:
         raise CheckpointError(f'{path} is damaged; delete the folder and write the cache again')
@@ -285,7 +286,7 @@ def _open(folder: Path, shard: dict[str, Any]) -> Any:
 
 
 def _header_hash(path: Path) -> str:
-    """SHA-256 of the description of a safetensors file's tensors, which stands before them."""
+    """SHA-256 of the header of a safetensors file, which describes its tensors."""
     with open(path, 'rb') as file:
         size = file.read(8)
         length = min(int.from_bytes(size, 'little'), path.stat().st_size)
@@ -297,7 +298,7 @@ def _manifest_hash(content: dict[str, Any]) -> str:
 
 
 def _differences(old: Any, new: Any, where: str = '') -> list[str]:
-    """What differs between two JSON values, in words."""
+    """The differences between two JSON values, as texts."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in sorted(old.keys() | new.keys()):

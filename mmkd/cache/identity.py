@@ -1,4 +1,4 @@
-"""Whose answers a cache holds: teacher, weights, data and pipeline as JSON."""
+"""Identify the teacher of a cache: config values and checkpoint as JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TUPLE = '__tuple__'
 
 
 def encode(value: Any) -> Any:
-    """A config value as JSON holds it; tuples, which some models insist on, are marked.
+    """Convert a config value to a JSON value. Tuples, which some models require, are marked.
 
     Raises:
-        ConfigError: It holds something else than numbers, strings, lists, tuples and dicts.
+        ConfigError: The value contains something other than numbers, strings, lists, tuples and dicts.
     """
     if isinstance(value, dict):
         return {str(key): encode(each) for key, each in value.items()}
@@ -30,13 +30,13 @@ def encode(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ConfigError(
-        f'the config holds {value!r}, which cannot be written down; name it by a string, as '
-        f'registries know it'
+        f'the config contains {value!r}, which cannot be stored as JSON; use the name under which it is '
+        f'registered'
     )
 
 
 def decode(value: Any) -> Any:
-    """The inverse of :func:`encode`."""
+    """Convert a JSON value back to a config value: the inverse of :func:`encode`."""
     if isinstance(value, dict):
         if value.keys() == {_TUPLE}:
             return tuple(decode(each) for each in value[_TUPLE])
@@ -45,7 +45,7 @@ def decode(value: Any) -> Any:
 
 
 def checkpoint_identity(checkpoint: str) -> dict[str, str]:
-    """Name and SHA-256 of a teacher's weights; of a URL that of the file it was loaded to."""
+    """Return name and SHA-256 of a teacher's weights; for a URL, those of the downloaded file."""
     path = _local(checkpoint)
     return dict(
         checkpoint=os.path.basename(urlparse(checkpoint).path),
@@ -54,27 +54,26 @@ def checkpoint_identity(checkpoint: str) -> dict[str, str]:
 
 
 def check_checkpoint(checkpoint: str, stored: dict[str, Any], name: str, cache: str) -> None:
-    """Refuse a cache that other weights wrote. What is not on this machine is taken at its name.
+    """Check that a cache was written with these weights. A missing file is compared by its name.
 
     Raises:
-        ConfigError: They differ.
+        ConfigError: The weights differ.
     """
     found = checkpoint_identity(checkpoint)
     key = 'sha256' if found['sha256'] and stored['sha256'] else 'checkpoint'
     if found[key] != stored[key]:
         raise ConfigError(
-            f'{name}.cache={cache} was written by other weights ({stored["checkpoint"]}) than '
-            f"{name}.checkpoint='{checkpoint}'; write it again with `python tools/cache_teacher.py "
-            f'CONFIG`, or leave '
-            f'{name}.checkpoint out'
+            f'{name}.checkpoint: must be {stored["checkpoint"]}, with which the cache {cache} was written, '
+            f'got other weights ({checkpoint}); write the cache again with `python tools/cache_teacher.py '
+            f'CONFIG`, or remove {name}.checkpoint'
         )
 
 
 def _local(checkpoint: str) -> Path | None:
-    """The file of a checkpoint, where it is on this machine."""
+    """The file of a checkpoint, or None if it is not on this machine."""
     path = Path(checkpoint)
     if checkpoint.startswith(('http://', 'https://')):
-        # Where torch.hub keeps what it has loaded.
+        # The folder in which torch.hub stores downloads.
         path = (
             Path(torch.hub.get_dir()) / 'checkpoints' / os.path.basename(urlparse(checkpoint).path)
         )

@@ -1,4 +1,4 @@
-"""Feature maps of a teacher."""
+"""Store feature maps of a teacher."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from ..alignments.features import levels_of
 from ..errors import ConfigError
 from ..families import Family
 from ..recorder import Source
-from .contents import Batch, Content, Read, Restored, half
+from .contents import Batch, Content, ReadOutput, Restored, to_half
 from .views import View
 
 
 class MapContent(Content):
     """Maps of backbone and neck, without padding.
 
-    They are large, and less exact for other views than boxes are: a map of a flipped image is about the
-    flipped map, one of a resized image is that of another image. They are sampled bilinearly at the
-    positions of the new view; positions outside of the old one are not stored
-    (:attr:`mmkd.alignments.Pair.mask` leaves them out).
+    Maps are large, and less exact for other views than boxes. The map of a flipped image is approximately
+    the flipped map; the map of a resized image differs more. Stored maps are sampled bilinearly at the
+    positions of the new view. Positions outside the stored view are not compared
+    (:attr:`mmkd.alignments.Pair.mask`).
     """
 
     kind = 'maps'
     is_large = True
 
     @classmethod
-    def claims(cls, source: Source, family: Family) -> bool:
+    def can_store(cls, source: Source, family: Family) -> bool:
+        """Return whether the source is an output of backbone or neck."""
         if source.capture != 'output':
             return False
         try:
@@ -40,8 +41,9 @@ class MapContent(Content):
             return False
 
     def extract(
-        self, read: Read, shared: dict[str, Any], image: int, view: View
+        self, read: ReadOutput, shared: dict[str, Any], image: int, view: View
     ) -> dict[str, Tensor]:
+        """Return the maps of an image, shape (C, H, W), and their strides; see :meth:`Content.extract`."""
         height, width = shared['padded']
         kept, single = {}, []
         for number, source in enumerate(self.sources):
@@ -52,19 +54,22 @@ class MapContent(Content):
             for index, level in enumerate(levels_of(value, 'teacher')):
                 if level.dim() != 4:
                     raise ConfigError(
-                        f"'{source}' cannot be kept in a cache: its output must be feature maps "
-                        f'(N, C, H, W), got shape {tuple(level.shape)}'
+                        f"'{source}' cannot be stored in a cache: its output must be feature maps "
+                        f'(N, C, H, W), got shape {tuple(level.shape)}; record another module'
                     )
                 strides = _strides((height, width), tuple(level.shape[2:]), 2 * stride)
                 stride = max(strides)
                 # The map of this image alone, without padding.
                 own = [_cells(*of) for of in zip(view.size[::-1], strides, strict=True)]
-                kept[f'maps.{number}.{index}'] = half(level[image, :, : own[0], : own[1]], source)
+                kept[f'maps.{number}.{index}'] = to_half(
+                    level[image, :, : own[0], : own[1]], source
+                )
                 kept[f'strides.{number}.{index}'] = torch.tensor(strides)
         self.settings['single'] = single
         return kept
 
     def restore(self, batch: Batch) -> Restored:
+        """Sample the stored maps at the positions of the batch's views; see :meth:`Content.restore`."""
         values, masks = {}, {}
         for number, source in enumerate(self.sources):
             count = sum(name.startswith(f'maps.{number}.') for name in batch.fields[0])
@@ -81,7 +86,8 @@ class MapContent(Content):
         return Restored(values, {}, masks)
 
     def _restore(self, batch: Batch, name: str) -> tuple[Tensor, Tensor | None]:
-        # A map of one cell fits several strides; the finest is taken.
+        # A map of one cell is compatible with several strides, so images may have stored different ones:
+        # use the largest.
         of_images = torch.stack([fields[f'strides.{name}'] for fields in batch.fields])
         strides: list[int] = of_images.amax(0).tolist()
         size = [_cells(*of) for of in zip(batch.padded, strides, strict=True)]
@@ -98,29 +104,29 @@ class MapContent(Content):
 def _sample(
     batch: Batch, image: int, old: Tensor, size: list[int], strides: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """The map of one image on the cells of its new view, and which of them show it.
+    """Sample the map of one image at the cells of its new view.
 
     Args:
         batch: The batch.
-        image: Index of the image in it.
-        old: Its map in the old view, shape (C, H, W).
+        image: Index of the image in the batch.
+        old: The map in the stored view, shape (C, H, W).
         size: Height and width of the new map.
         strides: Pixels per cell, vertical and horizontal.
 
     Returns:
-        Shape (C, *size) and (1, *size).
+        The new map, shape (C, *size), and the cells that show the image, shape (1, *size).
     """
     transform, axes, inside = batch.transform, [], []
     for axis, length, stride in ((1, size[0], strides[0]), (0, size[1], strides[1])):
         pixels = (torch.arange(length) + 0.5) * stride
         before = (pixels - transform.offset[image, axis]) / transform.scale[image, axis]
-        # A cell counts as soon as it shows some of the image, and some of what the teacher saw.
+        # A cell is valid if it shows a part of the image and a part of the stored view.
         half = stride / 2
         shown = pixels < transform.size[image, axis] + half
         start = -half / transform.scale[image, axis].abs()
         seen = (before > start) & (before < old.shape[2 - axis] * stride)
         inside.append(shown & seen)
-        # From -1 to 1 across the cells of the old map, as grid_sample wants it.
+        # grid_sample expects coordinates from -1 to 1 across the cells of the stored map.
         axes.append(2 * before / (old.shape[2 - axis] * stride) - 1)
     grid = torch.stack(torch.meshgrid(*axes, indexing='ij')[::-1], -1)
     level = F.grid_sample(
@@ -138,8 +144,9 @@ def _strides(size: Sequence[float], cells: Sequence[int], likely: int) -> list[i
 
     Args:
         size: Height and width of the images.
-        cells: Of their map.
-        likely: Twice those of the level before it, taken where several fit: for a map of one cell.
+        cells: Height and width of the map.
+        likely: Twice the stride of the previous level. It is used if several strides are possible, as for
+            a map of one cell.
     """
     fits = [
         stride

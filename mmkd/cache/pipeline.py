@@ -1,4 +1,4 @@
-"""Which training pipelines a cached teacher can follow, and the one a cache is written with."""
+"""The training pipelines that a cached teacher supports, and the pipeline that a cache is written with."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose as PipelineCompose
 
 from ..errors import ConfigError
-from .views import HOMOGRAPHY, view_key
+from .views import HOMOGRAPHY, image_key
 
-# What a sample must record of itself.
+# The meta information that a sample must record.
 META_KEYS = ('img_id', 'img_path', 'ori_shape', HOMOGRAPHY)
-# By what they do to an image. Those that move it write down how, as resizes, flips and crops of mmdet do.
-KEEPS = (
+# Transforms that do not change the geometry of an image; that change it and record a homography, as mmdet's
+# resizes, flips and crops do; that change only colours; and that a cache does not support.
+KEEP_GEOMETRY = (
     *('LoadImageFromFile', 'LoadAnnotations', 'LoadEmptyAnnotations', 'LoadProposals'),
     *(
         'FilterAnnotations',
@@ -31,30 +32,30 @@ KEEPS = (
     ),
     *('LoadImageFromNDArray', 'LoadMultiChannelImageFromFiles'),
 )
-MOVES = (
+RECORD_GEOMETRY = (
     *('Resize', 'FixScaleResize', 'FixShapeResize', 'RandomResize', 'RandomChoiceResize'),
     *('RandomFlip', 'RandomCrop', 'TranslateX', 'TranslateY', 'ResizeShortestEdge'),
 )
-RECOLOURS = (
+PHOTOMETRIC = (
     *('PhotoMetricDistortion', 'YOLOXHSVRandomAug', 'Color', 'Brightness', 'Contrast', 'Sharpness'),
     *('Solarize', 'SolarizeAdd', 'Posterize', 'Equalize', 'AutoContrast', 'Invert', 'Corrupt'),
     *('CutOut', 'RandomErasing', 'Grayscale', 'RandomGrayscale', 'ColorTransform'),
 )
-CANNOT = {
+UNSUPPORTED = {
     **dict.fromkeys(
         ('Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp', 'CopyPaste'), 'mixes several images'
     ),
     **dict.fromkeys(
         ('RandomAffine', 'Rotate', 'ShearX', 'ShearY'),
-        'turns or shears images, and boxes with them',
+        'rotates or shears images and boxes',
     ),
     **dict.fromkeys(
         ('Expand', 'MinIoURandomCrop', 'RandomCenterCropPad', 'RandomShift', 'SegRescale'),
-        'moves images without writing down how',
+        'changes the geometry of images without recording it',
     ),
 }
-# Of whole batches, after the pipeline: those that leave images where they are.
-BATCH_KEEPS = ('BatchFixedSizePad',)
+# Transforms of whole batches, after the pipeline, that do not change the geometry.
+BATCH_KEEP_GEOMETRY = ('BatchFixedSizePad',)
 _WRAPPERS = (
     *(RandomChoice, RandomApply, KeyMapper, TransformBroadcaster, ProposalBroadcaster),
     *(Compose, PipelineCompose),
@@ -62,70 +63,72 @@ _WRAPPERS = (
 
 
 def record_views(dataset: Any, key: str, photometric: bool) -> None:
-    """Make a data set's samples record their views, and refuse what changes images in other ways.
+    """Make the samples of a data set record their views, and check that all transforms are supported.
 
     Args:
-        dataset: A training data set, as it is used; ``meta_keys`` of its pipelines are extended.
+        dataset: A built training data set; ``meta_keys`` of its pipelines are extended.
         key: The config key of the cached teacher.
-        photometric: Whether images may be changed in colour and the like.
+        photometric: Whether transforms may change the colours of images.
 
     Raises:
-        ConfigError: A transform in the way, with what it does.
+        ConfigError: A transform is not supported; the message names the reason.
     """
     for transform in transforms_of(dataset):
         name = type(transform).__name__
-        if name in CANNOT:
+        if name in UNSUPPORTED:
             raise ConfigError(
-                f'{key}.cache: the training pipeline has {name}, which {CANNOT[name]}: stored outputs '
-                f'cannot follow; leave the transform out, or train with the teacher itself'
+                f'{key}.cache: the training pipeline has {name}, which {UNSUPPORTED[name]}: stored outputs '
+                f'cannot follow; remove the transform, or train with the live teacher'
             )
-        if name in RECOLOURS and not photometric:
+        if name in PHOTOMETRIC and not photometric:
             raise ConfigError(
-                f'{key}.cache: the training pipeline has {name}, which changes what images look '
-                f'like after the '
-                f'teacher has seen them; if it may answer for the unchanged image, set {key}.photometric=True'
+                f'{key}.cache: the training pipeline has {name}, which changes the colours of images, but '
+                f'the stored outputs are those of the unchanged images; set {key}.photometric=True to use '
+                f'them nevertheless'
             )
-        if name not in KEEPS + MOVES + RECOLOURS:
+        if name not in KEEP_GEOMETRY + RECORD_GEOMETRY + PHOTOMETRIC:
             raise ConfigError(
-                f'{key}.cache: whether boxes can follow {name} of the training pipeline is not '
-                f'known; leave it out, '
-                f'or train with the teacher itself'
+                f'{key}.cache: the training pipeline has {name}, which is not supported; remove it, or train '
+                f'with the live teacher'
             )
         moving = getattr(transform, 'resize', transform)
-        if name in MOVES and type(moving).__module__.startswith('mmcv.'):
+        if name in RECORD_GEOMETRY and type(moving).__module__.startswith('mmcv.'):
             raise ConfigError(
                 f"{key}.cache: the training pipeline has mmcv's {type(moving).__name__}, which does not "
-                f"write down how it moves images; name mmdet's, 'mmdet.{type(moving).__name__}'"
+                f"record how it changes the geometry; use mmdet's, 'mmdet.{type(moving).__name__}'"
             )
         if name == 'PackDetInputs':
             transform.meta_keys = (*dict.fromkeys((*transform.meta_keys, *META_KEYS)),)
 
 
 def refuse_batch_augments(preprocessor: Any, key: str) -> None:
-    """Refuse a student's data preprocessor that moves whole batches, which no homography describes.
+    """Check that the student's data preprocessor does not change the geometry of whole batches.
 
     Args:
-        preprocessor: The data preprocessor.
+        preprocessor: The student's data preprocessor.
         key: The config key of the cached teacher.
+
+    Raises:
+        ConfigError: It does, and no homography records the change.
     """
     for augment in getattr(preprocessor, 'batch_augments', None) or ():
-        if type(augment).__name__ not in BATCH_KEEPS:
+        if type(augment).__name__ not in BATCH_KEEP_GEOMETRY:
             raise ConfigError(
                 f"{key}.cache: the student's data_preprocessor has {type(augment).__name__} in "
-                f'batch_augments, which changes images without writing down how; leave it out and resize '
-                f'in the training pipeline (RandomChoiceResize), or train with the teacher itself'
+                f'batch_augments, which changes images without recording it; remove it and resize in the '
+                f'training pipeline (RandomChoiceResize), or train with the live teacher'
             )
 
 
 def transforms_of(dataset: Any) -> Iterator[Any]:
-    """All transforms that the images of a data set may go through, wrappers opened."""
+    """Yield all transforms of a data set, including those inside wrappers."""
     for name in ('dataset', 'datasets'):
         inner = getattr(dataset, name, None)
         for each in inner if isinstance(inner, (list, tuple)) else [inner]:
             if each is not None:
                 yield from transforms_of(each)
     pipeline = getattr(dataset, 'pipeline', None)
-    # MultiImageMixDataset has a list of them, and switches some off by name.
+    # MultiImageMixDataset has a list of transforms, and turns some off by name.
     yield from _opened(pipeline if isinstance(pipeline, (list, tuple)) else [pipeline])
 
 
@@ -136,19 +139,19 @@ def _opened(transforms: Any) -> Iterator[Any]:
         elif isinstance(transform, (list, tuple)):
             yield from _opened(transform)
         elif isinstance(getattr(transform, 'resize', None), BaseTransform):
-            yield transform  # RandomResize and RandomChoiceResize: the resize they hold is theirs
+            yield transform  # RandomResize and RandomChoiceResize: they contain the resize that they use
         elif transform is not None:
             yield transform
 
 
-def dataset_as_tested(cfg: Config) -> dict[str, Any]:
-    """The config of a training data set, its images shown as the test pipeline shows them.
+def dataset_with_test_pipeline(cfg: Config) -> dict[str, Any]:
+    """Return the config of the training data set with the pipeline of the test data.
 
     Args:
-        cfg: A training's config.
+        cfg: The config of a training run.
 
     Raises:
-        ConfigError: It has no test or validation data, whose pipeline to take.
+        ConfigError: The config has no test or validation data.
     """
     for loader in ('test_dataloader', 'val_dataloader'):
         dataset = (cfg.get(loader) or {}).get('dataset') or {}
@@ -161,17 +164,15 @@ def dataset_as_tested(cfg: Config) -> dict[str, Any]:
                 return new
 
             return replace_pipeline(cfg.train_dataloader.dataset, take)
-    raise ConfigError(
-        'the config has no test_dataloader, by whose pipeline the teacher sees the training images'
-    )
+    raise ConfigError('test_dataloader: not given; a cache is written with its pipeline, set it')
 
 
 def replace_pipeline(dataset: Any, change: Callable[[list], list]) -> ConfigDict:
-    """The config of the same data set with other pipelines; what mixes or repeats its images is left out.
+    """Return the config of a data set with other pipelines, without wrappers that mix or repeat images.
 
     Args:
-        dataset: The config.
-        change: Gives a new pipeline for an old one.
+        dataset: The config of the data set.
+        change: Returns the new pipeline for the old one.
     """
     dataset = ConfigDict(copy.deepcopy(dataset))
     inner = dataset.get('dataset')
@@ -187,17 +188,17 @@ def replace_pipeline(dataset: Any, change: Callable[[list], list]) -> ConfigDict
 
 
 def image_names(dataset: Any) -> list[str]:
-    """How a cache calls the images of a data set, in order."""
+    """Return the keys of a data set's images in a cache, in order."""
     return [_name(dataset.get_data_info(index)) for index in range(len(dataset))]
 
 
 def _name(info: dict[str, Any]) -> str:
-    return view_key(
+    return image_key(
         DetDataSample(metainfo={k: info[k] for k in ('img_id', 'img_path') if k in info})
     )
 
 
-#: Views in which a cache is compared with its teacher, by name: what follows the test pipeline's resize.
+#: Views in which a cache is compared with its teacher, by name: transforms after the test pipeline's resize.
 CHECKED_VIEWS: dict[str, list[dict[str, Any]]] = {
     'as written': [],
     'flipped': [dict(type='RandomFlip', prob=1.0)],
@@ -215,17 +216,20 @@ CHECKED_VIEWS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def pipeline_of_view(pipeline: list[dict], view: list[dict]) -> list[dict]:
-    """A test pipeline whose images are shown in another view, and record it.
+def pipeline_for_view(pipeline: list[dict], view: list[dict]) -> list[dict]:
+    """Add transforms to a test pipeline, and make its samples record their views.
 
     Args:
         pipeline: The test pipeline.
-        view: Configs of transforms.
+        view: Configs of the transforms to add.
+
+    Raises:
+        ConfigError: The pipeline has no ``PackDetInputs``.
     """
     pipeline = copy.deepcopy(list(pipeline))
     packs = [index for index, each in enumerate(pipeline) if each['type'] == 'PackDetInputs']
     if not packs:
-        raise ConfigError('the test pipeline does not end in PackDetInputs')
+        raise ConfigError('the test pipeline must end with PackDetInputs; add it')
     pack = pipeline[packs[-1]]
     given = pack.get('meta_keys') or ('img_shape', 'scale_factor', 'flip', 'flip_direction')
     pack['meta_keys'] = (*dict.fromkeys((*given, *META_KEYS)),)

@@ -1,4 +1,4 @@
-"""The decoder outputs of a detection transformer."""
+"""Store the decoder outputs of a detection transformer."""
 
 from __future__ import annotations
 
@@ -13,46 +13,51 @@ from ..families import Family
 from ..families.class_scores import uses_softmax
 from ..families.transformer import Transformer, num_queries
 from ..recorder import Source
-from .contents import Batch, Content, Read, Restored, half
+from .contents import Batch, Content, ReadOutput, Restored, to_half
 from .views import View
 
-# About how much the score of no-object exceeds those of the classes in a trained decoder.
+# A typical difference between the scores of no-object and of the classes in a trained decoder.
 NO_OBJECT = 10.0
 
 
 class QueryContent(Content):
-    """Class scores and boxes of the decoder layers that are read, and their embeddings if they are.
+    """Class scores and boxes of the recorded decoder layers, and query embeddings if losses read them.
 
-    Boxes are transformed with the image. A query whose box leaves the view gets the scores of no-object, as
-    the live teacher would give it; the same confidence is the weight of its embedding.
+    Boxes are transformed with the image. If a box leaves the view, its query gets the scores of no-object,
+    which a live teacher would predict. The weight of its embedding depends on these scores, too.
     """
 
     kind = 'queries'
 
     @classmethod
-    def claims(cls, source: Source, family: Family) -> bool:
+    def can_store(cls, source: Source, family: Family) -> bool:
+        """Return whether the source is the output or the input of a transformer's head."""
         return isinstance(family, Transformer) and source in (HEAD, QUERIES)
 
     @property
     def layers(self) -> list[int]:
+        """The indices of the stored decoder layers."""
         return self.settings['layers']
 
     def lacks(self, needed: Content) -> str | None:
+        """Name missing outputs or decoder layers; see :meth:`Content.lacks`."""
         absent = [str(layer) for layer in needed.settings['layers'] if layer not in self.layers]
         return super().lacks(needed) or (f'decoder layer {", ".join(absent)}' if absent else None)
 
     def extract(
-        self, read: Read, shared: dict[str, Any], image: int, view: View
+        self, read: ReadOutput, shared: dict[str, Any], image: int, view: View
     ) -> dict[str, Tensor]:
+        """Return scores, boxes and embeddings of an image's queries; see :meth:`Content.extract`."""
         count = num_queries(self.detector)
         scores, boxes = (value[self.layers, image, -count:] for value in read(HEAD))
-        kept = {'queries.scores': half(scores, HEAD), 'queries.boxes': boxes.float()}
+        kept = {'queries.scores': to_half(scores, HEAD), 'queries.boxes': boxes.float()}
         if QUERIES in self.sources:
             embeddings = torch.stack([read(QUERIES)[layer] for layer in self.layers])
-            kept['queries.embeddings'] = half(embeddings[:, image, -count:], QUERIES)
+            kept['queries.embeddings'] = to_half(embeddings[:, image, -count:], QUERIES)
         return kept
 
     def restore(self, batch: Batch) -> Restored:
+        """Transform the boxes of queries to the batch's views; see :meth:`Content.restore`."""
         scores, boxes = batch.stack('queries.scores'), batch.stack('queries.boxes')
         if not batch.transform.is_identity:
             transform = batch.transform.to(batch.device)
@@ -74,7 +79,7 @@ class QueryContent(Content):
         return Restored(values, {}, {})
 
     def _in_decoder_layout(self, value: Tensor) -> Tensor:
-        """Rows (N, stored layers, …) in the decoder's layout, (layers, N, …); other layers are zeros."""
+        """Convert (N, stored layers, …) to the decoder's layout, (layers, N, …), with zeros elsewhere."""
         depth, value = self.detector.decoder.num_layers, value.transpose(0, 1)
         if self.layers == list(range(depth)):
             return value

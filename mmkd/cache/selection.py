@@ -1,4 +1,4 @@
-"""What is kept of a teacher is what the losses read."""
+"""Select the teacher outputs to store: those that the losses read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS: dict[str, type[Content]] = {
     each.kind: each
     for each in (QueryContent, ProposalContent, DenseContent, RPNContent, MapContent)
 }
-# Of a head's thousands of priors; docs/cache.md has what is left of its confidence with fewer.
+# Number of stored priors per image; docs/cache.md lists the size on disk.
 NUM_PRIORS = 256
 
 
@@ -35,19 +35,19 @@ def contents_for(
     scale: float = 1.0,
     num_priors: int = NUM_PRIORS,
 ) -> list[Content]:
-    """The outputs of a teacher that losses read, by kind.
+    """Return the contents that store the teacher outputs that losses read, one per kind.
 
     Args:
-        entries: Losses, checked against both models.
-        name: The teacher's name.
+        entries: The loss entries, checked against both models.
+        name: The name of the teacher.
         detector: The teacher.
-        family: Its family.
-        class_map: Which class is which, where a loss reads classes.
-        scale: How much larger the images are that the teacher sees.
-        num_priors: How many priors of a dense head are kept, and of an RPN four times as many.
+        family: The family of the teacher.
+        class_map: The map between the classes, if a loss reads classes.
+        scale: Size of the teacher's images relative to the student's.
+        num_priors: Number of priors of a dense head to store per image; for an RPN, four times as many.
 
     Raises:
-        ConfigError: A loss reads what cannot be kept.
+        ConfigError: A loss reads an output that cannot be stored.
     """
     found: dict[str, list[Source]] = {}
     layers: set[int] = set()
@@ -57,17 +57,16 @@ def contents_for(
         align = entry.aligns[name]
         with entry.prefix_errors():
             for source in entry.teacher_sources(name):
-                of_source = _kind_of(source, family)
+                of_source = _content_class(source, family)
                 if of_source is MapContent and not math.log2(scale).is_integer():
                     raise ConfigError(
-                        f'maps of images {scale:g} times as large cannot be kept in a cache, only '
-                        f'of a power of '
-                        f'two times'
+                        f'maps can be stored in a cache only if teacher.scale is a power of two, got '
+                        f'{scale:g}; set teacher.scale'
                     )
                 if of_source is ProposalContent and family.options.get('proposals') != 'teacher':
                     raise ConfigError(
-                        f"'{source}' is computed on the student's proposals, which are others in each step: "
-                        f"a cache cannot hold that; set teacher.proposals='teacher'"
+                        f"'{source}' cannot be stored in a cache: it is computed on the student's proposals, "
+                        f"which differ in each step; set teacher.proposals='teacher'"
                     )
                 found.setdefault(of_source.kind, []).append(source)
             if isinstance(align, QueryAlignment):
@@ -90,7 +89,7 @@ def contents_for(
 def restored_contents(
     described: dict[str, dict[str, Any]], detector: Detector, family: Family
 ) -> list[Content]:
-    """The contents that a cache describes."""
+    """Return the contents that the manifest of a cache describes."""
     contents = []
     for kind, settings in described.items():
         sources = [Source.parse(source) for source in settings['sources']]
@@ -99,13 +98,12 @@ def restored_contents(
     return contents
 
 
-def _kind_of(source: Source, family: Family) -> type[Content]:
+def _content_class(source: Source, family: Family) -> type[Content]:
     for kind in KINDS.values():
-        if kind.claims(source, family):
+        if kind.can_store(source, family):
             return kind
     raise ConfigError(
-        f"'{source}' of a {type(family.detector).__name__} cannot be kept in a cache, which holds for other "
-        f'views of an image too: that can class scores and boxes of decoder queries, proposals and '
-        f'priors, and '
-        f'maps of backbone and neck; train with the teacher itself (without teacher.cache)'
+        f"'{source}' of a {type(family.detector).__name__} cannot be stored in a cache, which supports class "
+        f'scores and boxes of decoder queries, proposals and priors, and maps of backbone and neck; train '
+        f'with the live teacher (without teacher.cache)'
     )

@@ -1,4 +1,4 @@
-"""Write a teacher's outputs for each image of a data set."""
+"""Write a cache: compute and store a teacher's outputs for each image of a data set."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .files import SHARD_IMAGES, CacheWriter
 from .identity import checkpoint_identity, encode
 from .pipeline import image_names
 
-# Of a teacher's config: keys that locate the teacher or describe how a cache is read.
+# Keys of a teacher's config that locate the teacher or configure the reading of a cache.
 NOT_OPTIONS = ('config', 'checkpoint', 'classes', 'cache', 'min_visible', 'photometric', 'shard')
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a cache came to.
+class CacheSummary:
+    """The result of writing a cache.
 
     Attributes:
-        images: How many images it has.
-        new: How many of them were added now.
-        bytes_an_image: On disk, as estimated from the first one.
+        images: Number of images in the cache.
+        new: Number of images that were added.
+        bytes_per_image: Size on disk per image, estimated from the first image.
     """
 
     images: int
     new: int
-    bytes_an_image: int
+    bytes_per_image: int
 
 
 def write_cache(
@@ -45,40 +45,43 @@ def write_cache(
     shard_images: int = SHARD_IMAGES,
     confirm: Callable[[int, int, bool], bool] | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
-) -> Written | None:
-    """Write the cache of a data set, or go on where it was interrupted.
+) -> CacheSummary | None:
+    """Write the cache of a data set, or continue an interrupted one.
 
     Args:
         outputs: The teacher's outputs (:class:`mmkd.distillers.teacher_outputs.TeacherOutputs`).
-        config: The teacher's config, as the distiller has it.
-        dataset: The images, each as the teacher is to see it.
-        folder: Where to.
-        batch_size: Images the teacher sees at once; more than one are padded to the largest.
-        num_workers: Processes that load images.
-        shard_images: Images a file.
-        confirm: Asked before anything is written: images to come, bytes of each, whether what is kept is
-            large.
-        progress: Wraps the batches.
+        config: The teacher's config in the distiller.
+        dataset: The data set, with the pipeline for the teacher.
+        folder: The folder of the cache.
+        batch_size: Number of images per batch. The images of a batch are padded to the largest.
+        num_workers: Number of processes that load images.
+        shard_images: Number of images per file.
+        confirm: Called before anything is written, with the number of images to add, the bytes per image,
+            and whether the outputs are large. Returns whether to write.
+        progress: Wraps the iterable of batches.
 
     Returns:
-        What was written, None where ``confirm`` refused.
+        A summary, or None if ``confirm`` returned False.
 
     Raises:
-        ConfigError: The folder holds another cache, or the data set is empty or has two images of one name.
+        ConfigError: The folder contains another cache, or the data set is empty or has two images with the
+            same key.
     """
     names = image_names(dataset)
     if not names:
-        raise ConfigError('the training data set has no images')
+        raise ConfigError(
+            'train_dataloader: the data set has no images; correct its annotation file'
+        )
     numbers = dict(zip(names, range(len(names)), strict=True))
     if len(numbers) < len(names):
         twice = next(name for index, name in enumerate(names) if numbers[name] != index)
         raise ConfigError(
-            f'the training data set has two images called {twice}; a cache identifies images by id and '
-            f'file name'
+            f'train_dataloader: the data set has two images with id and file name {twice}, by which a cache '
+            f'identifies images; remove one'
         )
-    first = outputs.of_batch(pseudo_collate([dataset[0]]))
+    first = outputs.extract_batch(pseudo_collate([dataset[0]]))
     size = sum(value.nbytes for fields in first.values() for value in fields.values())
-    writer = CacheWriter(folder, identity_of(outputs, config, names), shard_images)
+    writer = CacheWriter(folder, cache_identity(outputs, config, names), shard_images)
     missing = [index for name, index in numbers.items() if name not in writer.done]
     large = any(content.is_large for content in outputs.contents)
     if confirm is not None and missing and not confirm(len(missing), size, large):
@@ -88,17 +91,21 @@ def write_cache(
     )
     try:
         for raw in progress(loader):
-            for name, fields in outputs.of_batch(raw).items():
+            for name, fields in outputs.extract_batch(raw).items():
                 writer.add(name, fields)
-    except (KeyboardInterrupt, UserError, RuntimeError):  # an image that fails, or no memory left
-        writer.flush()  # so that nothing is computed twice
+    except (
+        KeyboardInterrupt,
+        UserError,
+        RuntimeError,
+    ):  # for example a broken image, or out of memory
+        writer.flush()  # the finished images need not be computed again
         raise
     writer.finish()
-    return Written(len(writer.done), len(missing), size)
+    return CacheSummary(len(writer.done), len(missing), size)
 
 
-def identity_of(outputs: Any, config: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """What identifies a cache."""
+def cache_identity(outputs: Any, config: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return the identity of a cache: teacher, contents and data set as JSON values."""
     teacher = outputs.teacher
     options = {key: encode(value) for key, value in config.items() if key not in NOT_OPTIONS}
     digest = hashlib.sha256('\n'.join(sorted(names)).encode()).hexdigest()

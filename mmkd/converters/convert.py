@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..checkpoints import listing
+from ..checkpoints import summarize_keys
 from ..errors import CheckpointError, ConfigError, did_you_mean
 from .format import Format, State
 from .mobilenet_v2 import TORCHVISION_MOBILENET_V2
@@ -70,7 +70,7 @@ def convert(
     if missing or unknown:
         others = [name for name, other in FORMATS.items() if not any(other.match(state)[1:])]
         looks = f'looks like {" or ".join(others)}, not' if others else 'is not'
-        problems = [listing('missing', missing), listing('unknown', unknown)]
+        problems = [summarize_keys('missing', missing), summarize_keys('unknown', unknown)]
         raise CheckpointError(
             f'{where} {looks} {source}: {"; ".join(problem for problem in problems if problem)}'
         )

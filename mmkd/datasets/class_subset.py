@@ -21,7 +21,8 @@ class ClassSubsetDataset(CocoDataset):
     Args:
         empty_images: Number of kept images without the classes, as a multiple of the number of images
             with them. The kept images are spread evenly over the annotation file.
-        args, kwargs: Arguments of ``CocoDataset``.
+        *args: Arguments of ``CocoDataset``.
+        **kwargs: Arguments of ``CocoDataset``.
 
     Raises:
         ConfigError: ``empty_images`` is negative, or no image contains one of the classes.

@@ -28,6 +28,7 @@ class DropFlatBoxes(BaseTransform):
     In MMDetection, such a box makes the box loss NaN.
 
     Examples:
+        >>> from mmkd.datasets import DropFlatBoxes
         >>> objects = [dict(bbox=[4, 4, 20, 30]), dict(bbox=[8, 8, 8, 30])]
         >>> DropFlatBoxes()(dict(instances=objects))
         {'instances': [{'bbox': [4, 4, 20, 30]}]}
@@ -101,6 +102,6 @@ def _is_readable(path: str) -> bool:
 
 
 def name_failing_images(dataset: Any) -> None:
-    """Make a data set raise a :class:`UserError` that names an image if it is missing or cannot be read."""
+    """Make a data set raise a ``UserError`` that names an image if it is missing or cannot be read."""
     if not isinstance(dataset.prepare_data, _PrepareData):
         dataset.prepare_data = _PrepareData(dataset.prepare_data, dataset)

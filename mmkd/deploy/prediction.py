@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,10 @@ def predict(
     with TemporaryDirectory() as folder:
         path = os.path.join(folder, 'student.py')
         plain.dump(path)
-        inferencer = DetInferencer(path, str(checkpoint), device=device, show_progress=False)
+        with warnings.catch_warnings():
+            # They concern class colours and the config's visualizer, which are not used.
+            warnings.filterwarnings('ignore', message='palette does not exist|Failed to add')
+            inferencer = DetInferencer(path, str(checkpoint), device=device, show_progress=False)
     # Not the visualizer of the config, which may have other backends.
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = inferencer.model.dataset_meta

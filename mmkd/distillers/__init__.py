@@ -1,10 +1,10 @@
-"""The training step: student, teachers and the losses between them."""
+"""The training step: a student, its teachers and the distillation losses."""
 
-from .config_access import answer_for_student
+from .config_access import delegate_config_to_student
 from .distiller import Distiller
 from .loss_entry import LossEntry
 from .schedule import Schedule
 
 __all__ = ['Distiller', 'LossEntry', 'Schedule']
 
-answer_for_student()
+delegate_config_to_student()

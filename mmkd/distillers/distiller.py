@@ -1,4 +1,4 @@
-"""The model that is trained: a student, with a teacher beside it."""
+"""The model that is trained: a student with its teachers and distillation losses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..types import Detector
 from .gradient_ratio import measure_weights, task_losses
 from .inheritance import depends_on_classes, inherit, require_modules
 from .loss_entry import LossEntry
-from .step import PerModel, StepRecorders
+from .step import StepRecorders, UncopiedDict
 
 CONNECTORS = 'connectors'
 FSDP_PREFIX = '_fsdp_wrapped_module.'
@@ -35,33 +35,49 @@ OPTIONS = (
 
 @MODELS.register_module()
 class Distiller(BaseModel):
-    """Trains a detector on its own losses and on a teacher's outputs for the same images.
+    """Trains a detector with its own losses and with distillation losses on the same images.
 
-    To everything outside it *is* the student: it has the student's modules under the student's
-    names, so that its checkpoints, optimizer groups and hooks are those of plain MMDetection. Only
-    the connectors are added; they are trained with the rest, and kept out of ``state_dict``
-    (:class:`mmkd.hooks.DistillationHook` saves them beside it). The teacher is built when training
-    starts and never for testing.
+    From outside, a distiller looks like the student: it has the student's modules under the student's
+    names. Its checkpoints, optimizer groups and hooks are those of plain MMDetection. Only the connectors
+    are added. They are trained with the other modules and kept out of ``state_dict``;
+    :class:`mmkd.hooks.DistillationHook` saves them separately. The teachers are built when training
+    starts, and never for testing.
 
     Args:
-        student: Model config of any MMDetection detector.
-        teacher: Arguments of :class:`mmkd.teachers.LiveTeacher`; or ``dict(ema=…)``, those of
+        student: The model config of any MMDetection detector.
+        teacher: The arguments of :class:`mmkd.teachers.LiveTeacher`; or ``dict(ema=…)``, those of
             :class:`mmkd.teachers.AveragedTeacher`; or ``dict(cache=…)``, those of
             :class:`mmkd.teachers.CachedTeacher`.
-        teachers: More teachers by name, likewise; losses name theirs by ``teacher_name``. That of
-            ``teacher`` is called ``teacher``.
-        losses: Distillation losses by name; each is a config as :class:`LossEntry` reads it. With
-            none, training is plain MMDetection's.
-        task_losses: Whether the student's own losses count. Without them it learns from the teacher
-            alone, and images need no labels.
-        init_student: What the student starts with: ``dict(from_teacher=[…])``, module paths whose
-            weights it takes from a teacher (:func:`mmkd.distillers.inheritance.inherit`), of several
-            from the one that ``teacher_name`` names.
-        class_map: Arguments of :class:`mmkd.alignments.ClassMap` beside the names.
+        teachers: More teachers of the same form, by name. A loss selects a teacher with ``teacher_name``;
+            the name of ``teacher`` is ``teacher``.
+        losses: Distillation losses by name, each a config of :class:`LossEntry`. Without losses, training
+            equals plain MMDetection.
+        task_losses: Whether to compute the student's own losses. With False, the student learns from the
+            teachers only, and the images need no labels.
+        init_student: Initial weights of the student. ``dict(from_teacher=[…])``: paths of modules that
+            start with the teacher's weights (:func:`mmkd.distillers.inheritance.inherit`). If there are
+            several teachers, ``teacher_name`` selects one.
+        class_map: Arguments of :class:`mmkd.alignments.ClassMap` besides the class names.
         classes: The student's class names, in order. Default: those of the training data.
 
     Raises:
-        ConfigError, PathError: A config value does not hold; the message names the key.
+        ConfigError, PathError: A config value is invalid; the message names the key.
+
+    Examples:
+        >>> from mmdet.registry import MODELS
+        >>> from mmengine.hub import get_config
+        >>> from mmengine.registry import init_default_scope
+        >>> import mmkd
+        >>> init_default_scope('mmdet')
+        >>> distiller = MODELS.build(dict(
+        ...     type='Distiller',
+        ...     student=get_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py').model,
+        ...     teacher=dict(config='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', checkpoint='r50.pth'),
+        ...     losses=dict(loss_kd=dict(type='CWD', tau=4.0, student='neck'))))
+        >>> distiller.entries['loss_kd'].loss, distiller.teacher  # the teacher is loaded for training
+        (CWD(), None)
+        >>> distiller.backbone is distiller.student.backbone
+        True
     """
 
     def __init__(
@@ -82,28 +98,33 @@ class Distiller(BaseModel):
             raise ConfigError(
                 f'model.{wrong}: a Distiller has no such option{did_you_mean(wrong, OPTIONS)}'
             )
-        student = MODELS.build(copy.deepcopy(student))  # detectors write into their config
-        with preserve_rng_state():  # connectors must not shift the student's random numbers
+        student = MODELS.build(copy.deepcopy(student))  # detectors modify their config
+        with preserve_rng_state():  # connectors must not consume the student's random numbers
             self.entries = {
                 name: LossEntry(name, config) for name, config in (losses or {}).items() if config
             }
         self.inherited_modules, self._inherits_from = _modules_to_inherit(init_student)
         readers = {t: f'losses.{name}' for name, it in self.entries.items() for t in it.aligns}
-        #: Names of the teachers that losses compare with.
+        #: Names of the teachers that losses use.
         self._compared = list(readers)
         if self.inherited_modules:
             readers.setdefault(self._inherits_from, 'init_student')
-        #: The teachers, by name, as far as they are loaded.
+        #: The loaded teachers, by name.
         self.teachers = DeclaredTeachers(teacher, teachers, readers)
         if self.inherited_modules and self.teachers.is_average(self._inherits_from):
-            raise ConfigError('init_student: the average of the student has nothing to hand down')
+            raise ConfigError(
+                'init_student: must take weights from another detector, got the moving average of the '
+                'student; name another teacher in init_student.teacher_name'
+            )
         if not task_losses and not self.entries:
-            raise ConfigError('task_losses=False, but no losses: the student would learn nothing')
+            raise ConfigError(
+                'task_losses: False needs at least one distillation loss, got none; add one to losses'
+            )
         for entry in self.entries.values():
             if entry.ratio and not task_losses:
                 raise ConfigError(
-                    f'losses.{entry.name}.loss_weight: is measured against the task losses, but '
-                    f'task_losses=False; give a number'
+                    f'losses.{entry.name}.loss_weight: must be a number with task_losses=False, because it '
+                    f'is measured against the task losses; set a number'
                 )
         self.task_losses = task_losses
         self._adopt_student_modules(student)
@@ -116,15 +137,15 @@ class Distiller(BaseModel):
             self.add_module(CONNECTORS, nn.ModuleDict(connectors))
         self.class_maps: dict[str, ClassMap] = {}
         self.classes = classes
-        #: Whether a DistillationHook looks after this model.
+        #: Whether a DistillationHook is registered for this model.
         self.has_hook = False
-        #: Arguments of :class:`ClassMap` beside the names.
+        #: Arguments of :class:`ClassMap` besides the class names.
         self.class_map_config = class_map or {}
-        self._recorders: dict[tuple[str, ...], StepRecorders] = PerModel()
+        self._recorders: dict[tuple[str, ...], StepRecorders] = UncopiedDict()
 
     @property
     def teacher(self) -> Teacher | None:
-        """The first of its teachers, None as long as none is loaded."""
+        """The first loaded teacher, or None."""
         return next(iter(self.teachers.values()), None)
 
     # ------------------------------------------------------------------ the training step
@@ -132,17 +153,17 @@ class Distiller(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: SampleList | None = None, mode: str = 'tensor'
     ) -> Any:
-        """As the student's; with ``mode='loss'`` the distillation losses are added."""
+        """Run the student. With ``mode='loss'``, add the distillation losses to its losses."""
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         return self.student(inputs, data_samples, mode)
 
     def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
-        """One training step's losses: the student's own, and the active distillation losses.
+        """Compute the losses of one training step: the student's own and the active distillation losses.
 
         Args:
-            inputs: Images as the student's data preprocessor made them, shape (N, 3, H, W).
-            data_samples: Their ground truth and meta information.
+            inputs: Images from the student's data preprocessor, shape (N, 3, H, W).
+            data_samples: The ground truth and meta information of the images.
 
         Returns:
             Losses by name, each a scalar or a list of scalars.
@@ -155,7 +176,7 @@ class Distiller(BaseModel):
         record = self._recorders_of(active)
         given = (inputs, data_samples, self.data_preprocessor, record.student)
         try:
-            # Teachers first where they can be: then their activations are gone when the student's come.
+            # Run teachers before the student if possible, to free their activations early.
             for teacher in record.before_student:
                 teacher.run_teacher(*given)
             with record.student:
@@ -165,15 +186,19 @@ class Distiller(BaseModel):
             record.run_joint_parts()
             for name in active:
                 if name in losses:
-                    raise ConfigError(f"losses.{name}: the student has a loss '{name}' of its own")
+                    raise ConfigError(
+                        f"losses.{name}: the student has its own loss '{name}'; rename the entry"
+                    )
                 steps = record.steps(self.entries[name], data_samples)
                 losses[name] = self.entries[name](steps, factors[name])
         finally:
             record.clear()
-        return self._measured(losses, factors) | self._idle_connectors(active)
+        return self._apply_measured_weights(losses, factors) | self._idle_connectors(active)
 
-    def _measured(self, losses: dict[str, Tensor], factors: dict[str, float]) -> dict[str, Tensor]:
-        """The losses of a step with the weights that are measured, and these for the log."""
+    def _apply_measured_weights(
+        self, losses: dict[str, Tensor], factors: dict[str, float]
+    ) -> dict[str, Tensor]:
+        """Apply the measured weights to the losses of a step, and add the weights for the log."""
         ratios = {
             name: entry.ratio
             for name, entry in self.entries.items()
@@ -185,19 +210,20 @@ class Distiller(BaseModel):
         measure_weights(ratios, own, task_losses(losses, self.entries), self.student)
         for name, ratio in ratios.items():
             losses[name] = losses[name] * ratio.weight
-            # A name without `loss`, so that mmengine logs it and adds it to nothing.
+            # mmengine sums names that contain `loss`; this one is logged only.
             losses[name.replace('loss', 'weight')] = losses[name].new_tensor(ratio.weight)
         return losses
 
     def _task_losses(
         self, inputs: Tensor, data_samples: SampleList, record: StepRecorders | None = None
     ) -> dict[str, Tensor]:
-        """The student's own losses; without labels it only computes what is recorded of it."""
+        """The student's own losses. With ``task_losses=False``, only run the parts that are recorded."""
         if self.task_losses:
             return self.student(inputs, data_samples, mode='loss')
         if record is None:
             raise ConfigError(
-                'task_losses=False, but no distillation loss is active in this iteration'
+                'task_losses: False needs an active distillation loss in every iteration, got none in this '
+                'one; change the schedule of a loss'
             )
         parts = record.parts_of(self.student)
         family_of(self.student).run(inputs, data_samples, parts, record.student)
@@ -206,29 +232,32 @@ class Distiller(BaseModel):
     # ------------------------------------------------------------------ before the first step
 
     def init_weights(self) -> None:
-        """Initialise the student as it does itself, load the teacher and take over its weights.
+        """Initialise the student, load the teachers and copy inherited weights.
 
-        mmengine calls this when training starts, before a checkpoint is loaded, and never for testing.
+        mmengine calls this method when training starts, before it loads a checkpoint, and never for
+        testing.
         """
         self.student.init_weights()
-        for name in self.teachers.read:
-            if not self.teachers.is_average(name):  # there is nothing to average yet
+        for name in self.teachers.used:
+            if not self.teachers.is_average(
+                name
+            ):  # an average starts later, from the loaded weights
                 self._load_teacher(name)
         if self.inherited_modules:
             modules = self.inherited_modules
-            teacher = self.teachers.with_weights(self._inherits_from)
-            # Encoder and decoder can be inherited for classes the teacher has never heard of.
+            teacher = self.teachers.load_with_weights(self._inherits_from)
+            # Modules without rows per class, such as an encoder, need no class names.
             named = depends_on_classes(self.student, modules)
             classes = self._pair_classes(self._inherits_from) if named else None
             report = inherit(self.student, teacher.detector, modules, classes)
             MMLogger.get_current_instance().info(f'init_student: {report}')
-        self.teachers.keep(self._compared)
+        self.teachers.keep_only(self._compared)
 
     def prepare(self) -> None:
-        """Load the teachers, pair the classes and check every loss entry; at most once.
+        """Load the teachers, pair the classes and check all loss entries. Later calls do nothing.
 
         Raises:
-            ConfigError, PathError: What does not fit, with the loss entry it concerns.
+            ConfigError, PathError: The first error; the message names the loss entry.
         """
         if self._recorders or not self.entries:
             return
@@ -237,13 +266,13 @@ class Distiller(BaseModel):
             raise problem
 
     def problems(self) -> Iterator[UserError]:
-        """What does not fit of the teachers, the classes and each loss entry; loads the teachers."""
+        """Load the teachers and yield all errors of the teachers, the classes and the loss entries."""
         complete = True
         try:
             require_modules('student', self.student, self.inherited_modules)
         except UserError as error:
             yield error
-        for name in (name for name in self.teachers.read if name in self._compared):
+        for name in (name for name in self.teachers.used if name in self._compared):
             try:
                 teacher = self._load_teacher(name)
             except UserError as error:
@@ -274,21 +303,21 @@ class Distiller(BaseModel):
                 yield error
 
     def _check_hook(self) -> None:
-        """Whether what lies beside the student is saved with it."""
+        """Check that a DistillationHook saves the connectors and averages of this model."""
         hub = MessageHub.get_current_instance()
         averages = any(self.teachers.is_average(name) for name in self._compared)
-        beside = bool(self.connector_state()) or averages
+        has_state = bool(self.connector_state()) or averages
         if hub.get_info('loop_stage') == 'train' and not self.has_hook:
             todo = (
                 "train with mmkd's tools, which add the DistillationHook, or add it to the config: "
                 "default_hooks=dict(distillation=dict(type='DistillationHook'))"
             )
-            if beside:
+            if has_state:
                 what = "student's average" if averages else 'connectors of the losses'
                 raise ConfigError(f'default_hooks: checkpoints would lose the {what}; {todo}')
             MMLogger.get_current_instance().warning(
-                f'default_hooks: no DistillationHook, the data is not checked before the first iteration; '
-                f'{todo}'
+                f'default_hooks: without DistillationHook the data is not checked before the first '
+                f'iteration; {todo}'
             )
 
     def _load_teacher(self, name: str) -> Teacher:
@@ -301,18 +330,21 @@ class Distiller(BaseModel):
     def _pair_classes(self, name: str) -> ClassMap:
         classes, teacher = self._student_classes(), self.teachers[name]
         if not classes:
-            raise ConfigError("the student's class names are not known; set model.classes to them")
+            raise ConfigError(
+                "classes: must be the student's class names, got none from the training data; set "
+                'model.classes'
+            )
         if not teacher.classes:
             raise ConfigError(
-                teacher.unnamed
-                or 'the class names of the teacher are neither in its checkpoint nor in its config; set '
-                f'model.{self.teachers.key_of(name)}.classes to them'
+                teacher.classes_error
+                or f"{self.teachers.config_key(name)}.classes: must be the teacher's class names, got none "
+                f'from its checkpoint and config; set model.{self.teachers.config_key(name)}.classes'
             )
         count = family_of(self.student).num_classes()
         if count is not None and count != len(classes):
             raise ConfigError(
-                f'the student was built for {count} classes, but its data has {len(classes)}; set '
-                f'num_classes of its heads in model.student'
+                f'student: num_classes must be {len(classes)}, the number of classes of the data, got '
+                f'{count}; set num_classes of its heads in model.student'
             )
         try:
             return ClassMap(classes, teacher.classes, **self.class_map_config)
@@ -330,26 +362,27 @@ class Distiller(BaseModel):
     # ------------------------------------------------------------------ being the student
 
     def _adopt_student_modules(self, student: Detector) -> None:
-        """Take over the student's tables of modules, parameters and buffers.
+        """Share the student's tables of modules, parameters and buffers.
 
-        The tables of tensors are the student's own objects, so that whatever replaces a tensor does so
-        for both; the table of modules is a copy, since connectors are added to it. A class made of the
-        student's own and a mixin would need no copy, but then the student has the connectors too: in its
-        average, in what counts and loads its weights, and beside whatever it calls by the same names.
+        The tables of tensors are the student's own objects: code that replaces a tensor replaces it in
+        both models. The table of modules is a copy, because connectors are added to it. A class derived
+        from the student's class and a mixin would need no copy. But then the student itself would have
+        the connectors: in its average, in its weight count, in its checkpoint loading, and with possible
+        name collisions.
         """
         for table in ('_parameters', '_buffers', '_non_persistent_buffers_set'):
             self.__dict__[table] = student.__dict__[table]
         self.__dict__['_modules'] = student._modules.copy()
-        # Past nn.Module's __setattr__, which would add the student as a module of its own.
+        # Bypass nn.Module.__setattr__, which would register the student as a submodule.
         self.__dict__['student'] = student
-        # mmengine's get_state_dict runs this hook, but not an overridden state_dict().
+        # mmengine's get_state_dict runs this hook, but ignores an overridden state_dict().
         self._register_state_dict_hook(_drop_connectors)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         student = self.__dict__.get('student')
         if student is not None and name in student._modules:
-            student._modules[name] = value  # wrapped, as FSDP does with the modules in a model
+            student._modules[name] = value  # FSDP replaces modules of a model by their wrappers
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -360,6 +393,7 @@ class Distiller(BaseModel):
             return getattr(self.__dict__['student'], name)
 
     def train(self, mode: bool = True) -> Distiller:
+        """Set the mode of the student and the connectors. Teachers always stay in evaluation mode."""
         self.training = mode
         self.student.train(mode)
         if CONNECTORS in self._modules:
@@ -367,25 +401,26 @@ class Distiller(BaseModel):
         return self
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses as the student does; returns the total and the values for the log."""
         return self.student.parse_losses(losses)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        # The student may rename keys of older checkpoints here, as mmdet's detectors do.
+        # mmdet's detectors rename keys of older checkpoints in this method.
         self.student._load_from_state_dict(state_dict, prefix, *args)
-        # Connectors are not part of it, so they are never missing: give them what they have.
+        # A checkpoint has no connectors. Insert their current weights, so that none are missing.
         for key, value in self.connector_state().items():
             state_dict.setdefault(f'{prefix}{CONNECTORS}.{key}', value)
 
     def connector_state(self) -> dict[str, Tensor]:
-        """The connectors' ``state_dict``; empty where there are none."""
+        """Return the ``state_dict`` of the connectors; it is empty without connectors."""
         connectors = self._modules.get(CONNECTORS)
         return {} if connectors is None else connectors.state_dict()
 
     def load_connector_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what :meth:`connector_state` gave.
+        """Restore the result of :meth:`connector_state`.
 
         Raises:
-            ConfigError: It belongs to other connectors.
+            ConfigError: The state belongs to other connectors.
         """
         own = self.connector_state()
         shapes = {key: tuple(value.shape) for key, value in own.items()}
@@ -395,24 +430,25 @@ class Distiller(BaseModel):
                 key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key)
             )
             raise ConfigError(
-                f'the checkpoint holds other connectors than the losses declare ({", ".join(differing)} '
-                f'differ); resume with the losses it was written with, or start from it with load_from'
+                f'resume: the connectors of the checkpoint must be those of the losses, but '
+                f'{", ".join(differing)} differ; resume with the losses of the checkpoint, or start from it '
+                f'with load_from'
             )
         if state:
             self._modules[CONNECTORS].load_state_dict(state)
 
     def weight_state(self) -> dict[str, dict[str, float]]:
-        """What was measured for the weights of losses, by their names; empty where none is measured."""
+        """Return the measurements for the weights of losses, by name; empty if no weight is measured."""
         return {name: it.ratio.state() for name, it in self.entries.items() if it.ratio}
 
     def load_weight_state(self, state: dict[str, dict[str, float]]) -> None:
-        """Restore what :meth:`weight_state` gave; losses that were not measured then start anew."""
+        """Restore the result of :meth:`weight_state`. Losses that are not in it start a new measurement."""
         for name, entry in self.entries.items():
             if entry.ratio and name in state:
                 entry.ratio.load_state(state[name])
 
     def _idle_connectors(self, active: tuple[str, ...]) -> dict[str, Tensor]:
-        """Zero losses through the connectors of inactive entries: DDP waits for every gradient."""
+        """Losses of 0 that reach the connectors of inactive entries, because DDP waits for all gradients."""
         if not is_distributed():
             return {}
         return {
@@ -427,21 +463,25 @@ class Distiller(BaseModel):
 
 
 def _modules_to_inherit(init_student: dict[str, Any] | None) -> tuple[list[str], str]:
-    """The modules, and the teacher they are taken from."""
+    """The paths of the inherited modules, and the name of the teacher."""
     config = dict(init_student or {})
     modules = config.pop('from_teacher', [])
     teacher = config.pop('teacher_name', TEACHER)
     if config:
         wrong = next(iter(config))
         known = ['from_teacher', 'teacher_name']
-        raise ConfigError(f'init_student.{wrong}: unknown{did_you_mean(wrong, known)}')
+        raise ConfigError(
+            f'init_student.{wrong}: init_student has no such option{did_you_mean(wrong, known)}'
+        )
     if isinstance(modules, str):
-        raise ConfigError(f"init_student.from_teacher='{modules}' must be a list of module paths")
+        raise ConfigError(
+            f'init_student.from_teacher: must be a list of module paths, got {modules!r}'
+        )
     return list(modules or []), teacher
 
 
 def _drop_connectors(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
     if prefix.endswith(FSDP_PREFIX):
-        return  # FSDP misses what it has gathered; the DistillationHook takes them out after it
+        return  # FSDP expects all keys that it gathered; the DistillationHook removes them later
     for key in [key for key in state if key.startswith(f'{prefix}{CONNECTORS}.')]:
         del state[key]

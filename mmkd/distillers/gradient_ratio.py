@@ -1,4 +1,4 @@
-"""Loss weights that are measured: each loss's gradient gets a given ratio to that of the task losses."""
+"""Measured loss weights: they set the ratio of a loss's gradient to the gradient of the task losses."""
 
 from __future__ import annotations
 
@@ -15,37 +15,42 @@ from torch import Tensor, nn
 from ..errors import ConfigError, PathError, did_you_mean
 
 AUTO = 'auto'
-# float16 has no smaller numbers than 6e-8; mmengine's loss scaling comes after the losses.
+# Scales losses before gradients are measured: float16 has no numbers below 6e-8, and mmengine scales the loss
+# only later.
 HALF_SCALE = 2.0**12
-# Of the two wordings that torch has had.
+# Common to the two error messages that torch has had.
 CHECKPOINTING = re.compile(r'compatible with \.grad\(\)')
 
 
 class GradientRatio:
-    """The weight at which a loss's gradient has a given ratio to the gradient of the task losses.
+    """Measures the weight at which a loss's gradient has a given ratio to the gradient of the task losses.
 
-    Both norms are taken at the student's weights that both reach, so a loss on one head is held against what
-    the labels do to that head and below. The weight is ``ratio`` over the geometric mean of (norm of the
-    loss's gradient) / (norm of the task losses' gradient). It holds from the first step on, and is fixed
-    after ``steps`` of them, or with ``every`` measured again for all of the training run.
+    Both gradient norms are taken over the student's weights that both losses reach. A loss on one head is
+    thus compared with the gradient of the task losses in that head and the layers below. The weight is
+    ``ratio`` divided by the geometric mean, over steps, of (norm of the loss's gradient) / (norm of the
+    task losses' gradient). It is used from the first step on. It is fixed after ``steps`` steps, or, with
+    ``every``, updated during the whole training run.
 
-    GradNorm (Chen et al. 2018, arXiv 1711.02257, sec. 3) trains the weights of all tasks by a loss of
-    their own, so that norms at one shared layer follow the tasks' rates of progress. RT-DETRv4 (Liao et
-    al. 2025, arXiv 2510.25257, Gradient-guided Adaptive Modulation) changes one weight after each epoch so
-    that the share of one encoder layer in the whole gradient stays in a range. Here nothing is trained,
-    every loss has a ratio of its own, and it is that of the loss's gradient itself.
+    Related methods:
+
+    - GradNorm (Chen et al. 2018, arXiv 1711.02257, sec. 3) trains the weights of all tasks with an extra
+      loss: the norms at one shared layer follow the tasks' training rates.
+    - RT-DETRv4 (Liao et al. 2025, arXiv 2510.25257, Gradient-guided Adaptive Modulation) changes one weight
+      after each epoch: the share of one encoder layer in the whole gradient stays in a range.
+
+    Here nothing is trained, and each loss has its own ratio, measured on its own gradient.
 
     Args:
-        ratio: Of the norms, above 0. The default lets teacher and labels pull alike; on held-out images it
-            did better than 0.3 (benchmarks/studies/tuning/voc_160_tuning.py).
-        modules: Paths of modules of the student to take the norms at; default all.
-        steps: How many steps are measured at the start. Steps in which the loss has no gradient do not
-            count.
-        every: After them, measure each ``every``-th step too; None to fix the weight.
+        ratio: Ratio of the norms, above 0. With the default, 1, teacher and labels have gradients of the
+            same size; on held-out images it was better than 0.3
+            (benchmarks/studies/tuning/voc_160_tuning.py).
+        modules: Paths of the student's modules. The norms are taken over their weights. Default: all.
+        steps: Number of measured steps at the start. Steps without a gradient of the loss do not count.
+        every: After the first ``steps``, also measure every ``every``-th step. None: fix the weight.
         momentum: With ``every``, the share of the old mean that each further measurement keeps.
 
     Raises:
-        ConfigError: A value is out of its range.
+        ConfigError: A value is out of range.
     """
 
     def __init__(
@@ -73,46 +78,46 @@ class GradientRatio:
             )
         self.ratio, self.modules, self.steps = float(ratio), modules, steps
         self.every, self.momentum = every, momentum
-        #: Steps in which the loss acted, and those of them that were measured.
+        #: Number of steps in which the loss was active, and number of measured steps.
         self.seen = self.measured = 0
-        self._mean = 0.0  # of the logarithm of the quotient
+        self._mean = 0.0  # mean of the logarithm of the norms' quotient
 
     @property
     def weight(self) -> float:
-        """The weight by what was measured so far; 1 before."""
+        """The weight from the measurements so far; 1 before the first."""
         return self.ratio * math.exp(-self._mean) if self.measured else 1.0
 
-    def is_due(self) -> bool:
-        """Whether this step is to be measured."""
+    def should_measure(self) -> bool:
+        """Return whether to measure this step."""
         if self.measured < self.steps:
             return True
         return self.every is not None and self.seen % self.every == 0
 
-    def add(self, own: float, task: float) -> None:
-        """Take in the norms of a step; without a gradient of both there is nothing to learn from it."""
+    def update(self, own: float, task: float) -> None:
+        """Update the mean with the two norms of a step. A step with a norm of 0 or infinity is ignored."""
         if not (0 < own < math.inf and 0 < task < math.inf):
             return
         self.measured += 1
-        # The plain mean at first, so that the first step weighs no more than others.
+        # The plain mean at first, so that all of the first steps have the same weight.
         rate = 1 / min(self.measured, self.steps)
         if self.measured > self.steps:
             rate = 1 - self.momentum
         self._mean += rate * (math.log(own / task) - self._mean)
 
     def state(self) -> dict[str, float]:
-        """What a resumed training run needs."""
+        """Return the state that a resumed training run needs."""
         return dict(seen=self.seen, measured=self.measured, mean=self._mean)
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        """Restore what :meth:`state` gave."""
+        """Restore the result of :meth:`state`."""
         self.seen, self.measured = int(state['seen']), int(state['measured'])
         self._mean = float(state['mean'])
 
     def check(self, student: nn.Module) -> None:
-        """Refuse paths of ``modules`` that a student lacks, or in which nothing is trained.
+        """Check that the student has all ``modules``, with trained weights in each.
 
         Raises:
-            PathError, ConfigError: The path.
+            PathError, ConfigError: It has not; the message names the path.
         """
         known = dict(student.named_modules())
         for path in self.modules or ():
@@ -125,8 +130,8 @@ class GradientRatio:
                     f"loss_weight.modules: '{path}' has no trained weights; name another module"
                 )
 
-    def choose(self, names: set[str]) -> list[str]:
-        """Of the names of weights, those to take the norms at, in order."""
+    def select_weights(self, names: set[str]) -> list[str]:
+        """Return the names of the weights over which the norms are taken, sorted."""
         if self.modules is None:
             return sorted(names)
         inside = tuple(f'{path}.' for path in self.modules)
@@ -134,10 +139,10 @@ class GradientRatio:
 
 
 def gradient_ratio(config: Any) -> GradientRatio | None:
-    """What a ``loss_weight`` asks to measure; None for a number.
+    """Return the measurement that a ``loss_weight`` asks for, or None if it is a number.
 
     Raises:
-        ConfigError: It is neither a number, ``'auto'`` nor a dict of arguments.
+        ConfigError: A dict has unknown or invalid arguments.
     """
     if config == AUTO or isinstance(config, dict):
         try:
@@ -154,40 +159,40 @@ def measure_weights(
     tasks: Mapping[str, Tensor],
     student: nn.Module,
 ) -> None:
-    """Measure the gradients of losses beside that of the task losses, where it is due.
+    """Measure the gradients of losses and task losses, in the steps that are to be measured.
 
-    All processes of a run take the mean over them, so that they agree.
+    The norms are averaged over all processes, so that all have the same weights.
 
     Args:
-        ratios: By name of the loss.
-        losses: Each without its weight, a scalar.
+        ratios: The measurements, by name of the loss.
+        losses: The losses without their weights, each a scalar.
         tasks: The student's own losses, each a scalar.
         student: The student.
 
     Raises:
-        ConfigError: A loss reaches none of the weights that the task losses reach.
+        ConfigError: A loss and the task losses reach no weights in common.
     """
-    due = [name for name, ratio in ratios.items() if ratio.is_due()]
+    due = [name for name, ratio in ratios.items() if ratio.should_measure()]
     for ratio in ratios.values():
         ratio.seen += 1
     if not due:
         return
     weights = {name: it for name, it in student.named_parameters() if it.requires_grad}
     task = torch.stack([*tasks.values()]).sum()
-    reached_by_tasks = reached(task, weights)
+    reached_by_tasks = reachable_weights(task, weights)
     scale = HALF_SCALE if _in_half_precision(task.device.type) else 1.0
     norms = []
     for name in due:
-        own = reached(losses[name], weights)
-        at = [weights[it] for it in ratios[name].choose(own & reached_by_tasks)]
+        own = reachable_weights(losses[name], weights)
+        at = [weights[it] for it in ratios[name].select_weights(own & reached_by_tasks)]
         if own and not at:
             where = 'loss_weight.modules' if ratios[name].modules else 'the student'
             raise ConfigError(
-                f'losses.{name}.loss_weight: the loss and the task losses reach no weights of {where} in '
-                f'common, so their gradients cannot be compared; give a number'
+                f'losses.{name}.loss_weight: must be a number, because this loss and the task losses reach '
+                f'no weights of {where} in common; set a number'
             )
         try:
-            norms += [norm_of(gradients(loss * scale, at)) for loss in (losses[name], task)]
+            norms += [gradient_norm(gradients(loss * scale, at)) for loss in (losses[name], task)]
         except ConfigError as error:
             raise ConfigError(f'losses.{name}.loss_weight: {error}') from None
     together = torch.stack([each.to(task.device) for each in norms])
@@ -195,16 +200,16 @@ def measure_weights(
     found = together.tolist()
     for index, name in enumerate(due):
         ratio = ratios[name]
-        ratio.add(found[2 * index], found[2 * index + 1])
+        ratio.update(found[2 * index], found[2 * index + 1])
         if ratio.measured == ratio.steps and ratio.every is None:
             MMLogger.get_current_instance().info(
-                f'losses.{name}.loss_weight: {ratio.weight:.4g} from now on, where its gradient had '
-                f'{ratio.ratio:g} of the norm of the task losses, over {ratio.steps} steps'
+                f'losses.{name}.loss_weight: fixed at {ratio.weight:.4g}; over {ratio.steps} steps, the norm '
+                f'of its gradient was then {ratio.ratio:g} times that of the task losses'
             )
 
 
-def reached(loss: Tensor, weights: Mapping[str, Tensor]) -> set[str]:
-    """The names of the weights that a loss depends on."""
+def reachable_weights(loss: Tensor, weights: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of the weights that a loss depends on."""
     names = {id(weight): name for name, weight in weights.items()}
     found, seen, left = set(), set(), [loss.grad_fn]
     while left:
@@ -222,28 +227,31 @@ def reached(loss: Tensor, weights: Mapping[str, Tensor]) -> set[str]:
 def task_losses(
     losses: Mapping[str, Tensor | Sequence[Tensor]], others: Iterable[str]
 ) -> dict[str, Tensor]:
-    """The student's own losses of a step, which mmengine adds up: what has ``loss`` in its name.
+    """Return the student's own losses of a step: the names that contain ``loss``, which mmengine sums.
 
     Args:
         losses: All losses by name.
         others: Names of the distillation losses, which are left out.
+
+    Returns:
+        A scalar per loss, by name.
     """
     others = set(others)
     own = {name: it for name, it in losses.items() if name not in others and 'loss' in name}
-    return {name: total(value) for name, value in own.items()}
+    return {name: sum_of_means(value) for name, value in own.items()}
 
 
-def total(value: Tensor | Sequence[Tensor]) -> Tensor:
-    """The sum over levels or layers of the mean of each, a scalar."""
+def sum_of_means(value: Tensor | Sequence[Tensor]) -> Tensor:
+    """Sum the means of all levels or layers of a loss, as mmengine does; returns a scalar."""
     values = [value] if isinstance(value, Tensor) else value
     return torch.stack([each.mean() for each in values]).sum()
 
 
 def gradients(loss: Tensor, weights: Iterable[Tensor]) -> Sequence[Tensor | None]:
-    """The gradient of a loss at each of the weights; None where it does not reach.
+    """Return the gradient of a loss for each weight, or None for weights that it does not reach.
 
     Raises:
-        ConfigError: The weights lie in a re-entrant activation checkpoint, or in shards.
+        ConfigError: The weights are inside a re-entrant activation checkpoint, or sharded.
     """
     weights = list(weights)
     if not loss.requires_grad or not weights:
@@ -254,13 +262,13 @@ def gradients(loss: Tensor, weights: Iterable[Tensor]) -> Sequence[Tensor | None
         if not CHECKPOINTING.search(str(error)):
             raise
         raise ConfigError(
-            'the gradients of single losses cannot be measured through activation checkpointing '
-            "(with_cp=True); switch it off, or measure behind it: loss_weight=dict(modules=['neck'])"
+            'gradients of single losses cannot be measured through activation checkpointing '
+            "(with_cp=True); turn it off, or measure only later modules: loss_weight=dict(modules=['neck'])"
         ) from None
 
 
-def norm_of(gradient: Iterable[Tensor | None]) -> Tensor:
-    """The Euclidean norm of all elements, a scalar; of those of None, 0."""
+def gradient_norm(gradient: Iterable[Tensor | None]) -> Tensor:
+    """Return the Euclidean norm over all elements, a scalar; None counts as 0."""
     squares = [each.detach().float().square().sum() for each in gradient if each is not None]
     return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
 

@@ -18,7 +18,7 @@ from ..alignments import Alignment, Pair, Step
 from ..alignments.teacher_mean import mean_over_teachers, require_same_classes
 from ..errors import ConfigError, PathError, UserError, did_you_mean
 from ..families import Family
-from ..losses.reduction import shares_of_ranks
+from ..losses.reduction import rank_weights
 from ..nested import tensors_of
 from ..recorder import Source
 from ..teachers import TEACHER
@@ -26,13 +26,13 @@ from ..types import Detector
 from .gradient_ratio import gradient_ratio
 from .schedule import Schedule
 
-OWN_KEYS = (
+ENTRY_KEYS = (
     *('student', 'teacher', 'teacher_name', 'align', 'connector', 'teacher_connector'),
     *('schedule', 'loss_weight'),
 )
-# A message that starts with a key of the entry, as in "align.select: must be …".
-STARTS_WITH_KEY = re.compile(rf'(?:type|{"|".join(OWN_KEYS)})[\w.\[\]]*: ')
-# What a loss can need of the labels, and the alignment that has it.
+# Matches messages that start with a key of the entry, such as "align.select: must be …".
+STARTS_WITH_KEY = re.compile(rf'(?:type|{"|".join(ENTRY_KEYS)})[\w.\[\]]*: ')
+# The kinds of targets that a loss may need, with the alignment that provides each.
 TARGETS = {
     'class': "align=dict(type='RoIClassAlignment') with the student's proposals",
     'box': "align=dict(type='RoIBoxAlignment') with the student's proposals",
@@ -41,30 +41,37 @@ TARGETS = {
 
 
 class LossEntry:
-    """The outputs to compare, how they are paired, by which loss, when and how strongly.
+    """One distillation loss: the outputs to compare, their alignment, the loss, its schedule and weight.
 
     Args:
-        name: The key in ``losses`` and in the log; it must contain ``loss``, since mmengine sums just
-            such keys.
-        config: ``type`` and arguments of the loss, and beside them:
+        name: The key in ``losses`` and in the log. It must contain ``loss``: mmengine sums only such keys.
+        config: ``type`` and arguments of the loss, and these keys:
 
-            - ``align``: the alignment, its name or a dict; default ``FeatureAlignment``.
-            - ``student`` and ``teacher``: what to record (:class:`mmkd.recorder.Source`). Most
-              alignments have a default (:attr:`Alignment.default_module`). Where one has none, as
-              ``FeatureAlignment``, one of the two is enough if the path is the same in both models.
-            - ``teacher_name``: which teacher this loss uses where there are several, or the weight
-              of each in a mean over them.
-            - ``connector``, applied to the student's output, and ``teacher_connector``, applied to the
-              teacher's: trained modules, one or a list of them in order.
+            - ``align``: the alignment, a name or a dict. Default: ``FeatureAlignment``.
+            - ``student`` and ``teacher``: the outputs to record (:class:`mmkd.recorder.Source`). Most
+              alignments have a default (:attr:`Alignment.default_module`). ``FeatureAlignment`` has none:
+              give both, or one of them if the path is the same in both models.
+            - ``teacher_name``: which teacher this loss uses if there are several; or a dict with the weight
+              of each teacher in a mean over them.
+            - ``connector``: a trained module that is applied to the student's output, or a list of modules
+              that are applied in order. ``teacher_connector`` is the same for the teacher's output.
             - ``schedule``: arguments of :class:`mmkd.distillers.schedule.Schedule`.
-            - ``loss_weight``: default 1; or ``'auto'`` or a dict of arguments of
-              :class:`mmkd.distillers.gradient_ratio.GradientRatio`, to measure it.
+            - ``loss_weight``: a number, default 1. To measure it: ``'auto'``, or a dict of arguments of
+              :class:`mmkd.distillers.gradient_ratio.GradientRatio`.
 
-    A loss on maps gets :attr:`Pair.mask` if its ``forward`` has an argument ``mask``; else both maps are
-    set to 0 outside of the mask.
+    A loss on maps receives :attr:`Pair.mask` if its ``forward`` has an argument ``mask``. Otherwise both
+    maps are set to 0 outside the mask.
 
     Raises:
-        ConfigError: The entry is not complete or has unknown arguments.
+        ConfigError: The entry is incomplete or has unknown arguments.
+
+    Examples:
+        >>> from mmkd.distillers import LossEntry
+        >>> entry = LossEntry('loss_kd_cls', dict(type='KLDivergence', tau=2.5, align='RoIClassAlignment'))
+        >>> entry.loss.tau, type(entry.align).__name__, entry.loss_weight
+        (2.5, 'RoIClassAlignment', 1.0)
+        >>> LossEntry('loss_kd', dict(type='CWD', student='neck', schedule=dict(end=10))).schedule.end
+        10
     """
 
     def __init__(self, name: str, config: dict[str, Any]) -> None:
@@ -72,13 +79,14 @@ class LossEntry:
         with self.prefix_errors():
             if 'loss' not in name or '.' in name:
                 raise ConfigError(
-                    "the name must contain 'loss' and no dot, or mmengine would not add it to the total"
+                    "the name must contain 'loss' and no dot, else mmengine does not add it to the total; "
+                    'rename the entry'
                 )
             config = dict(config)
-            own = {key: config.pop(key) for key in OWN_KEYS if key in config}
+            own = {key: config.pop(key) for key in ENTRY_KEYS if key in config}
             if 'type' not in config:
                 raise ConfigError("type: not given; name a loss such as 'KLDivergence'")
-            #: What measures the weight, unless the config gives it.
+            #: Measures the weight; None if the config sets a number.
             self.ratio = gradient_ratio(own.get('loss_weight'))
             self._weight = 1.0 if self.ratio else _number(own.get('loss_weight', 1.0))
             try:
@@ -88,42 +96,45 @@ class LossEntry:
             self.loss: nn.Module = build(MODELS, config)
             if any(True for _ in self.loss.parameters()):
                 raise ConfigError(
-                    f'{type(self.loss).__name__} has parameters of its own, which no optimizer would '
-                    f'train; put trainable parts into a connector'
+                    f'type: a loss must have no parameters, because no optimizer trains them, but '
+                    f'{type(self.loss).__name__} has some; move them to a connector'
                 )
             self._takes_mask = 'mask' in inspect.signature(self.loss.forward).parameters
-            #: What the loss needs of the labels, if anything: a key of :data:`TARGETS`.
+            #: The kind of target that the loss needs, a key of :data:`TARGETS`, or None.
             self.needs_target: str | None = getattr(self.loss, 'needs_target', None)
             if self.needs_target and self.needs_target not in TARGETS:
                 raise ConfigError(
                     f'{type(self.loss).__name__}.needs_target must be one of {(*TARGETS,)}, got '
                     f'{self.needs_target!r}'
                 )
-            #: The share of each teacher, by name.
-            self.shares = shares_of(own.get('teacher_name', TEACHER))
-            #: The alignment with each teacher, by its name.
+            #: The share of each teacher in the mean over teachers, by name.
+            self.shares = teacher_shares(own.get('teacher_name', TEACHER))
+            #: One alignment per teacher, by the name of the teacher.
             self.aligns: dict[str, Alignment] = {
                 teacher: build(TASK_UTILS, own.get('align') or 'FeatureAlignment', 'align')
                 for teacher in self.shares
             }
-            #: The sources that the config gives, by model; where not, the alignment has a default.
+            #: The sources that the config sets, by model; None if the alignment has a default.
             self._given = _given_sources(own, self.align)
             for align in self.aligns.values():
                 align.bind(self._given['student'], self._given['teacher'], bool(self.needs_target))
             if len(self.shares) > 1 and own.get('teacher_connector'):
                 raise ConfigError(
-                    'teacher_connector: belongs to one teacher, but teacher_name names several'
+                    'teacher_connector: supports one teacher, but teacher_name names several; write one '
+                    'entry per teacher'
                 )
-            #: The modules trained for this entry alone, by the model whose output they adapt.
+            #: The connectors of this entry, by the model (``student`` or ``teacher``) that they belong to.
             self.connectors: dict[str, nn.Module] = {
                 side: _connector(own[key], key)
                 for side, key in (('student', 'connector'), ('teacher', 'teacher_connector'))
                 if own.get(key)
             }
+            for align in self.aligns.values():
+                align.connected = 'student' in self.connectors
 
     @contextmanager
     def prefix_errors(self) -> Iterator[None]:
-        """A context in which every UserError names this entry."""
+        """Return a context that adds the name of this entry to every UserError."""
         try:
             yield
         except UserError as error:
@@ -135,41 +146,51 @@ class LossEntry:
 
     @property
     def loss_weight(self) -> float:
-        """The weight; one that is measured is 1 before."""
+        """The weight of the loss. A measured weight is 1 before the first measurement."""
         return self.ratio.weight if self.ratio else self._weight
 
     @property
     def align(self) -> Alignment:
-        """The alignment with the first of its teachers."""
+        """The alignment of the first teacher."""
         return next(iter(self.aligns.values()))
 
     @property
     def student(self) -> Source:
-        """The recorded output of the student; a default is known after :meth:`check`."""
+        """The recorded output of the student; a default is set by :meth:`check`."""
         return self.align.student
 
     @property
     def teacher(self) -> Source:
-        """That of the first of its teachers, likewise."""
+        """The recorded output of the first teacher; a default is set by :meth:`check`."""
         return self.align.teacher
 
     def student_sources(self, teacher: str) -> list[Source]:
-        """What is recorded of the student for the comparison with a teacher."""
+        """Return the student's outputs to record for a teacher."""
         return [self.aligns[teacher].student, *self.aligns[teacher].student_sources]
 
     def teacher_sources(self, teacher: str) -> list[Source]:
-        """What is recorded of a teacher."""
+        """Return the outputs to record of a teacher."""
         return [self.aligns[teacher].teacher, *self.aligns[teacher].teacher_sources]
 
     def teacher_parts(self, teacher: str, family: Family) -> set[str]:
-        """Parts of a teacher that must run for this entry."""
+        """Return the parts of a teacher that must run for this entry."""
         part_of = family.joint_part_of if self.aligns[teacher].joint else family.part_of
         return {part_of(source) for source in self.teacher_sources(teacher)}
 
     def check(
         self, student: Detector, teacher: Detector, options: dict[str, Any], name: str = TEACHER
     ) -> None:
-        """Refuse a pair of models this entry cannot compare, before the first iteration."""
+        """Check that this entry can compare the two models; called before the first iteration.
+
+        Args:
+            student: The student model.
+            teacher: The teacher's model.
+            options: The teacher's options.
+            name: The name of the teacher.
+
+        Raises:
+            ConfigError, PathError: It cannot; the message names the entry.
+        """
         align = self.aligns[name]
         with self.prefix_errors():
             ours, theirs = (
@@ -182,7 +203,10 @@ class LossEntry:
                 raise self._no_target()
             wanted, given = (getattr(it, 'activation', None) for it in (self.loss, align))
             if wanted and given and wanted != given:
-                raise ConfigError(f"the scores are made for a {given}: set activation='{given}'")
+                raise ConfigError(
+                    f'activation must be {given!r}, which the heads use, got {wanted!r}; set '
+                    f'activation={given!r}'
+                )
             wanted, given = (getattr(it, 'box_format', None) for it in (self.loss, align))
             if wanted and given and wanted != given:
                 raise ConfigError(
@@ -192,18 +216,20 @@ class LossEntry:
                 self.ratio.check(student)
             if len(self.aligns) > 1 and not align.can_average_teachers:
                 raise ConfigError(
-                    f'teacher_name: the rows that {type(align).__name__} compares here depend on the '
-                    f'teacher, so they cannot be averaged; write an entry for each teacher'
+                    f'teacher_name: must name one teacher, because the rows of this '
+                    f'{type(align).__name__} depend on the teacher and cannot be averaged; write one '
+                    f'entry per teacher'
                 )
 
     def __call__(self, steps: Mapping[str, Step], factor: float = 1.0) -> Tensor:
-        """The weighted loss of one step, a scalar; the mean over pairs (levels).
+        """Compute the weighted loss of one step, the mean over pairs (levels).
 
         Args:
             steps: The data of the step, by teacher.
-            factor: Of its schedule.
+            factor: The factor of the schedule.
 
-        A weight that is measured is not in it yet: it needs the losses of the whole step.
+        Returns:
+            A scalar. A measured weight is applied later, because it depends on all losses of the step.
         """
         with self.prefix_errors():
             step = next(iter(steps.values()))
@@ -213,23 +239,23 @@ class LossEntry:
             pairs = self._pairs(student, steps)
             values = torch.stack([self._value(pair) for pair in pairs])
             if self.align.reduces_over_ranks and get_world_size() > 1:
-                values = values * shares_of_ranks(
+                values = values * rank_weights(
                     torch.stack([torch.as_tensor(pair.divisor) for pair in pairs])
                 )
             return values.mean() * (self._weight * factor)
 
     def _require_gradient(self, student: Any) -> None:
-        """Refuse a recorded output through which nothing is learned."""
+        """Raise a ConfigError if no part of the recorded output has a gradient."""
         found = tensors_of(student)
         if found and not any(each.requires_grad for each in found):
             raise ConfigError(
-                f"student: the output of '{self.student}' has no gradient, so this loss teaches nothing; its "
-                f'weights are frozen (frozen_stages) or inside activation checkpointing (with_cp=True): '
-                f'record a later module, or switch that off'
+                f"student: the output of '{self.student}' has no gradient, so this loss trains nothing: its "
+                f'weights are frozen (frozen_stages) or inside activation checkpointing (with_cp=True); '
+                f'record a later module, or turn that option off'
             )
 
     def _pairs(self, student: Any, steps: Mapping[str, Step]) -> list[Pair]:
-        """What is compared, per level; with several teachers, their mean."""
+        """The pairs to compare, one per level; with several teachers, their mean."""
         if 'student' in self.connectors:
             student = self.connectors['student'](student)
         pairs = []
@@ -259,16 +285,17 @@ class LossEntry:
 
     def _no_target(self) -> ConfigError:
         return ConfigError(
-            f'{type(self.loss).__name__} needs the labelled {self.needs_target} of each row or map, which '
-            f'{type(self.align).__name__} does not return here; use {TARGETS[str(self.needs_target)]}'
+            f'align: must provide the labelled {self.needs_target} of each row or map for '
+            f'{type(self.loss).__name__}, which {type(self.align).__name__} does not here; use '
+            f'{TARGETS[str(self.needs_target)]}'
         )
 
 
 def _given_sources(own: Mapping[str, Any], align: Alignment) -> dict[str, Source | None]:
-    """The sources that an entry gives, by model; None where it leaves one to the alignment.
+    """The sources that an entry sets, by model; None if it leaves one to the alignment's default.
 
     Raises:
-        ConfigError: The alignment has no default either.
+        ConfigError: The entry sets none and the alignment has no default.
     """
     given = {
         owner: Source.parse(own[owner]) if own.get(owner) else None
@@ -278,27 +305,27 @@ def _given_sources(own: Mapping[str, Any], align: Alignment) -> dict[str, Source
         either = given['student'] or given['teacher']
         if either is None:
             raise ConfigError(
-                f'student: not given; {type(align).__name__} has no default, name a module such as '
+                f'student: not given, and {type(align).__name__} has no default; name a module such as '
                 f"'neck'"
             )
         given = {owner: source or either for owner, source in given.items()}
     return given
 
 
-def shares_of(teachers: Any) -> dict[str, float]:
-    """The share of each teacher in a loss; they sum to 1.
+def teacher_shares(teachers: Any) -> dict[str, float]:
+    """Return the share of each teacher in a loss, by name. The shares sum to 1.
 
     Args:
-        teachers: A teacher's name, or weights by name.
+        teachers: The name of a teacher, or weights by name.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: The value is neither, or a weight is not above 0.
     """
     if isinstance(teachers, str):
         return {teachers: 1.0}
     if not isinstance(teachers, dict) or not teachers or min(teachers.values()) <= 0:
         raise ConfigError(
-            f'teacher_name: must be the name of a teacher, or a weight above 0 for each of several, as in '
+            f'teacher_name: must be the name of a teacher, or a dict of weights above 0 such as '
             f'dict(first=0.5, second=0.5), got {teachers!r}'
         )
     total = sum(teachers.values())
@@ -324,12 +351,15 @@ def _connector(config: Any, key: str) -> nn.Module:
 
 
 def build(registry: Any, config: str | dict[str, Any], key: str = '') -> Any:
-    """Build from a registry; a wrong type or argument is a ConfigError that names what is possible.
+    """Build an object from a registry.
 
     Args:
         registry: The registry.
-        config: A name, or a dict with a ``type`` and arguments.
+        config: A name, or a dict with ``type`` and arguments.
         key: The key of the config in the entry, for messages.
+
+    Raises:
+        ConfigError, PathError: The type or an argument is wrong; the message lists similar types.
     """
     config = dict(type=config) if isinstance(config, str) else config
     if not isinstance(config, dict) or 'type' not in config:

@@ -1,4 +1,4 @@
-"""When a distillation loss acts, and how strongly."""
+"""The schedule of a loss weight: start, stop, warm-up and decay."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ DECAYS = ('linear', 'cosine')
 
 
 class Schedule:
-    """The factor on a loss weight over training.
+    """The factor of a loss weight during training.
 
-    The factor is 0 before ``begin`` and from ``end`` on, rises linearly over ``warmup`` and, with
-    ``decay``, falls from 1 to 0 until ``end`` (or the end of training). While it is 0 the loss is not
-    computed, and the teacher does not run for it.
+    The factor is 0 before ``begin`` and from ``end`` on. It rises linearly during ``warmup``. With
+    ``decay``, it falls from 1 to 0 until ``end`` (or the end of training). While the factor is 0, the loss
+    is not computed and the teacher does not run for it.
 
     Args:
         begin: Epoch or iteration at which the loss starts.
-        end: Epoch or iteration from which on it is off; None for never.
+        end: Epoch or iteration at which the loss stops. None: it does not stop.
         warmup: Length of the linear rise from 0, counted from ``begin``.
         decay: ``linear``, ``cosine`` or None.
-        unit: Whether these numbers count epochs (fractions allowed) or iterations.
+        unit: The unit of these numbers: ``epoch`` (fractions allowed) or ``iter``.
+
+    Examples:
+        >>> from mmkd.distillers import Schedule
+        >>> schedule = Schedule(warmup=1, end=10, decay='linear')
+        >>> [schedule.factor(epoch, last=12) for epoch in (0.5, 1, 5.5, 10)]
+        [0.5, 1.0, 0.5, 0.0]
     """
 
     def __init__(
@@ -36,28 +42,28 @@ class Schedule:
         unit: str = 'epoch',
     ) -> None:
         if unit not in UNITS:
-            raise ConfigError(f"schedule.unit='{unit}' is none of {UNITS}")
+            raise ConfigError(f'schedule.unit: must be one of {UNITS}, got {unit!r}')
         if decay is not None and decay not in DECAYS:
-            raise ConfigError(f"schedule.decay='{decay}' is none of {DECAYS}")
+            raise ConfigError(f'schedule.decay: must be one of {DECAYS} or None, got {decay!r}')
         if begin < 0 or warmup < 0 or (end is not None and end < begin + warmup):
             raise ConfigError(
-                f'schedule: needs 0 <= begin, 0 <= warmup and begin + warmup <= end, got begin={begin}, '
-                f'warmup={warmup}, end={end}'
+                f'schedule: begin and warmup must be at least 0, and end at least begin + warmup, got '
+                f'begin={begin}, warmup={warmup}, end={end}'
             )
         self.begin, self.end, self.warmup, self.decay, self.unit = begin, end, warmup, decay, unit
 
     def factor(self, now: float, last: float) -> float:
-        """The factor at a moment.
+        """Return the factor at one point of training.
 
         Args:
-            now: Epochs or iterations done.
-            last: Epochs or iterations of the whole training.
+            now: Number of finished epochs or iterations.
+            last: Number of epochs or iterations of the whole training run.
         """
         end = last if self.end is None else self.end
         if now < self.begin or (self.end is not None and now >= self.end):
             return 0.0
         if self.warmup and now < self.begin + self.warmup:
-            # The first iteration of a warm-up already learns a little; a weight of 0 would waste it.
+            # A weight of 0 would waste the first iteration of a warm-up.
             return max((now - self.begin) / self.warmup, 1e-3)
         if self.decay is None:
             return 1.0
@@ -66,7 +72,7 @@ class Schedule:
         return 1.0 - share if self.decay == 'linear' else 0.5 * (1.0 + math.cos(math.pi * share))
 
     def __call__(self) -> float:
-        """The factor at the running training's present iteration."""
+        """Return the factor at the current iteration of the training run."""
         hub = MessageHub.get_current_instance()
         done, last = hub.get_info('iter') or 0, hub.get_info('max_iters') or 0
         if self.unit == 'iter':

@@ -1,4 +1,4 @@
-"""A live teacher's outputs outside of training: to store them, or to compare stored ones with them."""
+"""A live teacher's outputs outside a training run: to store them, or to compare stored outputs with them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache.contents import Content, Read
+from ..cache.contents import Content, ReadOutput
 from ..cache.selection import NUM_PRIORS, contents_for
-from ..cache.views import View, view_key
+from ..cache.views import View, image_key
 from ..recorder import Source
 from ..teachers import Teacher
 from .distiller import Distiller
@@ -19,22 +19,22 @@ from .step import TeacherPass
 
 
 class TeacherOutputs:
-    """What a live teacher outputs for the modules that losses read, ready to be stored.
+    """Computes the outputs of a live teacher that losses read, in the form in which they are stored.
 
     Args:
-        distiller: The distiller, with the teacher live: its config has no ``cache``.
-        name: The teacher's name.
-        num_priors: How many priors of a dense head are stored.
+        distiller: The distiller, with a live teacher: its config has no ``cache``.
+        name: The name of the teacher.
+        num_priors: Number of priors of a dense head to store per image.
 
     Raises:
-        ConfigError: A loss reads what cannot be stored.
+        ConfigError: A loss reads an output that cannot be stored.
     """
 
     def __init__(self, distiller: Distiller, name: str, num_priors: int = NUM_PRIORS) -> None:
         distiller.prepare()
         self.teacher: Teacher = distiller.teachers[name]
         self.name = name
-        #: The losses that read it, and which class is which.
+        #: The losses that use this teacher.
         self.entries = entries = [e for e in distiller.entries.values() if name in e.aligns]
         options = dict(self.teacher.options, cached=True)
         for entry in entries:
@@ -51,33 +51,35 @@ class TeacherOutputs:
         )
         self._pass = TeacherPass(name, self.teacher, entries, distiller.student, class_map)
 
-    def of_batch(self, raw: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-        """What is stored of a batch.
+    def extract_batch(self, raw: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+        """Compute the tensors to store for a batch.
 
         Args:
-            raw: A batch as a test data loader gives it.
+            raw: A batch from a test data loader.
 
         Returns:
-            By image, tensors by name.
+            For each image, by its key: tensors by name.
         """
         data = self.teacher.detector.data_preprocessor(raw, False)
         kept = {}
         with self.run(data) as (read, shared):
             for index, sample in enumerate(data['data_samples']):
-                view = View.of(sample)
+                view = View.from_sample(sample)
                 size = sample.metainfo.get('ori_shape', sample.img_shape)[:2]
-                fields = {'view': view.numbers(), 'file': torch.tensor(size)}
+                fields = {'view': view.values(), 'file': torch.tensor(size)}
                 for content in self.contents:
                     fields.update(content.extract(read, shared, index, view))
-                kept[view_key(sample)] = fields
+                kept[image_key(sample)] = fields
         return kept
 
     @contextmanager
-    def run(self, data: dict[str, Any]) -> Iterator[tuple[Read, dict[str, Any]]]:
-        """Run the teacher; gives a function that returns the output of a source, and what its family shares.
+    def run(self, data: dict[str, Any]) -> Iterator[tuple[ReadOutput, dict[str, Any]]]:
+        """Run the teacher in a context; yields a function that returns the output of a source.
+
+        The context also yields the inputs that the family shares, by name.
 
         Args:
-            data: A batch as the teacher's preprocessor gives it.
+            data: A batch from the teacher's preprocessor.
         """
         inputs, samples = data['inputs'], data['data_samples']
         own = self.teacher.detector.data_preprocessor
@@ -88,4 +90,4 @@ class TeacherOutputs:
             self._pass.clear()
 
     def _read(self, source: Source) -> Any:
-        return self._pass.record_of(source)[source]
+        return self._pass.recorder_of(source)[source]

@@ -1,4 +1,4 @@
-"""How each kind of detector runs as teacher."""
+"""Families of detectors: how each kind runs as teacher."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .two_stage import TwoStage
 
 __all__ = ['FAMILIES', 'Family', 'SingleStage', 'Transformer', 'TwoStage', 'family_of']
 
-# The first that covers a detector runs it; insert your own before the last, which covers all.
+# The first family that covers a detector runs it. The last covers all detectors: insert your own before it.
 FAMILIES: list[type[Family]] = [TwoStage, Transformer, SingleStage, Family]
 
 
 def family_of(detector: Detector, **options: Any) -> Family:
-    """The family of a detector, with the options of the ``teacher`` config.
+    """Return the family that runs a detector, with the options of the ``teacher`` config.
 
     Raises:
-        ConfigError: It is no detector of mmdet, which has a method ``extract_feat``.
+        ConfigError: The model is not an mmdet detector: it has no method ``extract_feat``.
     """
     for family in FAMILIES:
         if family.covers(detector):
             return family(detector, **options)
     raise ConfigError(
-        f'a {type(detector).__name__} has no method extract_feat, by which mmkd runs detectors; use one of '
-        f"mmdet's detectors, or derive from its BaseDetector"
+        f'a detector must have a method extract_feat, but a {type(detector).__name__} has none; use a '
+        f'detector of mmdet, or derive from its BaseDetector'
     )

@@ -1,4 +1,4 @@
-"""Class scores of a head, and their probabilities."""
+"""Convert class scores of a head to probabilities and between activations."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from ..types import Detector
 
 
 def uses_softmax(head: Detector) -> bool:
-    """Whether a head's class scores go through a softmax with background last, else sigmoids.
+    """Return True if a head applies a softmax to its class scores, False if it applies sigmoids.
+
+    A softmax head has one more output, the background (of a detection transformer: no-object), last.
 
     Args:
-        head: The RPN head, the box head of an RoI head, or the head of a one-stage detector or of a
-            detection transformer, whose background is no-object.
+        head: An RPN head, a box head of an RoI head, or the head of a single-stage detector or detection
+            transformer.
     """
     use_sigmoid = getattr(head, 'use_sigmoid_cls', None)
     if use_sigmoid is None:
@@ -22,11 +24,11 @@ def uses_softmax(head: Detector) -> bool:
 
 
 def class_probabilities(scores: Tensor, softmax: bool) -> Tensor:
-    """Probabilities of the classes, without the background.
+    """Return the probabilities of the classes, without the background.
 
     Args:
-        scores: Before the activation, shape (…, classes), one more with a softmax.
-        softmax: As :func:`uses_softmax`.
+        scores: Scores before the activation, shape (…, classes), or (…, classes + 1) with a softmax.
+        softmax: Whether the head uses a softmax (:func:`uses_softmax`).
 
     Returns:
         Shape (…, classes).
@@ -35,15 +37,15 @@ def class_probabilities(scores: Tensor, softmax: bool) -> Tensor:
 
 
 def scores_for_sigmoid(scores: Tensor) -> Tensor:
-    """Scores whose sigmoid is the probability a softmax gives each class.
+    """Convert scores for a softmax to scores for sigmoids, with the same probabilities.
 
     Args:
-        scores: Before a softmax with no-object last, shape (…, classes + 1).
+        scores: Scores before a softmax with no-object last, shape (…, classes + 1).
 
     Returns:
         Shape (…, classes).
     """
     log_p = scores.log_softmax(-1)[..., :-1]
-    # Below the rounding of float32 the logarithm of 1 - p would be minus infinity.
+    # If p rounds to 1 in float32, the logarithm of 1 - p is minus infinity.
     log_p = log_p.clamp(max=-1e-6)
     return log_p - torch.log(-torch.expm1(log_p))

@@ -1,8 +1,7 @@
-"""The dense heads that mmkd can read: what their outputs are, and where their labels stand.
+"""The supported dense heads: what each output means, and where the assigned labels can be recorded.
 
-Heads of mmdet return lists of maps in different orders, codings and scales. :data:`DENSE_HEADS` has an entry
-for each class that is understood. A head that is not in it is refused, since its outputs would be compared
-as something that they are not.
+Heads of mmdet return lists of maps in different orders, codings and scales. :data:`DENSE_HEADS` describes
+each supported class. Other heads are refused, because their outputs might be misinterpreted.
 """
 
 from __future__ import annotations
@@ -19,34 +18,38 @@ from ..recorder import Source
 from ..types import Detector
 from .class_scores import class_probabilities, uses_softmax
 
-# Values that are one per position and prior: what mmdet multiplies class scores with.
+# Quality scores, one value per prior, with which mmdet multiplies class scores.
 CENTERNESS, IOU, OBJECTNESS = 'centerness', 'iou', 'objectness'
-# Where no gradient comes from: the logarithm of a probability.
-TINY = 1e-6
+# Probabilities are clamped to [MIN_PROBABILITY, 1 - MIN_PROBABILITY] before the logit.
+MIN_PROBABILITY = 1e-6
 # The labels are the second argument of the classification loss, level by level.
 LOSS_CLS = Source('bbox_head.loss_cls', capture='input', index=1)
-# The methods that an entry describes. A subclass of a head that replaces one of them is another head.
-DESCRIBED = 'forward forward_single predict_by_feat _predict_by_feat_single _bbox_decode'.split()
-# The methods that decide where its labels stand.
-ASSIGNING = 'loss loss_by_feat loss_by_feat_single get_targets'.split()
+# The methods that determine the outputs. A subclass that overrides one of them is not supported.
+OUTPUT_METHODS = (
+    'forward forward_single predict_by_feat _predict_by_feat_single _bbox_decode'.split()
+)
+# The methods that determine where the labels can be recorded.
+LABEL_METHODS = 'loss loss_by_feat loss_by_feat_single get_targets'.split()
 
 
 @dataclass(frozen=True)
 class DenseHead:
-    """How the outputs of a class of dense heads are read: class scores first, then boxes.
+    """Describes the outputs of a class of dense heads. Class scores come first, boxes second.
 
     Args:
-        coding: Of boxes. ``coder``: as the head's ``bbox_coder`` decodes them; ``distribution``: of
-            distances in strides, over bins (GFL); ``corners``: in strides; ``yolox``: as ``_bbox_decode``
-            decodes them.
-        probabilities: Whether class scores are probabilities, not logits.
-        box_in_training: Position of the boxes among the outputs in training mode; 1 in evaluation.
-        quality: What the third output estimates, before a sigmoid; None where there is none.
-        score: How ``predict`` combines class probability and quality: ``product``, or ``root`` of it.
-        labels: What to record for the labels of all priors; the first that is called. Integers, background
-            ``num_classes`` or below 0; or numbers above 0 for objects. None: nothing holds them.
-        labels_by_image: Whether labels stand image by image, each with all levels; else level by level.
-        can_cross: Whether the rest of the head can run on other maps at one of its layers (CrossKD).
+        coding: The coding of the boxes. ``coder``: decoded by the head's ``bbox_coder``. ``distribution``:
+            box-edge distributions over bins, in strides (GFL). ``corners``: corners in strides. ``yolox``:
+            decoded by ``_bbox_decode``.
+        probabilities: Whether class scores are probabilities instead of logits.
+        box_in_training: Index of the boxes among the outputs in training mode; in evaluation mode it is 1.
+        quality: What the third output estimates, before a sigmoid; None if there is no third output.
+        score: How ``predict`` combines class probability and quality: ``product``, or ``root`` (the square
+            root of the product).
+        labels: The sources of the labels of all priors; the first one that is called is used. Labels are
+            integers, with the background as ``num_classes`` or below 0, or floats above 0 for objects. An
+            empty tuple: the labels cannot be recorded.
+        labels_by_image: Whether the labels are ordered by image, each with all levels; else by level.
+        can_cross: Whether the rest of the head can run from one of its layers on other maps (CrossKD).
     """
 
     coding: str = 'coder'
@@ -59,32 +62,32 @@ class DenseHead:
     can_cross: bool = True
 
 
-#: By the name of mmdet's class.
+#: The supported heads, by the name of their class in mmdet.
 DENSE_HEADS = {
     'RetinaHead': DenseHead(),
     'RetinaSepBNHead': DenseHead(),
     'RPNHead': DenseHead(),
-    'SSDHead': DenseHead(  # which calls torch's cross entropy; its only layers are the predictors
+    'SSDHead': DenseHead(  # its loss is torch's cross entropy, and its only layers are the predictors
         labels=(Source('bbox_head', 'input', 'loss_by_feat_single', 3),),
         labels_by_image=True,
         can_cross=False,
     ),
     'FCOSHead': DenseHead(quality=CENTERNESS),
     'ATSSHead': DenseHead(quality=CENTERNESS),
-    'PAAHead': DenseHead(  # its loss_cls is called twice per image, first on chosen priors
+    'PAAHead': DenseHead(  # calls loss_cls twice per image, first on a selection of priors
         quality=IOU,
         score='root',
         labels=(Source('bbox_head', method='paa_reassign', index=0),),
         labels_by_image=True,
     ),
     'DDODHead': DenseHead(quality=IOU),
-    'AutoAssignHead': DenseHead(quality=OBJECTNESS, labels=()),  # weights in place of labels
+    'AutoAssignHead': DenseHead(quality=OBJECTNESS, labels=()),  # has weights instead of labels
     'GFLHead': DenseHead(coding='distribution'),
     'LDHead': DenseHead(coding='distribution'),
-    'VFNetHead': DenseHead(  # boxes steer the sampling of the layers that predict classes
+    'VFNetHead': DenseHead(  # the class layers sample at positions that depend on the boxes
         box_in_training=2, can_cross=False
     ),
-    'TOODHead': DenseHead(  # both predictions are made of all layers of one tower
+    'TOODHead': DenseHead(  # classes and boxes are both predicted from all layers of one tower
         coding='corners',
         probabilities=True,
         labels=(LOSS_CLS, Source('bbox_head.initial_loss_cls', capture='input', index=1)),
@@ -102,29 +105,33 @@ DENSE_HEADS = {
 
 
 def dense_head(head: Detector) -> DenseHead:
-    """The entry of a head's class, or of the class in the table that it inherits all described methods from.
+    """Return the entry of a head in :data:`DENSE_HEADS`.
+
+    A subclass has the entry of its parent if it inherits all methods that determine the outputs.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: The head is not supported.
     """
-    base = _listed(type(head))
-    if base is None or not _inherits(head, base, DESCRIBED):
+    base = _class_in_table(type(head))
+    if base is None or not _inherits(head, base, OUTPUT_METHODS):
         raise ConfigError(
-            f'the outputs of a {type(head).__name__} are not known to mmkd; it reads '
-            f'{", ".join(DENSE_HEADS)}, and subclasses that keep their forward and predict methods; compare '
-            f'features'
+            f'a dense head must be one of {", ".join(DENSE_HEADS)}, or a subclass that keeps their forward '
+            f'and predict methods, got {type(head).__name__}; compare features'
         )
     return DENSE_HEADS[base.__name__]
 
 
 def label_sources(head: Detector) -> tuple[Source, ...]:
-    """What to record for a head's labels (:attr:`DenseHead.labels`); none where it assigns them otherwise."""
-    entry, base = dense_head(head), _listed(type(head))
-    return entry.labels if base is not None and _inherits(head, base, ASSIGNING) else ()
+    """Return the sources of a head's labels (:attr:`DenseHead.labels`).
+
+    The tuple is empty if the head overrides the methods that assign labels.
+    """
+    entry, base = dense_head(head), _class_in_table(type(head))
+    return entry.labels if base is not None and _inherits(head, base, LABEL_METHODS) else ()
 
 
-def _listed(kind: type) -> type | None:
-    """The class itself, or its nearest parent, that is in the table."""
+def _class_in_table(kind: type) -> type | None:
+    """Return the class itself or its nearest parent that is in the table."""
     for base in kind.__mro__:
         if base.__name__ in DENSE_HEADS and base is getattr(mmdet_heads, base.__name__):
             return base
@@ -137,24 +144,24 @@ def _inherits(head: Detector, base: type, methods: list[str]) -> bool:
 
 
 def class_logits(head: Detector, values: Tensor) -> Tensor:
-    """Class scores before the activation, of a head's class output; any shape."""
+    """Convert a head's class output, of any shape, to scores before the activation."""
     if not dense_head(head).probabilities:
         return values
-    return values.clamp(TINY, 1 - TINY).logit()
+    return values.clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).logit()
 
 
 def class_output(head: Detector, logits: Tensor) -> Tensor:
-    """The inverse of :func:`class_logits`."""
+    """Convert scores before the activation to a head's class output: the inverse of :func:`class_logits`."""
     return logits.sigmoid() if dense_head(head).probabilities else logits
 
 
 def prediction_scores(head: Detector, logits: Tensor, quality: Tensor | None) -> Tensor:
-    """The scores that a head's ``predict`` gives to each class, as far as it uses sigmoids or a softmax.
+    """Return the score of each class as the head's ``predict`` computes it.
 
     Args:
         head: The dense head.
-        logits: Class scores before the activation, shape (…, classes), one more with a softmax.
-        quality: Before a sigmoid, shape (…, 1); None for a head without.
+        logits: Class scores before the activation, shape (…, classes), or (…, classes + 1) with a softmax.
+        quality: Quality before a sigmoid, shape (…, 1); None for a head without quality.
 
     Returns:
         Shape (…, classes), without the background.
@@ -166,13 +173,13 @@ def prediction_scores(head: Detector, logits: Tensor, quality: Tensor | None) ->
     return scores.sqrt() if dense_head(head).score == 'root' else scores
 
 
-def boxes_of(head: Detector, level: int, values: Tensor) -> Tensor:
-    """Boxes that a dense head predicts at every prior of a level.
+def predicted_boxes(head: Detector, level: int, values: Tensor) -> Tensor:
+    """Decode the boxes that a dense head predicts at all priors of a level.
 
     Args:
-        head: The dense head, in the mode (training or not) in which it gave ``values``.
-        level: Which of its levels.
-        values: Its box output there, shape (N, numbers, H, W).
+        head: The dense head, in the mode (training or evaluation) in which it computed ``values``.
+        level: Index of the level.
+        values: The box output of the level, shape (N, numbers, H, W).
 
     Returns:
         Corners x1, y1, x2, y2 in pixels, shape (N, H * W * priors per position, 4).
@@ -188,13 +195,13 @@ def boxes_of(head: Detector, level: int, values: Tensor) -> Tensor:
 
 
 def decode_boxes(head: Detector, priors: Tensor, stride: Tensor | float, rows: Tensor) -> Tensor:
-    """Boxes that a dense head, or an RPN, predicts at priors of any level.
+    """Decode the boxes that a dense head or an RPN predicts at priors of any level.
 
     Args:
-        head: The head, in the mode in which it gave ``rows``.
+        head: The head, in the mode (training or evaluation) in which it computed ``rows``.
         priors: Anchors, shape (n, 4), or points, shape (n, 2).
-        stride: Of the level of each prior, shape (n, 1), or of all.
-        rows: Its box output there, shape (n, numbers).
+        stride: The stride of each prior's level, shape (n, 1), or one stride for all.
+        rows: The box output at the priors, shape (n, numbers).
 
     Returns:
         Corners x1, y1, x2, y2 in pixels, shape (n, 4).
@@ -209,12 +216,15 @@ def decode_boxes(head: Detector, priors: Tensor, stride: Tensor | float, rows: T
     if coding == 'corners':
         return rows * stride
     if head.training and getattr(head, 'norm_on_bbox', False):
-        rows = rows * stride  # FCOS gives pixels in evaluation mode only
+        rows = rows * stride  # FCOS outputs pixels in evaluation mode only
     return get_box_tensor(head.bbox_coder.decode(priors, rows))
 
 
 def encode_boxes(head: Detector, priors: Tensor, stride: Tensor, boxes: Tensor) -> Tensor:
-    """The inverse of :func:`decode_boxes`, of a head in evaluation mode that gives no distributions."""
+    """Encode boxes: the inverse of :func:`decode_boxes`.
+
+    The head must be in evaluation mode, with another coding than distributions.
+    """
     coding = dense_head(head).coding
     if coding == 'yolox':
         center, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]

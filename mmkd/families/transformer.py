@@ -1,4 +1,4 @@
-"""DETR and its relatives."""
+"""Detection transformers: DETR, Conditional DETR, DAB-DETR, Deformable DETR and DINO."""
 
 from __future__ import annotations
 
@@ -23,26 +23,35 @@ from ..recorder import Recorder, Source
 from ..types import Detector
 from .base import Family
 
-# (encoder inputs, decoder inputs); mmdet adds the decoder's queries and memory to the second.
+# Two dicts: encoder inputs and decoder inputs. mmdet adds queries and memory to the second one later.
 TRANSFORMER_INPUTS = Source('', method='pre_transformer')
 
-# The more special first. Detectors derived from these are treated like them.
+# Subclasses come before their parents. A detector derived from one of these runs like it.
 KINDS = (DINO, DeformableDETR, DABDETR, ConditionalDETR, DETR)
-# Derived from DINO, but what their queries are differs: three groups of them, or words of a text.
+# Derived from DINO, but with other queries: three groups of queries, or words of a text.
 UNSUPPORTED = (DDQDETR, GroundingDINO)
 
 
 class Transformer(Family):
-    """Backbone and neck, encoder, decoder, head: DETR, Conditional, DAB- and Deformable DETR, DINO.
+    """Runs backbone, neck, encoder, decoder and head of a detection transformer.
 
-    A teacher answers its own queries; a DINO teacher, in evaluation mode, has no denoising queries. For
-    :class:`mmkd.alignments.SharedQueryAlignment` both models answer the same queries besides.
+    The teacher decodes its own queries. A DINO teacher is in evaluation mode and has no denoising
+    queries. For :class:`mmkd.alignments.SharedQueryAlignment`, both models also decode the same queries.
 
     Args:
         detector: One of :data:`KINDS`.
-        random_queries: How many random queries both models answer beside the teacher's own, when
-            queries are shared. By default as many as the teacher has; in KD-DETR's study (arXiv
-            2211.08071) more of them helped up to 300, and 900 were worse.
+        random_queries: Number of random queries that both models decode in addition to the teacher's own,
+            if queries are shared. Default: as many as the teacher has queries. In KD-DETR's study (arXiv
+            2211.08071), up to 300 helped and 900 were worse.
+
+    Examples:
+        >>> from mmengine.hub import get_model
+        >>> from mmkd.families import family_of
+        >>> from mmkd.recorder import Source
+        >>> detector = get_model('mmdet::detr/detr_r50_8xb2-150e_coco.py')
+        >>> family = family_of(detector, random_queries=50)
+        >>> type(family).__name__, family.part_of(Source('decoder.layers.5'))
+        ('Transformer', 'decoder')
     """
 
     parts = dict(
@@ -54,7 +63,7 @@ class Transformer(Family):
     )
     methods = dict(
         Family.methods,
-        # What both decoders share is complete once queries are chosen, which mmdet adds to its result.
+        # mmdet adds the chosen queries to this result, so it is complete only in the joint pass.
         pre_transformer='joint',
         forward_encoder='encoder',
         pre_decoder='decoder',
@@ -66,26 +75,31 @@ class Transformer(Family):
     ) -> None:
         super().__init__(detector, **options)
         if random_queries is not None and random_queries < 0:
-            raise ConfigError(f'teacher.random_queries={random_queries} is below 0')
+            raise ConfigError(f'teacher.random_queries: must be at least 0, got {random_queries}')
         self.random_queries = num_queries(detector) if random_queries is None else random_queries
 
     @classmethod
     def covers(cls, detector: Detector) -> bool:
+        """Return whether the detector is one of :data:`KINDS` or derived from one, and supported."""
         return isinstance(detector, KINDS) and not isinstance(detector, UNSUPPORTED)
 
     def joint_part_of(self, source: Source) -> str:
+        """Return ``joint`` for outputs of decoder and head, else the part of the teacher's own pass."""
         part = self.part_of(source)
         return 'joint' if part in ('decoder', 'head') else part
 
     def student_sources(self, parts: set[str], student: Detector) -> list[Source]:
-        # The student goes first: it draws its random numbers (dropout, denoising) before queries are
-        # drawn, and so the same ones as without a teacher.
+        """Return the student's transformer inputs if queries are shared, so that the student runs first."""
+        # The student must draw its random numbers (dropout, denoising) before the random queries are
+        # drawn. It then draws the same numbers as without a teacher.
         return self.joint_sources(parts)
 
     def joint_sources(self, parts: set[str]) -> list[Source]:
+        """Return the transformer inputs, which the joint pass completes with the shared queries."""
         return [TRANSFORMER_INPUTS] if 'joint' in parts else []
 
     def joint_parts(self, parts: set[str]) -> set[str]:
+        """Return ``{'joint'}`` if queries are shared, else an empty set."""
         return parts & {'joint'}
 
     def run(
@@ -96,7 +110,11 @@ class Transformer(Family):
         student: Recorder,
         scale: tuple[float, float] = (1.0, 1.0),
     ) -> dict[str, Any]:
-        """See :meth:`Family.run`; shares ``queries``, decoder inputs of shape (N, queries, …) by name."""
+        """Run ``parts``; see :meth:`Family.run`.
+
+        Returns:
+            ``queries`` if they are shared: decoder inputs by name, each of shape (N, queries, …).
+        """
         model = self.detector
         if not parts:
             return {}
@@ -119,24 +137,25 @@ class Transformer(Family):
     def run_joint_parts(
         self, model: Detector, recorded: Recorder, shared: dict[str, Any], parts: set[str]
     ) -> None:
+        """Run decoder and head of one model on the shared queries; see :meth:`Family.run_joint_parts`."""
         inputs = dict(recorded[TRANSFORMER_INPUTS][1], **shared['queries'])
         if isinstance(model, DINO):
-            inputs['dn_mask'] = None  # the mask of the student's denoising queries
+            inputs['dn_mask'] = None  # it belongs to the student's denoising queries
         if not _has_content(model):
-            # DETR's decoder starts from zeros, of the width that is the model's own.
+            # DETR's decoder starts from zeros of the model's own width.
             inputs['query'] = inputs['query_pos'].new_zeros(
                 *inputs['query_pos'].shape[:2], model.embed_dims
             )
         _predict(model, model.forward_decoder(**inputs))
 
     def queries(self, chosen: dict[str, Any]) -> dict[str, Tensor]:
-        """The teacher's own queries and random ones after them.
+        """Return the teacher's own queries followed by random queries.
 
         Args:
-            chosen: The teacher's decoder inputs, as its ``pre_decoder`` gave them.
+            chosen: The teacher's decoder inputs, as returned by its ``pre_decoder``.
 
         Returns:
-            Those that define queries, by name, each of shape (N, own + random, …).
+            The decoder inputs that define queries, by name, each of shape (N, own + random, …).
         """
         names = [name for name in ('query', 'query_pos', 'reference_points') if name in chosen]
         own: dict[str, Tensor] = {name: chosen[name] for name in names}
@@ -144,14 +163,14 @@ class Transformer(Family):
             del own['query']
         if not self.random_queries:
             return own
-        drawn = self._draw(own)
+        drawn = self._draw_random_queries(own)
         return {name: torch.cat([value, drawn[name]], 1) for name, value in own.items()}
 
-    def _draw(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Random queries the teacher can make sense of: like its own in kind and scale, elsewhere.
+    def _draw_random_queries(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Draw random queries with the form and scale of the teacher's own.
 
-        A query that is a box gets a uniform centre and the size of one of the teacher's boxes. A query
-        that is an embedding is normal with the mean and deviation of the teacher's embeddings.
+        A box query has a uniformly random centre and the size of one of the teacher's boxes. An embedding
+        query is drawn from a normal distribution with the mean and deviation of the teacher's embeddings.
         """
         model, like = self.detector, next(iter(own.values()))
         images, count = like.shape[0], self.random_queries
@@ -189,22 +208,22 @@ class Transformer(Family):
 
 
 def is_transformer(model: Detector) -> bool:
-    """Whether a detector is of this family."""
+    """Return whether a detector belongs to this family."""
     return Transformer.covers(model)
 
 
 def num_queries(model: Detector) -> int:
-    """How many queries find objects; denoising queries come before them and do not count."""
+    """Return the number of queries that detect objects, without denoising queries, which come first."""
     return model.num_queries * max(getattr(model, 'num_patterns', 0), 1)
 
 
 def queries_from_image(model: Detector) -> bool:
-    """Whether the encoder chooses the queries of each image, so that their order means nothing."""
+    """Return whether the encoder selects the queries of each image. Their order then has no meaning."""
     return getattr(model, 'as_two_stage', False)
 
 
 def query_form(model: Detector) -> str:
-    """What a query of a detector consists of; two with the same form can answer the same queries."""
+    """Describe the form of a detector's queries; detectors with the same form can decode the same queries."""
     kind = next(kind for kind in KINDS if isinstance(model, kind))
     if kind is DABDETR:
         content = f' and contents of {model.embed_dims}' if model.num_patterns else ''
@@ -218,6 +237,6 @@ def _has_content(model: Detector) -> bool:
 
 
 def _predict(model: Detector, decoded: dict[str, Any]) -> None:
-    # By position, as the heads call themselves while training, so that recorded inputs agree.
+    # Positional arguments, as mmdet passes them in training: a Source selects inputs by position.
     references = (decoded['references'],) if 'references' in decoded else ()
     model.bbox_head(decoded['hidden_states'], *references)

@@ -117,10 +117,10 @@ class DistillationHook(GuardHook):
         name = type(strategy).__name__
         if not isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
             return
-        for teacher in filter(model.teachers.is_average, model.teachers.read):
+        for teacher in filter(model.teachers.is_average, model.teachers.used):
             raise ConfigError(
-                f'{model.teachers.key_of(teacher)}.ema: {name} shards the weights of the student, so they '
-                f'cannot be averaged; use DDPStrategy, or a teacher from a checkpoint'
+                f'{model.teachers.config_key(teacher)}.ema: {name} shards the weights of the student, so '
+                f'they cannot be averaged; use DDPStrategy, or a teacher from a checkpoint'
             )
         for entry in model.entries.values():
             if entry.ratio:

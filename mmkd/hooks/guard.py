@@ -36,6 +36,7 @@ class NonFiniteError(UserError, ArithmeticError):
 
     Examples:
         >>> from mmkd.errors import UserError
+        >>> from mmkd.hooks import NonFiniteError
         >>> error = NonFiniteError('iteration 4: loss_bbox is NaN or infinite')
         >>> isinstance(error, UserError), isinstance(error, ArithmeticError)
         (True, True)

@@ -1,4 +1,4 @@
-"""What several losses require of their options."""
+"""Checks of numeric options that several losses share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def require_positive(**options: float) -> None:
             raise ConfigError(f'{name} must be above 0, got {value}')
 
 
-def require_not_negative(**options: float) -> None:
+def require_non_negative(**options: float) -> None:
     """Raise a ConfigError for the first option that is below 0."""
     for name, value in options.items():
         if value < 0:

@@ -1,4 +1,4 @@
-"""Foreground and background apart, weighted by the teacher's attention."""
+"""Focal and global distillation (FGD): the focal part."""
 
 from __future__ import annotations
 
@@ -7,32 +7,46 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from .checks import require_positive
-from .reduction import Mask, fill_outside, require_maps, weighted_mean
+from .reduction import Mask, fill_invalid, require_maps, weighted_mean
 
 
 @MODELS.register_module()
 class FGD(nn.Module):
-    r"""Squared distance of maps inside and outside labelled boxes, weighted by the teacher's attention.
+    r"""Squared distance between maps, with separate weights for foreground and background.
 
     .. math:: \alpha \sum_{x \in fg} \frac{d_x}{A_x} + \frac{\beta}{|bg|} \sum_{x \in bg} d_x
         + \gamma \big(\|S^s - S^t\|_1 + \|C^s - C^t\|_1\big), \quad
         d_x = S^t_x \sum_c C^t_c (s_{cx} - t_{cx})^2
 
-    and the mean over images. :math:`A_x` is the number of positions of the smallest box on position x.
-    Attention of positions :math:`S = HW \, \mathrm{softmax}_x(\frac1C \sum_c |x_{cx}| / \tau)` and channels
-    :math:`C = C \, \mathrm{softmax}_c(\frac1{HW} \sum_x |x_{cx}| / \tau)`. The focal part of Yang et
-    al.: Focal and Global Knowledge Distillation for Detectors, CVPR 2022 (arXiv 2111.11837), eq. 2 to
-    10. Its global part is ``MSE(reduction='sum')`` behind a
+    The loss is the mean over images. The distance is weighted by the teacher's attention: over positions
+    :math:`S = HW \, \mathrm{softmax}_x(\frac1C \sum_c |x_{cx}| / \tau)` and over channels
+    :math:`C = C \, \mathrm{softmax}_c(\frac1{HW} \sum_x |x_{cx}| / \tau)`. The foreground is the area of
+    the labelled boxes. :math:`A_x` is the number of positions of the smallest box that covers position x.
+
+    This is the focal part of Yang et al., "Focal and Global Knowledge Distillation for Detectors", CVPR
+    2022 (arXiv 2111.11837), eq. 2 to 10. The global part is ``MSE(reduction='sum')`` after a
     :class:`mmkd.connectors.GlobalContextConnector` on both sides.
 
-    The labels come from ``align=dict(type='ForegroundFeatureAlignment')``. Sums over positions and channels
-    are large, so the weights are small; the paper has a set for each kind of detector.
+    ``align=dict(type='ForegroundFeatureAlignment')`` provides the labelled boxes. The sums over positions
+    and channels are large, so the weights must be small; the paper gives values for each kind of detector.
 
     Args:
         alpha: Weight of the foreground.
         beta: Weight of the background.
-        gamma: Weight of the attention's own distance.
+        gamma: Weight of the distance between the attentions of student and teacher.
         tau: Temperature of the attention.
+
+    Examples:
+        >>> import torch
+        >>> from mmkd.losses import FGD
+        >>> loss = FGD(alpha=1e-3, beta=5e-4, gamma=1e-3, tau=0.5)
+        >>> student, teacher = torch.rand(2, 16, 8, 8), torch.rand(2, 16, 8, 8)
+        >>> foreground = torch.zeros(2, 8, 8)
+        >>> foreground[:, 2:4, 2:6] = 1 / 8  # one box that covers 2 x 4 positions
+        >>> loss(student, teacher, target=foreground).item() > 0
+        True
+        >>> loss(teacher, teacher, target=foreground).item()
+        0.0
     """
 
     needs_target = 'foreground'
@@ -57,17 +71,17 @@ class FGD(nn.Module):
 
         Args:
             student: Maps, shape (N, C, H, W).
-            teacher: Maps, likewise.
-            weight: Of each image, shape (N,).
-            mask: Valid positions, shape (N, H, W); HW and the background are of these alone.
-            target: Per position one over the area of the smallest box on it, 0 where there is none,
-                shape (N, H, W).
+            teacher: Maps of the same shape.
+            weight: Weight of each image, shape (N,).
+            mask: Valid positions, shape (N, H, W). Only these count as background and in HW.
+            target: One over the area (in positions) of the smallest box that covers a position, and 0 in
+                the background, shape (N, H, W).
 
         Returns:
             A scalar.
         """
         require_maps(self, student)
-        student, teacher = fill_outside(mask, student, teacher)
+        student, teacher = fill_invalid(mask, student, teacher)
         positions, channels = self._attention(teacher, mask)
         distance = (student - teacher).square()
         distance = torch.einsum('nchw,nc->nhw', distance, channels) * positions
@@ -76,13 +90,16 @@ class FGD(nn.Module):
             background = background * mask
         background = background / background.sum((1, 2), keepdim=True).clamp(min=1)
         focal = (distance * (self.alpha * target + self.beta * background)).sum((1, 2))
-        own_positions, own_channels = self._attention(student, mask)
-        attention = (own_positions - positions).abs().sum((1, 2))
-        attention = attention + (own_channels - channels).abs().sum(1)
+        student_positions, student_channels = self._attention(student, mask)
+        attention = (student_positions - positions).abs().sum((1, 2))
+        attention = attention + (student_channels - channels).abs().sum(1)
         return weighted_mean(focal + self.gamma * attention, weight)
 
     def _attention(self, maps: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
-        """Of positions, shape (N, H, W), and channels, shape (N, C), 1 on average; maps are 0 outside."""
+        """Attention of positions, shape (N, H, W), and of channels, shape (N, C); each has a mean of 1.
+
+        The maps must be 0 at positions outside the mask.
+        """
         size = maps.abs()
         of_positions, of_channels = size.mean(1) / self.tau, size.mean((2, 3))
         count: Tensor | int = size[0, 0].numel()

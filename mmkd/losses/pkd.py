@@ -1,4 +1,4 @@
-"""Feature maps compared by correlation."""
+"""PKD: feature maps compared by the Pearson correlation of their channels."""
 
 from __future__ import annotations
 
@@ -12,26 +12,41 @@ from .reduction import Mask, require_maps, weighted_mean
 
 @MODELS.register_module()
 class PKD(nn.Module):
-    r"""Half the squared distance of feature maps whose channels are standardised over the batch.
+    r"""Half the squared distance between feature maps, with channels standardised over the batch.
 
     .. math:: \frac{1}{2m} \sum_{i=1}^m (\hat s_i - \hat t_i)^2, \quad
         \hat x = (x - \mu_c) / \sigma_c \text{ over all images and positions of a channel } c
 
-    Cao et al.: PKD, General Distillation Framework for Object Detectors via Pearson Correlation
-    Coefficient, NeurIPS 2022 (arXiv 2207.02039). Apart from the unbiased deviation this is one minus
-    the correlation of student and teacher in each channel, so magnitudes do not matter and neither do
-    those of a few dominant channels. Teacher and student may be of different kinds.
+    Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation
+    Coefficient", NeurIPS 2022 (arXiv 2207.02039). Except for the unbiased deviation, this is one minus
+    the correlation of student and teacher in each channel. Magnitudes do not matter, so no channel
+    dominates, and student and teacher may be detectors of different kinds.
 
-    With a mask, all valid positions of the batch are standardised together and count alike. So the
-    loss of an image depends on what it is batched with, by the paper's definition.
+    With a mask, the valid positions of the whole batch are standardised together and have the same
+    weight. By the paper's definition, the loss of an image therefore depends on the other images of the
+    batch.
+
+    Examples:
+        >>> import torch
+        >>> from mmkd.losses import PKD
+        >>> loss = PKD()
+        >>> student = torch.rand(2, 16, 8, 8)
+        >>> loss(student, 100 * student + 3).item() < 1e-6  # the same up to scale and offset
+        True
+        >>> round(loss(student, -student).item(), 1)  # one minus a correlation of -1
+        2.0
     """
 
     def forward(
         self, student: Tensor, teacher: Tensor, weight: Tensor | None = None, mask: Mask = None
     ) -> Tensor:
-        """Maps, shape (N, C, H, W) each; weight (N,); mask of positions (N, H, W); returns a scalar."""
+        """Compare maps of shape (N, C, H, W).
+
+        ``weight`` has the shape (N,) and ``mask``, the valid positions, the shape (N, H, W). Returns a
+        scalar.
+        """
         require_maps(self, student)
-        if mask is not None:  # from here on one row per valid position
+        if mask is not None:  # one row per valid position from here on
             student, teacher = (side.movedim(1, -1)[mask] for side in (student, teacher))
             weight = None if weight is None else weight[:, None, None].expand_as(mask)[mask]
         values = F.mse_loss(_standardised(student), _standardised(teacher), reduction='none')
@@ -41,10 +56,10 @@ class PKD(nn.Module):
 
 
 def _standardised(maps: Tensor) -> Tensor:
-    """Each channel (axis 1) with mean 0 and biased deviation 1; 0 where it is constant.
+    """Standardise each channel (axis 1) to mean 0 and biased deviation 1; a constant channel becomes 0.
 
-    Of all ways to write it, batch_norm keeps the least for the backward pass: its input. The function
-    of torch.nn.functional would refuse a single position.
+    batch_norm stores only its input for the backward pass, less than any other formulation. The version
+    in torch.nn.functional refuses a single position.
     """
     none = dict(weight=None, bias=None, running_mean=None, running_var=None)
     return torch.batch_norm(

@@ -1,8 +1,8 @@
-"""From values per row or position to one value per batch, also where ranks share the batch.
+"""Reduce values per row or position to one value per batch, on one rank or several.
 
-Images of one batch are padded to the largest. The ``mask`` of a loss on maps, bool of shape (N, H, W), is
-True at the positions that show the image; None means all. With it, the loss of an image is what it would
-be without padding, and an image without a valid position contributes 0.
+The images of a batch are padded to the largest. The ``mask`` of a loss on maps is bool of shape (N, H, W)
+and True at the positions that show the image; None means all positions. With a mask, padding does not
+change the loss of an image. An image without a valid position contributes 0.
 """
 
 from __future__ import annotations
@@ -17,59 +17,60 @@ Mask = Tensor | None
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean over all values, each entry of the first dimension counted by its weight.
+    """Weighted mean over the first dimension; the mean over all other dimensions comes first.
 
     Args:
         values: Shape (N, …).
-        weight: Shape (N,), non-negative; None for all alike.
+        weight: Shape (N,), non-negative; None for equal weights.
 
     Returns:
-        A scalar. 0 (with a gradient of 0) where there is nothing to average or all weights are 0.
+        A scalar. It is 0, with a gradient of 0, if there are no values or if all weights are 0.
     """
     if values.numel() == 0:
         return values.sum()
     if weight is None:
         return values.mean()
     values = values.flatten(1).mean(1) if values.dim() > 1 else values
-    # Entries of weight 0 may hold anything, infinities included; they must not turn the sum to NaN.
+    # Entries of weight 0 may be infinite, and 0 times infinity is NaN.
     values = values.where(weight > 0, values.new_zeros(()))
-    weight = weight.float()  # a sum in bfloat16 has three digits
+    weight = weight.float()  # a sum in bfloat16 is exact to about three digits only
     total = weight.sum()
     return (values * weight).sum() / total.where(total > 0, 1.0)
 
 
 @torch.no_grad()
-def shares_of_ranks(totals: Tensor) -> Tensor:
-    """What this rank's means are multiplied by, so that the mean over ranks is the mean over all entries.
+def rank_weights(totals: Tensor) -> Tensor:
+    """Factors for this rank's means that turn the mean over ranks into the mean over all entries.
 
-    DDP averages gradients over ranks. A mean over entries that are few on one rank and many on another
-    needs the number of entries (or the sum of weights) of the average rank as its divisor, as mmdet
-    takes for ``avg_factor``. Every rank must call this, also one without any entry.
+    DDP averages gradients over ranks, and ranks may have different numbers of entries. Each sum must
+    therefore be divided by the mean number of entries (or sum of weights) per rank, as mmdet does with
+    ``avg_factor``. All ranks must call this function, including those without entries.
 
     Args:
-        totals: Numbers of entries or sums of weights on this rank, shape (means,).
+        totals: Number of entries, or sum of weights, of each mean on this rank, shape (means,).
 
     Returns:
-        ``totals`` over their mean over ranks, shape (means,).
+        ``totals`` divided by their mean over ranks, shape (means,).
     """
     mean = totals.clone()
     all_reduce(mean, op='mean')
     return totals / mean.where(mean > 0, 1.0)
 
 
-def fill_outside(mask: Mask, *maps: Tensor, value: float = 0.0) -> list[Tensor]:
-    """Each map in float32, with a value at the positions outside the mask, whatever they held.
+def fill_invalid(mask: Mask, *maps: Tensor, value: float = 0.0) -> list[Tensor]:
+    """Return each map in float32, with ``value`` at the positions where the mask is False.
 
-    Maps have the shape (N, C, H, W); without a mask, any.
+    Maps have the shape (N, C, H, W). Without a mask, tensors of any shape are only converted.
     """
     maps = tuple(side.float() for side in maps)
     return [side if mask is None else side.masked_fill(~mask[:, None], value) for side in maps]
 
 
-def mean_inside(values: Tensor, mask: Mask) -> Tensor:
-    """Mean over the valid positions, of values (N, C, H, W) that are 0 at all others, shape (N, C).
+def masked_mean(values: Tensor, mask: Mask) -> Tensor:
+    """Mean over the valid positions, shape (N, C).
 
-    Without a mask, all values count alike, and they are returned as they are.
+    The values, shape (N, C, H, W), must be 0 at all other positions. Without a mask, the values are
+    returned unchanged.
     """
     if mask is None:
         return values
@@ -77,10 +78,10 @@ def mean_inside(values: Tensor, mask: Mask) -> Tensor:
 
 
 def require_maps(loss: nn.Module, value: Tensor) -> None:
-    """Raise a ConfigError unless a value is feature maps, shape (N, C, H, W)."""
+    """Raise a ConfigError unless the value is a batch of feature maps, shape (N, C, H, W)."""
     if value.dim() != 4:
         raise ConfigError(
-            f'{type(loss).__name__} compares feature maps of shape (N, C, H, W), got '
+            f'{type(loss).__name__}: values must be feature maps of shape (N, C, H, W), got '
             f'{tuple(value.shape)}; record a backbone, neck or one of their layers, with '
             f"align=dict(type='FeatureAlignment')"
         )

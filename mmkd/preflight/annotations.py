@@ -16,7 +16,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 
 from ..building import unregistered
 from ..errors import ConfigError, MissingFileError, UserError, did_you_mean
-from ..file_kind import mistaken_file
+from ..file_kind import wrong_file_hint
 from .coco_file import categories_at_an_end, read_coco
 from .files import inner_configs
 
@@ -218,7 +218,7 @@ class AnnotatedData:
                     how = '; each object needs a name and a bndbox with numeric xmin, ymin, xmax and ymax'
                     raise ConfigError(
                         f'{entry["xml_path"]} cannot be read: {describe_error(error)}'
-                        f'{mistaken_file(entry["xml_path"]) or how}'
+                        f'{wrong_file_hint(entry["xml_path"]) or how}'
                     ) from None
 
             dataset.parse_data_info = parse_named

@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
-from ..file_kind import mistaken_file
+from ..file_kind import wrong_file_hint
 
 END = 1_000_000  # bytes
 # Keys that mmdet reads from each entry of a COCO file.
@@ -62,7 +62,7 @@ def read_coco(path: str) -> dict[str, list[dict]]:
             content = json.load(file, object_hook=_replace_segmentation)
     except ValueError as error:
         raise ConfigError(
-            f'{path} is not a JSON file{mistaken_file(path) or f": {error}"}'
+            f'{path} is not a JSON file{wrong_file_hint(path) or f": {error}"}'
         ) from None
     if not isinstance(content, dict):
         raise ConfigError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config
 
 from ..building import PRETRAINED
-from ..checkpoints import differs_from_name
+from ..checkpoints import hash_mismatch
 from ..datasets.data_root import iter_leaves
 from ..errors import ConfigError, MissingFileError, UserError
 from ..teachers import TEACHER
@@ -39,13 +39,13 @@ HOW_TO_GET = (
         '`mkdir -p data && tar -xf FILE -C data/`',
     ),
     (
-        r'VOC',
+        r'VOCdevkit|VOC2012',
         'download http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar and '
         'unpack it with `mkdir -p data && tar -xf VOCtrainval_11-May-2012.tar -C data/`',
     ),
     (r'work_dirs/demo', 'make it with `python tools/demo.py`'),
     (
-        r'coco|(train|val)2017',
+        r'(^|/)coco/?$|(train|val)2017',
         'download http://images.cocodataset.org/zips/train2017.zip, '
         'http://images.cocodataset.org/zips/val2017.zip and '
         'http://images.cocodataset.org/annotations/annotations_trainval2017.zip and '
@@ -231,7 +231,7 @@ def _check_distiller_types(run: PlannedRun, model: dict[str, Any]) -> Iterator[C
 
 
 def _check_hash(path: Any, key: str) -> Iterator[Advice]:
-    problem = differs_from_name(path) if isinstance(path, str) else None
+    problem = hash_mismatch(path) if isinstance(path, str) else None
     if problem:
         yield Advice(
             f'{key}: {problem}; download it again, or remove the hash from its name if you wrote the file'

@@ -11,7 +11,7 @@ from mmdet.datasets import XMLDataset
 from PIL import Image
 
 from ..errors import ConfigError, MissingFileError, UserError
-from ..file_kind import mistaken_file
+from ..file_kind import wrong_file_hint
 from .advice import Advice
 from .annotations import AnnotatedData
 from .boxes import MAX_NAMES, first_few
@@ -68,7 +68,7 @@ def check_image_content(run: PlannedRun) -> Iterator[UserError | Advice]:
             yield ConfigError(
                 f'{data.key}: {len(unreadable)} of {len(images)} images are empty or cannot be read: '
                 f'{first_few(unreadable[:MAX_NAMES], len(unreadable))}'
-                f'{mistaken_file(unreadable[0])}; replace the files, or remove them from {data.path}'
+                f'{wrong_file_hint(unreadable[0])}; replace the files, or remove them from {data.path}'
             )
         if cut:
             yield Advice(

@@ -164,9 +164,14 @@ def _check_metric_inputs(
             )
         needed |= dict.fromkeys(('img_id', 'ori_shape'), kind.__name__)
         if not metric.get('ann_file') and 'instances' not in sample:
+            hint = f'name the annotation file of {mode}_dataloader'
+            if any(data.mode == mode and data.coco is None for data in run.data):
+                hint = (
+                    f"or add 'instances' to meta_keys of PackDetInputs in {key}.pipeline, as its annotations "
+                    f"are not in COCO's form"
+                )
             yield ConfigError(
-                f'{mode}_evaluator.ann_file: must be a file for {kind.__name__}, got None; name the '
-                f'annotation file of {mode}_dataloader'
+                f'{mode}_evaluator.ann_file: must be a file for {kind.__name__}, got None; {hint}'
             )
     for name, reader in needed.items():
         if name not in sample:

@@ -37,6 +37,7 @@ class PlannedRun:
 
     Examples:
         >>> from mmengine.config import Config
+        >>> from mmkd.preflight import PlannedRun
         >>> model = dict(type='Distiller', student=dict(type='RetinaNet'))
         >>> run = PlannedRun(Config(dict(model=model, train_cfg=dict(max_epochs=12))), modes=('train',))
         >>> run.distils, run.detector_key, run.epochs

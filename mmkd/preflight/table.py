@@ -102,7 +102,7 @@ class Verdict:
 
     Examples:
         >>> from mmkd.errors import ConfigError
-        >>> from mmkd.preflight import CHECKS
+        >>> from mmkd.preflight import CHECKS, Verdict
         >>> Verdict(CHECKS[0]).status
         'passed'
         >>> Verdict(CHECKS[0], errors=[ConfigError('data_root: no such folder')]).status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ def check_schedules(run: PlannedRun) -> Iterator[UserError | Advice]:
             yield from _check_scheduler_length(
                 run, f'param_scheduler.{index}', entry, counts_epochs
             )
+            yield from _check_rising_rate(run, f'param_scheduler.{index}', entry)
     losses = run.model_config.get('losses')
     if counts_epochs or not isinstance(losses, dict):
         return
@@ -93,6 +95,24 @@ def _check_scheduler_length(
         yield Advice(
             f'{key}.end: must be at most {length}, the number of {unit} of this run, got {entry["end"]}; the '
             f'learning rate never reaches its full value; write a smaller end'
+        )
+
+
+def _check_rising_rate(run: PlannedRun, key: str, entry: dict[str, Any]) -> Iterator[Advice]:
+    """A cosine schedule that ends above the learning rate, which was lowered without it."""
+    cfg = run.cfg
+    rate = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr')
+    scaled = cfg.get('auto_scale_lr') or {}
+    numbers = [rate, entry.get('eta_min')]
+    if 'Cosine' not in entry['type'] or not all(isinstance(it, (int, float)) for it in numbers):
+        return
+    if scaled.get('enable') and scaled.get('base_batch_size'):
+        batch = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
+        rate *= batch * int(os.environ.get('WORLD_SIZE', 1)) / scaled['base_batch_size']
+    if entry['eta_min'] > rate:
+        yield Advice(
+            f'{key}.eta_min: must be below the learning rate, {rate:g}, got {entry["eta_min"]:g}; write '
+            f'eta_min_ratio=0.05'
         )
 
 

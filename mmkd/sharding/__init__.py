@@ -1,4 +1,4 @@
-"""Models whose parameters are shared out among processes: the student's strategy, the teacher's shards."""
+"""Models with weights sharded over processes: a strategy for the student, and shards of the teacher."""
 
 from .student import StudentFSDPStrategy
 

@@ -1,4 +1,4 @@
-"""A teacher whose weights are shared out among the processes of a training run."""
+"""Shard a teacher's weights over the processes of a training run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mmengine.dist import get_world_size
 from torch import nn
 
 from ..errors import ConfigError
-from .units import units_of
+from .units import sharding_units
 
 
 class TeacherSharding:
-    """Shares a frozen teacher's weights among all processes, by torch's ``fully_shard`` (FSDP2).
+    """Shards a frozen teacher's weights over all processes with torch's ``fully_shard`` (FSDP2).
 
-    Each keeps one part of the weights of backbone, neck, encoder and decoder, and gathers those of a
-    unit (:func:`mmkd.sharding.units.units_of`) just for as long as it runs. Buffers and heads are with every
-    process. The teacher's outputs stay the same, bit for bit.
+    Each process stores one shard of the weights of backbone, neck, encoder and decoder. It gathers the
+    weights of a unit (:func:`mmkd.sharding.units.sharding_units`) only while the unit runs. Every process
+    has all buffers and heads. The teacher's outputs do not change, bit for bit.
 
     Args:
-        name: How messages call the teacher's config, e.g. ``teacher``.
-        shard: Whether weights are shared out.
+        name: The config key of the teacher in messages, e.g. ``teacher``.
+        shard: Whether to shard the weights.
 
     Raises:
         ConfigError: torch is too old.
@@ -30,45 +30,47 @@ class TeacherSharding:
 
     def __init__(self, name: str, shard: bool = False) -> None:
         if not isinstance(shard, bool):
-            raise ConfigError(f'{name}.shard={shard!r} is neither True nor False')
+            raise ConfigError(f'{name}.shard: must be True or False, got {shard!r}')
         self.name = name
         self.shard = shard
-        #: Whether weights are still to be shared out, once there are several processes.
+        #: Whether the weights still have to be sharded, which happens before the first pass.
         self.is_pending = shard
         if shard:
-            fully_shard_of_torch(name)
+            find_fully_shard(name)
 
-    def move(self, detector: nn.Module, device: torch.device) -> None:
-        """Move a teacher to its device before a pass, its weights shared out if they shall be."""
+    def move_to_device(self, detector: nn.Module, device: torch.device) -> None:
+        """Move a teacher to its device before a pass, and shard its weights if requested."""
         if self.is_pending and get_world_size() > 1:
-            # One unit after the other goes to the device, so that never all weights are there.
-            share_out(detector, device, fully_shard_of_torch(self.name))
+            # The units move one after the other, so the device never holds all weights.
+            shard_detector(detector, device, find_fully_shard(self.name))
         self.is_pending = False
         if next(detector.parameters()).device != device:
             detector.to(device)
 
 
-def share_out(detector: nn.Module, device: torch.device, fully_shard: Callable[..., Any]) -> None:
+def shard_detector(
+    detector: nn.Module, device: torch.device, fully_shard: Callable[..., Any]
+) -> None:
     """Shard a detector over all processes.
 
     Args:
-        detector: Frozen, the same on all of them.
-        device: Where it will run.
-        fully_shard: torch's function.
+        detector: The frozen detector, with the same weights on all processes.
+        device: The device it will run on.
+        fully_shard: torch's ``fully_shard``.
     """
     from torch.distributed.device_mesh import init_device_mesh
 
     mesh = init_device_mesh(device.type, (get_world_size(),))
-    for unit in units_of(detector):
+    for unit in sharding_units(detector):
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     detector.to(device)
 
 
-def fully_shard_of_torch(name: str) -> Callable[..., Any]:
-    """torch's ``fully_shard``, which has moved since torch 2.4.
+def find_fully_shard(name: str) -> Callable[..., Any]:
+    """Return torch's ``fully_shard``, which was moved after torch 2.4.
 
     Raises:
-        ConfigError: This torch has none.
+        ConfigError: The installed torch does not have it.
     """
     try:
         from torch.distributed.fsdp import fully_shard
@@ -77,7 +79,7 @@ def fully_shard_of_torch(name: str) -> Callable[..., Any]:
             from torch.distributed._composable.fsdp import fully_shard
         except ImportError:
             raise ConfigError(
-                f'{name}.shard needs torch.distributed.fsdp.fully_shard, which torch {torch.__version__} '
-                f'does not have; install torch 2.6 or later, or leave shard out'
+                f'{name}.shard: needs torch.distributed.fsdp.fully_shard, which torch {torch.__version__} '
+                f'does not have; install torch 2.6 or later, or remove shard'
             ) from None
     return fully_shard

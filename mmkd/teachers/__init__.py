@@ -1,4 +1,4 @@
-"""What a teacher is: a live detector, an average of the student, or stored outputs."""
+"""The kinds of teachers: a live detector, a moving average of the student, or stored outputs."""
 
 from .averaged import AveragedTeacher
 from .base import Teacher

@@ -1,4 +1,4 @@
-"""The moving average of the student as its own teacher."""
+"""The moving average of the student as teacher."""
 
 from __future__ import annotations
 
@@ -18,16 +18,29 @@ from .resolution import check_scale
 class AveragedTeacher(LiveTeacher):
     """The exponential moving average of the student itself ("mean teacher").
 
-    Tarvainen, Valpola: Mean Teachers are Better Role Models, NeurIPS 2017 (arXiv 1703.01780): the
-    average is more accurate than the student of the moment. It is updated after each step of the
-    optimizer, and saved and resumed with the training (:class:`mmkd.hooks.DistillationHook`).
+    Tarvainen and Valpola, "Mean Teachers are Better Role Models", NeurIPS 2017 (arXiv 1703.01780): the
+    averaged weights are more accurate than the student's current weights. The average is updated after
+    each optimizer step, and saved and resumed with the training run
+    (:class:`mmkd.hooks.DistillationHook`).
 
     Args:
         student: The student.
-        ema: Config of an averaged model of mmengine or mmdet, as an ``EMAHook`` has it: ``type``,
-            ``momentum``, ``update_buffers`` …
+        ema: Config of an averaged model of mmengine or mmdet, as for ``EMAHook``: ``type``, ``momentum``,
+            ``update_buffers`` …
         classes: The student's class names.
-        name, scale, amp, options: As of :class:`LiveTeacher`.
+        name: See :class:`LiveTeacher`.
+        scale: See :class:`LiveTeacher`.
+        amp: See :class:`LiveTeacher`.
+        **options: See :class:`LiveTeacher`.
+
+    Examples:
+        >>> from mmengine.hub import get_model
+        >>> from mmkd.teachers import AveragedTeacher
+        >>> student = get_model('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
+        >>> teacher = AveragedTeacher(student, ema=dict(type='ExpMomentumEMA', momentum=0.0002))
+        >>> teacher.update(student)  # after each step of the optimizer
+        >>> teacher.average.steps.item()
+        1
     """
 
     def __init__(
@@ -45,23 +58,24 @@ class AveragedTeacher(LiveTeacher):
         self.precision = TeacherPrecision(name, amp)
         if 'shard' in options:
             raise ConfigError(
-                f'{name}.shard is for a teacher from a checkpoint: each process averages its own student; '
-                f'leave it out'
+                f'{name}.shard: supported only for a teacher from a checkpoint, but each process averages '
+                f'its own student; remove it'
             )
         self.sharding = TeacherSharding(name)
         config = dict(dict(type='ExpMomentumEMA', update_buffers=True), **ema)
         try:
             self.average = MODELS.build(config, default_args=dict(model=student))
         except (TypeError, KeyError, AssertionError) as error:
-            raise ConfigError(f'{name}.ema={ema}: {error}') from None
+            raise ConfigError(f'{name}.ema: cannot build {ema}: {error}') from None
         self._freeze(self.average.module, options)
         self.classes = tuple(classes) if classes else None
 
     @property
     def origin(self) -> str:
+        """The text "the average of the student", for the log."""
         return 'the average of the student'
 
     def update(self, student: Detector) -> None:
-        """Take the student's present weights into the average."""
+        """Update the average with the student's current weights."""
         self.average.update_parameters(student)
         self.detector.eval()

@@ -1,4 +1,4 @@
-"""What the training step and the losses need of a teacher."""
+"""The interface of all teachers."""
 
 from __future__ import annotations
 
@@ -16,61 +16,74 @@ from ..types import Detector
 
 
 class Teacher:
-    """The interface of all kinds of teachers.
+    """The interface that the training step and the losses use for all kinds of teachers.
 
-    A teacher is deliberately no ``nn.Module``: nothing that walks a model's modules (optimizer,
-    ``state_dict``, ``train()``, EMA, DDP) can reach it, and a deep copy of its owner shares it.
+    A teacher is deliberately not an ``nn.Module``. Code that walks a model's modules (optimizer,
+    ``state_dict``, ``train()``, EMA, DDP) does not reach it. A deep copy of its owner shares it.
 
     A subclass sets the attributes below and defines :meth:`recorder` and :meth:`run`.
+
+    Examples:
+        >>> from mmengine.hub import get_model
+        >>> from mmkd.families import family_of
+        >>> from mmkd.teachers import Teacher
+        >>> class MyTeacher(Teacher):
+        ...     def __init__(self, detector, scale=1.0):
+        ...         self.detector, self.family, self.scale = detector, family_of(detector), scale
+        >>> teacher = MyTeacher(get_model('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'), scale=2.0)
+        >>> teacher.options
+        {'scale': 2.0}
+        >>> teacher.num_parameters()
+        21410100
     """
 
-    #: The frozen detector; alignments read the settings of its heads.
+    #: The frozen detector. Alignments read the settings of its heads.
     detector: Detector
-    #: How this kind of detector runs.
+    #: The family, which runs the parts of the detector.
     family: Family
-    #: Its class names in the order of its outputs, or None if unknown.
+    #: The class names in the order of the outputs, or None if unknown.
     classes: tuple[str, ...] | None
-    #: Why they are unknown, if there is more to say.
-    unnamed: str | None = None
-    #: Width and height of its images over those of the student's.
+    #: The error that explains why the class names are unknown, if there is a special reason.
+    classes_error: str | None = None
+    #: Width and height of the teacher's images relative to the student's.
     scale: float = 1.0
 
     @property
     def options(self) -> dict[str, Any]:
-        """Settings that alignments may read, by name: those of the family, and ``scale``."""
+        """Options that alignments read, by name: those of the family, and ``scale``."""
         return dict(self.family.options, scale=self.scale)
 
     @property
     def origin(self) -> str:
-        """Where its outputs come from, for the log."""
+        """The source of the outputs, such as a checkpoint, for the log."""
         raise NotImplementedError
 
     def num_parameters(self) -> int:
-        """Number of parameters of the whole detector."""
+        """Return the number of parameters of the whole detector."""
         return sum(parameter.numel() for parameter in self.detector.parameters())
 
     def require(self, entries: Iterable[Any], name: str, class_map: ClassMap | None) -> None:
-        """Check that it can provide what losses read; a detector always can.
+        """Check that the teacher can provide the outputs that losses read. A live detector always can.
 
         Args:
             entries: The loss entries that use this teacher.
-            name: Its name.
-            class_map: Its classes mapped to the student's, if a loss reads classes.
+            name: The name of the teacher.
+            class_map: The map between its classes and the student's, if a loss reads classes.
         """
 
     def prepare_data(self, dataset: Any, preprocessor: BaseDataPreprocessor | None = None) -> None:
-        """Check that it can serve the images of a training run; a detector always can.
+        """Check that the teacher can process the images of a training run. A live detector always can.
 
         Args:
-            dataset: The training data set, as it is used.
-            preprocessor: The student's.
+            dataset: The data set of the training run.
+            preprocessor: The student's data preprocessor.
         """
 
     def recorder(self, sources: Sequence[Source]) -> Recorder:
-        """A recorder of its modules.
+        """Return a recorder of the teacher's modules.
 
-        It returns float32 whatever the pass runs in, and maps without what only the teacher's own padding
-        (``pad_size_divisor``) adds.
+        The recorder returns float32 at any precision of the forward pass. It crops maps to the student's
+        image size if the teacher pads images further (``pad_size_divisor``).
         """
         raise NotImplementedError
 
@@ -82,22 +95,23 @@ class Teacher:
         parts: set[str],
         student: Recorder,
     ) -> dict[str, Any]:
-        """Compute the parts that losses read; see :meth:`mmkd.families.Family.run`.
+        """Run the parts that losses read; see :meth:`mmkd.families.Family.run`.
 
         Args:
-            inputs: Images as the student sees them, shape (N, 3, H, W).
-            data_samples: Their meta information.
-            preprocessor: The student's, which normalised ``inputs``.
-            parts: Names of parts to run.
-            student: What the student recorded.
+            inputs: Images in the student's normalisation, shape (N, 3, H, W).
+            data_samples: The meta information of the images.
+            preprocessor: The student's data preprocessor, which normalised ``inputs``.
+            parts: Names of the parts to run.
+            student: The student's recorder.
 
         Returns:
-            What the family shares, and ``scale``: width and height of its images over the student's.
+            The inputs that both models are evaluated on, by name, and ``scale``: width and height of the
+            teacher's images relative to the student's.
         """
         raise NotImplementedError
 
     def run_joint_parts(self, recorded: Recorder, shared: dict[str, Any], parts: set[str]) -> None:
-        """Compute the joint parts; see :meth:`mmkd.families.Family.run_joint_parts`."""
+        """Run the teacher's joint parts; see :meth:`mmkd.families.Family.run_joint_parts`."""
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self

@@ -15,31 +15,31 @@ from ..errors import ConfigError, MissingFileError
 
 
 def read_file(path: str, key: str) -> Config:
-    """A config file.
+    """Read a config file.
 
     Args:
         path: The file.
-        key: What names it, for messages.
+        key: The config key that names the file, for messages.
 
     Raises:
-        MissingFileError: It inherits from a file that is not there.
-        ConfigError: Python cannot run it, or what it imports is not there.
+        MissingFileError: A file that the config inherits from does not exist.
+        ConfigError: The file is not valid Python, raises an error, or imports a missing module.
     """
     try:
         return Config.fromfile(path)
     except FileNotFoundError as error:
         raise MissingFileError(
-            f'{key}: {path} inherits from a file that is not there: {error}'
+            f'{key}: {path} inherits from a file that does not exist: {error}'
         ) from error
     except SyntaxError as error:
         where = f'{error.filename or path}, line {error.lineno}'
         raise ConfigError(f'{key}: {path} is not valid Python: {error.msg} ({where})') from None
     except (ImportError, ModuleNotFoundError) as error:
         raise ConfigError(
-            f'{key}: {path} imports what cannot be imported: {_module_of(error)}; install it, put its '
-            f'folder on PYTHONPATH, or take it out of custom_imports'
+            f'{key}: {path} imports {_module_of(error)}, which cannot be imported; install it, put its '
+            f'folder on PYTHONPATH, or remove it from custom_imports'
         ) from error
-    except Exception as error:  # whatever the file's own code raises
+    except Exception as error:  # the file's code may raise anything
         lines = str(error).strip().splitlines() or ['']
         raise ConfigError(
             f'{key}: {path} cannot be read: {type(error).__name__}: {lines[0]}'
@@ -47,7 +47,7 @@ def read_file(path: str, key: str) -> Config:
 
 
 def _module_of(error: BaseException) -> str:
-    """The module that an import did not find; mmengine's own message lists all of ``sys.path``."""
+    """The name of the missing module. mmengine's own message lists all of ``sys.path``."""
     chain: BaseException | None = error
     named = str(error).partition(', the current sys.path')[0]
     while chain is not None:
@@ -57,39 +57,44 @@ def _module_of(error: BaseException) -> str:
 
 
 def load_config(config: str | dict, name: str = 'teacher') -> Config:
-    """The teacher's config from a path, ``mmdet::…`` or a dict; ``name`` is its own in messages."""
+    """Load the teacher's config from a path, ``mmdet::…`` or a dict; ``name`` is its key in messages."""
     if isinstance(config, str):
         if '::' in config:
             package = config.partition('::')[0]
-            if find_spec(package) is None:  # which mmengine would install, without asking
+            if find_spec(package) is None:  # mmengine would install it without asking
                 raise MissingFileError(
-                    f"{name}.config='{config}' needs the package {package}, which is not installed; install "
+                    f'{name}.config: {config!r} needs the package {package}, which is not installed; install '
                     f'it, or name a file'
                 )
             try:
                 cfg = get_config(config)
             except (FileNotFoundError, ValueError, KeyError) as error:
-                raise MissingFileError(f"{name}.config='{config}' is not there: {error}") from None
+                raise MissingFileError(
+                    f'{name}.config: {config!r} does not exist: {error}'
+                ) from None
         elif not Path(config).is_file():
             raise MissingFileError(
-                f"{name}.config='{config}' does not exist (relative to {os.getcwd()})"
+                f'{name}.config: {config!r} does not exist (relative to {os.getcwd()})'
             )
         else:
             cfg = read_file(config, f'{name}.config')
     else:
         cfg = Config(dict(config))
     if 'model' not in cfg:
-        raise ConfigError(f'{name}.config={str(config)[:80]!r} holds no `model`')
+        raise ConfigError(f'{name}.config: {str(config)[:80]!r} has no `model`')
     if cfg.model.get('type') == 'Distiller':
         raise ConfigError(
-            f'{name}.config={str(config)[:80]!r} is a distillation config; name the plain config of '
-            f'its student, which its checkpoints belong to'
+            f'{name}.config: {str(config)[:80]!r} is a distillation config; name the plain config of '
+            f'its student, to which the checkpoints belong'
         )
     return cfg
 
 
 def config_classes(config: Config) -> Sequence[str] | None:
-    """Class names a config gives its test or training data, explicitly or by the dataset's type."""
+    """Return the class names of the test or training data, from ``metainfo`` or the data set's class.
+
+    None if the config has neither.
+    """
     for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
         dataset = (config.get(loader) or {}).get('dataset')
         while dataset and 'type' in dataset:

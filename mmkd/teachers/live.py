@@ -1,4 +1,4 @@
-"""The frozen detector a student learns from."""
+"""A frozen detector as teacher."""
 
 from __future__ import annotations
 
@@ -32,23 +32,34 @@ from .resolution import check_scale, resize
 
 
 class LiveTeacher(Teacher):
-    """A detector from an MMDetection config and checkpoint, frozen and in evaluation mode for good.
+    """A detector from an MMDetection config and checkpoint, always frozen and in evaluation mode.
 
     Args:
-        config: The teacher's MMDetection config: a path, ``mmdet::…`` for one that ships with mmdet,
-            or a dict that holds ``model``.
-        checkpoint: Its weights: a path or a http(s) URL.
-        classes: Its class names, when neither checkpoint nor config has them.
-        name: How messages call its config, ``teacher`` or ``teachers.<name>``.
-        scale: How much larger than the student's the images are that it sees.
-        amp: The precision of its pass (:class:`TeacherPrecision`).
-        shard: Whether the processes of a training run share its weights out (:class:`TeacherSharding`).
-        options: What the detector's family offers, e.g. ``proposals`` (:mod:`mmkd.families`).
+        config: The teacher's MMDetection config: a path, ``mmdet::…`` for a config that ships with mmdet,
+            or a dict with the key ``model``.
+        checkpoint: The weights: a path or a http(s) URL.
+        classes: The class names, if neither checkpoint nor config has them.
+        name: The config key of the teacher in messages, ``teacher`` or ``teachers.<name>``.
+        scale: Width and height of the teacher's images relative to the student's.
+        amp: The precision of the forward pass (:class:`TeacherPrecision`).
+        shard: Whether to shard the weights over the processes of a training run
+            (:class:`TeacherSharding`).
+        **options: Options of the detector's family, e.g. ``proposals`` (:mod:`mmkd.families`).
 
     Raises:
         MissingFileError: Config or checkpoint does not exist.
-        CheckpointError: The checkpoint would run code when read, or does not fit the config.
-        ConfigError: The config is no detector config, or names what is not registered.
+        CheckpointError: The checkpoint would run code when read, or does not match the config.
+        ConfigError: The config is not a detector config, or names a type that is not registered.
+
+    Examples:
+        >>> import torch
+        >>> from mmengine.hub import get_model
+        >>> from mmkd.teachers import LiveTeacher
+        >>> config = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
+        >>> torch.save(get_model(config).state_dict(), 'rtmdet_tiny.pth')  # in place of trained weights
+        >>> teacher = LiveTeacher(config, checkpoint='rtmdet_tiny.pth')
+        >>> teacher.classes[:3], any(p.requires_grad for p in teacher.detector.parameters())
+        (('person', 'bicycle', 'car'), False)
     """
 
     def __init__(
@@ -70,11 +81,11 @@ class LiveTeacher(Teacher):
         self.checkpoint = checkpoint
         where = f"{name}.checkpoint='{checkpoint}'"
         weights = read_checkpoint(checkpoint, where, hint=_how_to_get(config))
-        #: The registry of its own library, or of the user, where its modules are.
+        #: The registry scope of the teacher's modules: mmdet, another library or the user's own.
         self.scope = cfg.get('default_scope') or 'mmdet'
         detector = build_detector(cfg.model, f'{name}.config', self.scope)
         load_weights(detector, weights, where)
-        #: The ``model`` of its config.
+        #: The key ``model`` of its config.
         self.model_config = cfg.model
         self._freeze(detector, options)
         named = _named_classes(classes, weights.get('meta', {}), cfg)
@@ -86,7 +97,7 @@ class LiveTeacher(Teacher):
         self.precision.apply_to(self.detector)
         self._renormalization: Renormalization | None = None
         self._size_divisor = size_divisor(self.detector.data_preprocessor)
-        # Of a batch padded for the teacher alone: number of images, size with that padding, and without.
+        # If the teacher pads the batch further: number of images, and size with and without this padding.
         self._own_padding: tuple[int, Size, Size] | None = None
 
     def _class_names(
@@ -99,22 +110,22 @@ class LiveTeacher(Teacher):
         if count is None or len(names) == count:
             return names
         problem = (
-            f'the teacher was built for {count} classes, but its '
-            f'{f"config key {key}" if given else "checkpoint or config"} names '
-            f'{len(names)} ({", ".join(names[:5])}, …); set {key} to the names in order'
+            f'{key}: must be {count} names, the number of classes of the teacher, got {len(names)} '
+            f'{"" if given else "from its checkpoint or config "}({", ".join(names[:5])}, …); set {key} to '
+            f'the names in order'
         )
         if given:
             raise ConfigError(problem)
-        self.unnamed = problem  # no fault as long as no loss reads classes
+        self.classes_error = problem  # an error only if a loss reads classes
         return None
 
     @property
     def origin(self) -> str:
-        """Where its weights are from, for the log."""
+        """The checkpoint of the weights, for the log."""
         return self.checkpoint
 
     def recorder(self, sources: Sequence[Source]) -> Recorder:
-        """A recorder for the teacher's modules; see :meth:`Teacher.recorder`."""
+        """Return a recorder of the teacher's modules; see :meth:`Teacher.recorder`."""
         return Recorder(self.detector, sources, owner='teacher', convert=self._for_student)
 
     def _for_student(self, source: Source, value: Any) -> Any:
@@ -131,10 +142,10 @@ class LiveTeacher(Teacher):
         parts: set[str],
         student: Recorder,
     ) -> dict[str, Any]:
-        """See :meth:`Teacher.run`."""
+        """Convert the batch to the teacher's input and run ``parts``; see :meth:`Teacher.run`."""
         if next(self.detector.parameters()).device != inputs.device or self.sharding.is_pending:
-            self.sharding.move(self.detector, inputs.device)
-        if self._renormalization is None or self._renormalization.given is not preprocessor:
+            self.sharding.move_to_device(self.detector, inputs.device)
+        if self._renormalization is None or self._renormalization.source is not preprocessor:
             own = self.detector.data_preprocessor
             self._renormalization = Renormalization(preprocessor, own)
         if self._renormalization.is_needed:
@@ -153,11 +164,11 @@ class LiveTeacher(Teacher):
 
     @torch.no_grad()
     def predict(self, batch: dict[str, Any], device: torch.device | None = None) -> SampleList:
-        """What the detector finds in images, in float32 and at the resolution that it sees in training.
+        """Return the teacher's detections, in float32 and at the resolution that it has in training.
 
         Args:
-            batch: Images and samples as the student's test pipeline makes them, before any preprocessor.
-            device: Where to run; by default where it is.
+            batch: Images and samples from the student's test pipeline, before any preprocessor.
+            device: The device to run on. Default: the current device of the detector.
         """
         if device is not None and next(self.detector.parameters()).device != device:
             self.detector.to(device)
@@ -173,29 +184,29 @@ class LiveTeacher(Teacher):
     def shared_labels(
         self, classes: Sequence[str], class_map: dict[str, Any] | None = None
     ) -> dict[int, int]:
-        """The student's label for each of the detector's labels whose class both have.
+        """Map the teacher's labels to the student's labels, for the classes that both have.
 
         Args:
             classes: Class names of the student.
-            class_map: That of the distillation's config.
+            class_map: ``class_map`` of the distillation config.
 
         Raises:
-            ConfigError: The names of the teacher's classes are not known.
+            ConfigError: The class names of the teacher are unknown.
         """
         if self.classes is None:
             raise ConfigError(
-                self.unnamed
-                or f"{self.name}.classes: must be the names of the teacher's classes, got none from its "
-                f'checkpoint and config; set them in order'
+                self.classes_error
+                or f"{self.name}.classes: must be the teacher's class names, got none from its checkpoint "
+                f'and config; set them in order'
             )
         return shared_labels(classes, self.classes, (class_map or {}).get('synonyms'))
 
     def _precision(self, device: torch.device) -> AbstractContextManager[None]:
-        return nullcontext() if self.precision.amp is None else self.precision.running(device)
+        return nullcontext() if self.precision.amp is None else self.precision.autocast(device)
 
     @torch.no_grad()
     def run_joint_parts(self, recorded: Recorder, shared: dict[str, Any], parts: set[str]) -> None:
-        """Compute the parts of the joint pass; see :meth:`mmkd.families.Family.run_joint_parts`."""
+        """Run the teacher's joint parts; see :meth:`mmkd.families.Family.run_joint_parts`."""
         device = next(self.detector.parameters()).device
         with self._precision(device):
             self.family.run_joint_parts(self.detector, recorded, shared, parts)
@@ -213,7 +224,7 @@ def _named_classes(
         given
         or dataset_meta.get('classes')
         or dataset_meta.get('CLASSES')  # mmengine before 0.3
-        or meta.get('CLASSES')  # mmdet 2.x, which most published checkpoints come from
+        or meta.get('CLASSES')  # mmdet 2.x, as in most published checkpoints
         or config_classes(config)
     )
 

@@ -1,4 +1,4 @@
-"""One batch of images, normalised for student and teacher."""
+"""Convert a batch of images from the student's normalisation to the teacher's."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from torch import Tensor
 class Renormalization:
     """Converts a batch from one preprocessor's normalisation to another's.
 
-    What has to be done is decided once, here: a comparison on the device would make the host wait per step.
+    The constructor compares the two preprocessors once. A comparison per step would make the host wait for
+    the device.
 
     Args:
-        given: The preprocessor that the batches went through.
-        wanted: The preprocessor whose output is needed.
+        source: The preprocessor that normalised the batches.
+        target: The preprocessor to convert to.
     """
 
-    def __init__(self, given: BaseDataPreprocessor, wanted: BaseDataPreprocessor) -> None:
-        self.given, self.wanted = given, wanted
-        self.flips_channels = _swaps_channels(given) != _swaps_channels(wanted)
-        #: Whether batches are converted at all.
+    def __init__(self, source: BaseDataPreprocessor, target: BaseDataPreprocessor) -> None:
+        self.source, self.target = source, target
+        self.flips_channels = _swaps_channels(source) != _swaps_channels(target)
+        #: Whether batches have to be converted.
         self.is_needed = (
             self.flips_channels
-            or pad_value(given) != pad_value(wanted)
+            or pad_value(source) != pad_value(target)
             or any(
-                # Of another shape: one of the two works on grayscale images.
+                # The shapes differ if one of the two is for grayscale images.
                 ours.shape != theirs.shape or not bool((ours.cpu() == theirs.cpu()).all())
-                for ours, theirs in zip(_statistics(given), _statistics(wanted), strict=True)
+                for ours, theirs in zip(_statistics(source), _statistics(target), strict=True)
             )
         )
 
@@ -36,22 +37,22 @@ class Renormalization:
         """Convert a batch.
 
         Args:
-            inputs: As ``given`` made it, shape (N, 3, H, W).
-            data_samples: Their ``img_shape`` separates the image from its padding.
+            inputs: Output of ``source``, shape (N, 3, H, W).
+            data_samples: Samples; ``img_shape`` separates the image from its padding.
 
         Returns:
-            ``inputs`` itself where both normalise alike, else a new tensor of the same shape.
+            ``inputs`` itself if both preprocessors normalise alike, else a new tensor of the same shape.
         """
         if not self.is_needed:
             return inputs
-        mean, std = (each.to(inputs) for each in _statistics(self.given))
+        mean, std = (each.to(inputs) for each in _statistics(self.source))
         pixels = inputs * std + mean
         if self.flips_channels:
             pixels = pixels.flip(1)
-        mean, std = (each.to(inputs) for each in _statistics(self.wanted))
+        mean, std = (each.to(inputs) for each in _statistics(self.target))
         outputs = (pixels - mean) / std
-        # Padding is a constant after normalisation, not a pixel value to be normalised.
-        pad = pad_value(self.wanted)
+        # Padding is added after normalisation, so it is a constant and not a normalised pixel.
+        pad = pad_value(self.target)
         for output, sample in zip(outputs, data_samples or (), strict=False):
             height, width = sample.metainfo.get('img_shape', output.shape[-2:])[:2]
             output[:, height:] = pad
@@ -60,12 +61,12 @@ class Renormalization:
 
 
 def pad_value(preprocessor: BaseDataPreprocessor) -> float:
-    """What it pads normalised images with."""
+    """Return the value with which a preprocessor pads normalised images."""
     return float(getattr(preprocessor, 'pad_value', 0))
 
 
 def _swaps_channels(preprocessor: BaseDataPreprocessor) -> bool:
-    """Whether it converts BGR to RGB or back, under the names of mmdet, mmpretrain and mmseg."""
+    """Whether a preprocessor converts BGR to RGB or back, under the names of mmdet, mmpretrain and mmseg."""
     names = ('_channel_conversion', 'to_rgb', 'channel_conversion')
     return any(bool(getattr(preprocessor, name, False)) for name in names)
 

@@ -1,7 +1,8 @@
-"""Padding that a teacher needs and a batch of the student lacks.
+"""Pad a batch for a teacher that needs larger multiples than the student.
 
-Necks that double a map and join it with the next (PAFPN of YOLOX and RTMDet) take only sizes that all strides
-divide. Such a detector sets ``pad_size_divisor`` of its data preprocessor; the student's may be smaller.
+Necks that upsample a map and concatenate it with the next (PAFPN of YOLOX and RTMDet) need image sizes that
+are multiples of all strides. Such a detector sets ``pad_size_divisor`` of its data preprocessor. The
+student's divisor may be smaller.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ Size = tuple[int, int]
 def pad(
     inputs: Tensor, data_samples: SampleList, preprocessor: BaseDataPreprocessor
 ) -> tuple[Tensor, SampleList]:
-    """Pad a batch at the right and at the bottom as a preprocessor does.
+    """Pad a batch at the right and at the bottom to the size that a preprocessor requires.
 
     Args:
-        inputs: Images in its normalisation, shape (N, C, H, W).
-        data_samples: Their meta information.
-        preprocessor: The teacher's.
+        inputs: Images in the teacher's normalisation, shape (N, C, H, W).
+        data_samples: The meta information of the images.
+        preprocessor: The teacher's data preprocessor.
 
     Returns:
         The images, and their meta information without labels.
@@ -43,14 +44,14 @@ def pad(
 
 
 def crop_maps(value: Any, images: int, padded: Size, size: Size) -> Any:
-    """What is recorded of padded images, without the positions that only their padding has.
+    """Crop recorded maps of padded images to the positions of the images without this padding.
 
     Args:
-        value: Tensors, nested. Maps are those of shape (N, C, H, W) whose stride, a power of two, is the
-            same in both directions; others are passed on.
+        value: Nested tensors. A tensor of shape (N, C, H, W) is a map if its stride is a power of two and
+            the same in both directions. All other tensors are returned unchanged.
         images: Number of images.
         padded: Height and width of the padded images.
-        size: Height and width of the images before.
+        size: Height and width of the images before padding.
     """
 
     def crop(tensor: Tensor) -> Tensor:

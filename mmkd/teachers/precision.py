@@ -20,25 +20,27 @@ from ..nested import map_tensors, tensors_of, to_float32
 from ..types import Detector
 
 PRECISIONS = dict(bfloat16=torch.bfloat16, float16=torch.float16)
-# How operators report that they do not support half precision.
+# Error messages of operators that do not support half precision.
 UNSUPPORTED_DTYPE = re.compile(r'BFloat16|Half|bfloat16|float16|same dtype|scalar type')
 
 
 class TeacherPrecision:
-    """Runs a teacher under autocast; its outputs stay the same but for rounding.
+    """Runs a teacher under autocast. The outputs change only by rounding.
 
-    Three kinds of modules always run in float32: mmcv's operators (RoIAlign, deformable convolutions and
-    attention), which do not support bfloat16; what turns outputs into proposals; and the heads of detection
-    transformers, whose boxes are fractions of an image: of one of 1000 pixels, bfloat16's eight bits
-    resolve four.
+    Three kinds of modules always run in float32:
+
+    - mmcv's operators (RoIAlign, deformable convolutions and attention), which do not support bfloat16;
+    - the methods that convert outputs to proposals;
+    - the heads of detection transformers. Their boxes are fractions of an image, and bfloat16 has eight
+      significant bits: in an image of 1000 pixels it resolves 4 pixels.
 
     Args:
-        name: How messages call the teacher's config, e.g. ``teacher``.
-        amp: ``bfloat16`` or ``float16`` runs the teacher under autocast of that type, and False in float32
-            also where the student is under autocast. None: it shares the student's autocast.
+        name: The config key of the teacher in messages, e.g. ``teacher``.
+        amp: ``bfloat16`` or ``float16``: autocast of this type. False: float32, even if the student runs
+            under autocast. None: the student's autocast.
 
     Raises:
-        ConfigError: ``amp`` is none of these.
+        ConfigError: ``amp`` has another value.
     """
 
     def __init__(self, name: str = 'teacher', amp: str | bool | None = None) -> None:
@@ -51,7 +53,7 @@ class TeacherPrecision:
         self.amp = amp
 
     def apply_to(self, detector: Detector) -> None:
-        """Have the modules of a new teacher that need float32 run in it, for good."""
+        """Make the modules of a teacher that need float32 always run in float32."""
         for module in detector.modules() if isinstance(self.amp, str) else ():
             if _is_operator(module) or isinstance(module, DETRHead):
                 MethodOverride(module, 'forward', _in_float32(module.forward))
@@ -59,11 +61,11 @@ class TeacherPrecision:
                 MethodOverride(module, 'predict_by_feat', _in_float32(module.predict_by_feat))
 
     @contextmanager
-    def running(self, device: torch.device) -> Iterator[None]:
-        """A context in which the teacher runs.
+    def autocast(self, device: torch.device) -> Iterator[None]:
+        """Return a context in which the teacher runs with the precision of ``amp``.
 
         Raises:
-            ConfigError: Its device or one of its operators does not support ``amp``.
+            ConfigError: The device or an operator of the teacher does not support ``amp``.
         """
         try:
             with self._autocast(device):
@@ -74,8 +76,8 @@ class TeacherPrecision:
             if not half or not UNSUPPORTED_DTYPE.search(message):
                 raise
             raise ConfigError(
-                f"{self.name}.amp='{self.amp}': the teacher has an operator that does not run in half "
-                f'precision ({message}); leave amp out'
+                f'{self.name}.amp: the teacher has an operator that does not support {self.amp} '
+                f'({message}); remove amp'
             ) from error
 
     def _autocast(self, device: torch.device) -> AbstractContextManager:
@@ -83,17 +85,17 @@ class TeacherPrecision:
             return torch.autocast(device.type, enabled=False)
         if self.amp == 'float16' and device.type == 'cpu':
             raise ConfigError(
-                f"{self.name}.amp='float16' is for GPUs: on the CPU torch has too few operators of it; "
-                f"use 'bfloat16'"
+                f"{self.name}.amp: 'float16' needs a GPU, because torch has too few float16 operators on the "
+                f"CPU; use 'bfloat16'"
             )
         try:
             return torch.autocast(device.type, dtype=PRECISIONS[self.amp])
         except RuntimeError as error:
-            raise ConfigError(f"{self.name}.amp='{self.amp}': {error}") from None
+            raise ConfigError(f'{self.name}.amp: {self.amp!r} cannot be used: {error}') from None
 
 
 def _in_float32(function: Callable) -> Callable:
-    """The same function on float32 arguments, outside of autocast."""
+    """Wrap a function so that its arguments are float32 and autocast is off."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -105,7 +107,7 @@ def _in_float32(function: Callable) -> Callable:
 
 
 def _is_operator(module: nn.Module) -> bool:
-    """Whether compiled code of mmcv runs in a module."""
+    """Whether a module runs compiled code of mmcv."""
     # TOOD's head calls a deformable convolution as a function.
     return isinstance(module, (BaseRoIExtractor, TOODHead)) or any(
         base.__module__.startswith('mmcv.ops') for base in type(module).__mro__

@@ -1,4 +1,4 @@
-"""One batch of images at another resolution."""
+"""Resize a batch of images for a teacher with another resolution."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..errors import ConfigError
 
 
 def check_scale(scale: Any, owner: str) -> float:
-    """The scale of a teacher's images, as its config gives it.
+    """Return the scale of a teacher's images as a float.
 
     Raises:
-        ConfigError: It is no positive number.
+        ConfigError: The scale is not a positive number.
     """
     if (
         isinstance(scale, bool)
@@ -23,8 +23,8 @@ def check_scale(scale: Any, owner: str) -> float:
         or not 0 < scale < float('inf')
     ):
         raise ConfigError(
-            f'{owner}.scale={scale!r} is no number above 0; 2 shows the teacher images of twice the '
-            f"student's width and height"
+            f'{owner}.scale: must be a number above 0, got {scale!r}; with 2 the teacher sees images with '
+            f"twice the student's width and height"
         )
     return float(scale)
 
@@ -32,16 +32,16 @@ def check_scale(scale: Any, owner: str) -> float:
 def resize(
     inputs: Tensor, data_samples: SampleList, scale: float
 ) -> tuple[Tensor, SampleList, tuple[float, float]]:
-    """Resize a batch, padding included, bilinearly; where it shrinks, smoothed against aliasing.
+    """Resize a batch bilinearly, padding included, with antialiasing if it shrinks.
 
     Args:
         inputs: Images, shape (N, 3, H, W).
-        data_samples: Their meta information.
-        scale: Factor of width and height, which are rounded to whole pixels.
+        data_samples: The meta information of the images.
+        scale: Factor of width and height. The new width and height are rounded to whole pixels.
 
     Returns:
-        The images, their meta information without labels, and the factors of width and height that
-        rounding left.
+        The images, their meta information without labels, and the exact factors of width and height
+        after rounding.
     """
     height, width = inputs.shape[2:]
     size = [max(1, round(length * scale)) for length in (height, width)]
@@ -51,13 +51,13 @@ def resize(
 
 
 def _resized(sample: DetDataSample, factors: tuple[float, float]) -> DetDataSample:
-    """A sample with the meta information of the resized image, and nothing else."""
+    """A sample with only the meta information of the resized image."""
     meta = dict(sample.metainfo)
     for key in ('img_shape', 'pad_shape', 'batch_input_shape'):
         if key in meta:
             height, width = meta[key][:2]
             meta[key] = (round(height * factors[1]), round(width * factors[0]))
     if 'scale_factor' in meta:
-        across, down = meta['scale_factor'][:2]
-        meta['scale_factor'] = (across * factors[0], down * factors[1])
+        horizontal, vertical = meta['scale_factor'][:2]
+        meta['scale_factor'] = (horizontal * factors[0], vertical * factors[1])
     return DetDataSample(metainfo=meta)

@@ -25,6 +25,7 @@ class Boxes:
 
     Examples:
         >>> import numpy as np
+        >>> from mmkd.visualization import Boxes
         >>> found = Boxes(
         ...     boxes=np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30.0]]),
         ...     labels=np.array([0, 1, 0]),

@@ -47,7 +47,7 @@ class Column:
 
     Examples:
         >>> import numpy as np
-        >>> from mmkd.visualization import Boxes, as_image, draw_panels
+        >>> from mmkd.visualization import Boxes, Column, as_image, draw_panels
         >>> image = np.zeros((80, 120, 3), np.uint8)
         >>> truth = Boxes(np.array([[10, 10, 60, 60.0]]), labels=np.array([0]))
         >>> found = Boxes(np.array([[12, 10, 60, 62.0]]), labels=np.array([0]), scores=np.array([0.9]))

@@ -71,22 +71,33 @@ def test_a_student_class_the_teacher_lacks_is_an_error_unless_excluded():
     scores = torch.randn(4, 4)
     assert torch.equal(class_map.student_logits(scores, softmax=True), scores[:, [0, 2, 3]])
     labels = torch.tensor([0, 1, 2, 3])
-    assert class_map.position(labels).tolist() == [0, -1, 1, 2]
+    assert class_map.shared_index(labels).tolist() == [0, -1, 1, 2]
     assert class_map.teacher_label(torch.tensor([0, 1])).tolist() == [1, 0]
     assert class_map.student_label(torch.tensor([0, 1])).tolist() == [0, 2]
 
 
+def test_the_message_for_a_missing_class_is_short_and_lists_similar_names():
+    with pytest.raises(ConfigError) as error:
+        ClassMap(('persn',), COCO)
+    assert 'no class for persn; near: person' in str(error.value)
+    assert '80 in all' in str(error.value) and len(str(error.value)) < 400
+    with pytest.raises(ConfigError, match='no class for lorry; near: truck'):
+        ClassMap(('lorry',), COCO, synonyms=dict(lorry='truk'))
+
+
 def test_config_mistakes_are_named():
     with pytest.raises(
-        ConfigError, match="class_map.exclude: must be of the student's classes .*got horse"
+        ConfigError, match='class_map.exclude: must name classes of the student .*got horse'
     ):
         ClassMap(('cat',), ('cat',), exclude=['horse'])
-    with pytest.raises(ConfigError, match="tv and tvmonitor both match the teacher's tv"):
+    with pytest.raises(ConfigError, match='class_map.exclude: must leave a class to compare.*cat'):
+        ClassMap(('cat',), ('dog',), exclude=['cat'])
+    with pytest.raises(ConfigError, match="tv and tvmonitor both match the teacher's class tv"):
         ClassMap(('tv', 'tvmonitor'), ('tv',))
     with pytest.raises(ConfigError, match="class_map.unmapped: must be one of .*got 'ignore'"):
         ClassMap(('cat',), ('cat',), unmapped='ignore')
     with pytest.raises(
-        ConfigError, match='teacher gives 4 class scores.*2 classes and the background'
+        ConfigError, match='teacher: .* scores of 2 classes and the background, got 4'
     ):
         ClassMap(('a', 'b'), ('a', 'b')).teacher_logits(torch.zeros(1, 4), softmax=True)
 

@@ -7,7 +7,7 @@ import torch
 from tiny_dense import LAYERS, head_and_features
 from torch import nn
 
-from mmkd.alignments.cross_head import run_from
+from mmkd.alignments.cross_head import run_head_from
 from mmkd.errors import PathError
 from mmkd.recorder import Recorder, Source
 
@@ -23,7 +23,7 @@ def test_the_rest_of_a_head_makes_of_its_own_maps_what_the_whole_head_does(kind,
     with torch.no_grad(), Recorder(head, [source]) as seen:
         whole = head(features)
     own = [level.requires_grad_() for level in seen[source]]
-    rest = run_from(head, layer, [level.clone() for level in own])
+    rest = run_head_from(head, layer, [level.clone() for level in own])
     part = dict(cls=0, reg=1)[tower]
     for mine, wanted in zip(rest[part], whole[part], strict=True):
         assert mine.requires_grad
@@ -51,7 +51,7 @@ def test_what_comes_before_the_layer_is_not_computed(kind):
         if isinstance(module, nn.Conv2d):
             own = module._conv_forward
             module._conv_forward = lambda *args, own=own, name=name: ran.append(name) or own(*args)
-    run_from(head, layer, seen[source])
+    run_head_from(head, layer, seen[source])
     # Left are the predictions and the towers' layers after it.
     assert not [name for name in ran if '_convs' in name and name.split('.')[-2] == '0']
     assert [name for name in ran if '_convs' not in name]
@@ -69,7 +69,7 @@ def test_predictions_of_the_other_tower_are_not_computed():
         head.get_submodule(name)._conv_forward = lambda *args, own=own, name=name: (
             ran.append(name) or own(*args)
         )
-    run_from(head, layer, maps)
+    run_head_from(head, layer, maps)
     assert set(ran) == {'gfl_cls'}
 
 
@@ -80,7 +80,7 @@ def test_what_shadows_a_layers_forward_is_there_again():
     module.forward = shadow = torch.relu
     with Recorder(head, [source := Source(layer, copy=True)]) as seen, torch.no_grad():
         head(features)
-    run_from(head, layer, seen[source])
+    run_head_from(head, layer, seen[source])
     assert vars(module)['forward'] is shadow
 
 
@@ -89,4 +89,4 @@ def test_an_unknown_layer_is_near_a_known_one():
     with pytest.raises(
         PathError, match=r"GFLHead has no layer 'cls_convs.0.bn'; near: cls_convs.0"
     ):
-        run_from(head, 'cls_convs.0.bn', list(features))
+        run_head_from(head, 'cls_convs.0.bn', list(features))

@@ -25,8 +25,8 @@ def test_layers_are_paired_by_their_share_of_the_depth(student, teacher, layers,
 
 def test_layers_that_do_not_exist_are_named():
     for layers, message in (
-        ([3], "align.layers: must be of the student's 3 decoder layers, 0 to 2, got 3"),
-        ([[0, 6]], "align.layers: must be of the teacher's 6 decoder layers, 0 to 5, got 6"),
+        ([3], 'align.layers: must name decoder layers of the student, 0 to 2, got 3'),
+        ([[0, 6]], 'align.layers: must name decoder layers of the teacher, 0 to 5, got 6'),
         ('first', "must be 'all', 'last' or a list, got 'first'"),
         ([], 'must name at least one layer'),
     ):

@@ -135,9 +135,11 @@ def test_other_outputs_are_refused():
     alignment = TASK_UTILS.build(dict(type='DenseClassAlignment'))
     alignment.check(model, model, {})
     good = step.teacher_record[HEAD]
-    with pytest.raises(ConfigError, match='not one map per level of its 5; record bbox_head'):
+    with pytest.raises(
+        ConfigError, match='must have one map per level .5 levels.; record bbox_head'
+    ):
         alignment(good[0][:3], good, step)
-    with pytest.raises(ConfigError, match='4 channels, no multiple of 3'):
+    with pytest.raises(ConfigError, match='a multiple of 3 channels, got 4'):
         alignment(good[1], good, step)
     with pytest.raises(ConfigError, match='num_priors: must be at least 1, got 0'):
         TASK_UTILS.build(dict(type='DenseClassAlignment', num_priors=0))
@@ -175,7 +177,7 @@ def test_boxes_of_unlike_heads_are_compared_in_fractions_of_the_image():
 
 def test_heads_with_other_numbers_of_boxes_a_place_are_refused():
     student, teacher = (MODELS.build(single_stage(kind)) for kind in ('RetinaNet', 'FCOS'))
-    with pytest.raises(ConfigError, match='different priors .9 per position'):
+    with pytest.raises(ConfigError, match='the same priors .*, got 9 per position'):
         pair_up(with_images(make(student, teacher)), 'DenseBoxAlignment')
 
 
@@ -185,7 +187,7 @@ def test_centerness_is_one_score_per_position():
     pair = pair_up(step, 'DenseCenternessAlignment')
     wanted = torch.cat([level.flatten()[:, None] for level in step.teacher_record[HEAD][2]])
     assert torch.equal(pair.teacher, wanted) and pair.student.shape == wanted.shape
-    with pytest.raises(ConfigError, match='the student, a GFL, has no score of centerness'):
+    with pytest.raises(ConfigError, match='needs centerness, but the student, a GFL, has none'):
         pair_up(make(seeded('GFL', 1), seeded('ATSS', 2)), 'DenseCenternessAlignment')
 
 
@@ -213,7 +215,7 @@ def test_objectness_is_a_score_a_place():
     assert torch.equal(pair.teacher, rows_of(step.teacher_record[HEAD][2]))
     assert torch.equal(pair.student, rows_of(step.student_record[HEAD][2]))
     assert pair.weight is None
-    with pytest.raises(ConfigError, match='the teacher, a ATSS, has no score of objectness'):
+    with pytest.raises(ConfigError, match='needs objectness, but the teacher, a ATSS, has none'):
         pair_up(make(seeded('ATSS', 1), seeded('ATSS', 2)), 'DenseObjectnessAlignment')
 
 
@@ -231,7 +233,7 @@ def test_objectness_of_classes_the_student_lacks_is_not_taught():
     assert torch.allclose(pair.teacher.sigmoid()[:, 0], wanted, atol=1e-5)
     assert pair.teacher.isfinite().all()
     blind = yolox_step(('cat', 'bird'), exclude=['bird'])
-    with pytest.raises(ConfigError, match='cannot tell where objects of class_map.exclude are'):
+    with pytest.raises(ConfigError, match='does not support class_map.exclude'):
         pair_up(blind, 'DenseObjectnessAlignment')
 
 
@@ -288,7 +290,8 @@ def test_labels_choose_the_priors():
     assert torch.equal(pair_up(step, select='labels').weight, both.weight)
     step.student_record[LABELS] = step.student_record[LABELS][:-1]
     with pytest.raises(
-        ConfigError, match="align.select: 'labels' found those of 217 priors, but a GFLHead has 218"
+        ConfigError,
+        match="align.select: 'labels' found labels of 217 priors, but the GFLHead has 218",
     ):
         pair_up(step, select='labels')
 
@@ -307,9 +310,7 @@ def test_the_valuable_priors_are_those_around_objects():
     # Level by level and within them image by image, as the rows.
     assert torch.equal(pair.weight[80:160], values[0][1]) and pair.weight.any()
     points = MODELS.build(single_stage('FCOS'))
-    with pytest.raises(
-        ConfigError, match="align.select: 'valuable' is about anchors, and a FCOS has"
-    ):
+    with pytest.raises(ConfigError, match="align.select: 'valuable' needs anchors, but a FCOS has"):
         pair_up(make(points, points), select='valuable')
 
 
@@ -326,8 +327,8 @@ def test_the_sum_is_divided_by_the_normalizer(confidence):
             pair = pair_up(step, kind, normalizer=normalizer, **options)
             rows = (pair.student - pair.teacher).square().mean(-1)
             weight = torch.ones(len(rows)) if pair.weight is None else pair.weight
-            of_each = 4 if kind == 'DenseDistributionAlignment' else 1
-            wanted = (rows * weight).sum() / of_each / number
+            rows_per_prior = 4 if kind == 'DenseDistributionAlignment' else 1
+            wanted = (rows * weight).sum() / rows_per_prior / number
             value = MSE()(pair.student, pair.teacher, pair.weight) * pair.weight_sum / pair.total
             assert value.item() == pytest.approx(wanted.item(), rel=1e-4)
     del step.student_record[source]
@@ -430,7 +431,7 @@ def test_maps_that_cannot_take_the_place_are_refused():
     step = crossed_step(student, teacher)
     source = Source(CROSSED, copy=True)
     step.student_record[source] = [level[:, :8] for level in step.student_record[source]]
-    with pytest.raises(ConfigError, match=r'\(2, 8, 8, 10\).*cannot take the place.*ConvConnector'):
+    with pytest.raises(ConfigError, match=r'\(2, 8, 8, 10\).*ConvConnector'):
         cross(step)
     with pytest.raises(PathError, match="no layer 'cls_convs.9.gn'"):
         TASK_UTILS.build(
@@ -439,9 +440,7 @@ def test_maps_that_cannot_take_the_place_are_refused():
     other = seeded(
         'GFL', 1, neck=dict(num_outs=3), bbox_head=dict(anchor_generator=dict(strides=[8, 16, 32]))
     )
-    with pytest.raises(
-        ConfigError, match="align.crossed: the teacher's head takes maps of strides"
-    ):
+    with pytest.raises(ConfigError, match='align.crossed: both heads must have the same strides'):
         TASK_UTILS.build(dict(type='DenseClassAlignment', crossed=CROSSED)).check(
             other, teacher, {}
         )

@@ -40,7 +40,7 @@ def test_what_cannot_be_paired_says_why():
         FeatureAlignment()(maps(8), maps(5, 3), STEP)
     with pytest.raises(ConfigError, match='the student has maps of 8x8, the teacher of 4x4'):
         FeatureAlignment()(maps(8), maps(4), STEP)
-    different = r'\(2, 4, 8, 8\) and teacher \(1, 4, 8, 8\) differ in shape'
+    different = r'\(2, 4, 8, 8\) and \(1, 4, 8, 8\)'
     with pytest.raises(ConfigError, match=different):
         FeatureAlignment()(maps(8), [maps(8)[0][:1]], STEP)
     with pytest.raises(ConfigError, match="ConvConnector', in_channels=4, out_channels=6"):
@@ -66,7 +66,7 @@ def test_some_of_the_common_levels_can_be_chosen():
     assert [pair.teacher is theirs[index] for pair, index in zip(pairs, (1, 3), strict=True)]
     for wrong in ([3], [-1], []):
         with pytest.raises(
-            ConfigError, match='align.levels: must be indices of the 3 common levels, 0 to 2'
+            ConfigError, match='align.levels: must be indices of common levels, 0 to 2'
         ):
             FeatureAlignment(levels=wrong)(ours, theirs, STEP)
 

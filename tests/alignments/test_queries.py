@@ -259,7 +259,7 @@ def test_embeddings_are_paired_layer_by_layer(models):
     assert [pair.student.shape for pair in pairs] == [(24, 32)] * 2
     with pytest.raises(ConfigError, match="LinearConnector', in_channels=16, out_channels=32"):
         alignment(ours[..., :16], theirs, step)
-    with pytest.raises(ConfigError, match="one row per query.*capture='input', index=0"):
+    with pytest.raises(ConfigError, match="must have the shape .*capture='input', index=0"):
         alignment((ours, ours), theirs, step)
 
 
@@ -280,7 +280,7 @@ def test_a_head_module_may_be_named_instead_of_the_head(models):
     [
         (
             torch.rand(3, 8, 4),
-            r'student: .*one row per query of each of the 2 decoder layers, got \(3, 8, 4\); record bbox_head',
+            r'student: .*must have the shape .* with 2 decoder layers, got \(3, 8, 4\); record bbox_head',
         ),
         (torch.rand(1, 3, 8, 4), r'2 decoder layers, got \(1, 3, 8, 4\)'),
         ([torch.rand(3, 8, 4)] * 3, r'\(3, 3, 8, 4\)'),
@@ -328,9 +328,11 @@ def test_options_are_checked(kind, options, message):
 
 def test_by_index_needs_equal_numbers_and_queries_that_stay(models):
     alignment = align('IndexQueryAlignment')
-    with pytest.raises(ConfigError, match=r'has 5 queries and the teacher 9.*num_queries=9'):
+    with pytest.raises(
+        ConfigError, match=r'the same number of queries, got 5 and 9.*num_queries=9'
+    ):
         alignment.check(models(queries=5), models(queries=9), {})
-    with pytest.raises(ConfigError, match='chooses its queries image by image'):
+    with pytest.raises(ConfigError, match='selects the queries of each image'):
         alignment.check(models('DINO'), models('DINO'), {})
 
 

@@ -24,8 +24,8 @@ from tiny_transformers import transformer
 
 from mmkd.analysis.cache_agreement import Agreement, compare
 from mmkd.cache.files import CacheWriter
-from mmkd.cache.pipeline import CHECKED_VIEWS, pipeline_of_view
-from mmkd.cache.writing import identity_of
+from mmkd.cache.pipeline import CHECKED_VIEWS, pipeline_for_view
+from mmkd.cache.writing import cache_identity
 from mmkd.distillers.teacher_outputs import TeacherOutputs
 from mmkd.errors import ConfigError
 from mmkd.recorder import Source
@@ -55,7 +55,7 @@ class Images:
         ]
         with DefaultScope.overwrite_default_scope('mmdet'):
             load = TRANSFORMS.build(dict(type='LoadImageFromFile'))
-            built = [TRANSFORMS.build(each) for each in pipeline_of_view(pipeline, view)]
+            built = [TRANSFORMS.build(each) for each in pipeline_for_view(pipeline, view)]
         self.load, self.pipeline = load, Compose(built)
 
     def __len__(self) -> int:
@@ -79,9 +79,11 @@ def measure(
     for index in range(len(first)):
         sample = first[index]
         kept.update(
-            keeper.of_batch(dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']]))
+            keeper.extract_batch(
+                dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']])
+            )
         )
-    writer = CacheWriter(folder, identity_of(keeper, config, list(kept)))
+    writer = CacheWriter(folder, cache_identity(keeper, config, list(kept)))
     for name, fields in kept.items():
         writer.add(name, fields)
     writer.finish()
@@ -220,5 +222,5 @@ def test_a_cache_of_other_losses_is_refused(tmp_path, images):
     keeper = TeacherOutputs(distiller(faster_rcnn(), teacher, RPN_LOSSES), 'teacher')
     measure(tmp_path / 'cache', keeper, teacher, images, (128, 96))
     other = TeacherOutputs(distiller(faster_rcnn(), teacher, ROI_LOSSES), 'teacher')
-    with pytest.raises(ConfigError, match='does not hold proposals, which the losses read'):
+    with pytest.raises(ConfigError, match='does not contain proposals, which the losses read'):
         compare(other, CachedTeacher(str(tmp_path / 'cache')), Images(images, (128, 96), []))

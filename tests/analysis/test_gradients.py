@@ -61,7 +61,7 @@ def measured(distiller, batches=None):
     return measure_gradients(distiller, batches or [batch()])
 
 
-def norm_of(gradients):
+def gradient_norm(gradients):
     return math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
 
 
@@ -72,7 +72,7 @@ def test_norms_are_those_of_backward(make, name):
     chosen = by_backward(make(), lambda it: (it not in LOSSES) if name == TASK else it == name)
     assert set(found[name].norms) == {'backbone', 'neck', 'rpn_head', 'roi_head'}
     for module, norm in found[name].norms.items():
-        expected = norm_of(it for key, it in chosen.items() if key.split('.')[0] == module)
+        expected = gradient_norm(it for key, it in chosen.items() if key.split('.')[0] == module)
         assert norm == pytest.approx(expected, rel=1e-4), module
     assert found[TASK].norms['rpn_head'] > 0
     assert found['loss_kd_neck'].norms['roi_head'] == found['loss_kd_cls'].norms['rpn_head'] == 0
@@ -120,7 +120,7 @@ def test_other_detectors(tmp_path, make_model, losses, modules, request):
     found = measured(make())['loss_kd_cls']
     assert set(found.norms) == modules
     expected = by_backward(make(), lambda name: name == 'loss_kd_cls')
-    whole = norm_of(expected.values())
+    whole = gradient_norm(expected.values())
     assert math.hypot(*found.norms.values()) == pytest.approx(whole, rel=1e-4) and whole > 0
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 import conditions
 import numpy as np
 import torch
-from conditions import alike, differing_files, environment, files_of, observed
+from conditions import (
+    conditions_of,
+    differing_files,
+    environment,
+    file_checksums,
+    observe_process,
+)
 from mmengine.config import Config
 from scipy import stats
 from study import Run
@@ -18,26 +24,31 @@ LINES = Path(conditions.HERE) / 'results.jsonl'
 
 def test_the_environment_decides_nothing(monkeypatch):
     """Not how many threads there are, nor which instructions somebody prefers."""
-    expected = observed('cpu', environment())
+    expected = observe_process('cpu', environment())
     assert expected['arithmetic'].endswith(', 1 thread')
     for name in ('OMP_NUM_THREADS', 'ATEN_CPU_CAPABILITY', 'MKL_CBWR', 'ONEDNN_MAX_CPU_ISA'):
         monkeypatch.setenv(name, 'default' if name != 'OMP_NUM_THREADS' else '7')
     assert environment()['OMP_NUM_THREADS'] == '1'
-    assert observed('cpu', environment()) == expected
+    assert observe_process('cpu', environment()) == expected
 
 
-def test_lines_are_alike_by_arithmetic_and_versions_not_by_processor():
+def test_conditions_are_arithmetic_and_versions_not_the_processor():
     versions = dict(
         torch='2.13.0', mmcv='2.3.6', mmengine='0.10', mmdet='3.5', mmkd='1', python='3'
     )
     line = dict(arithmetic='AVX2, 1 thread', versions=versions, device='one')
-    assert alike(line) == alike(dict(line, device='another'))
-    assert alike(line) == alike(dict(line, versions=dict(versions, mmkd='2', python='4')))
-    assert alike(line) != alike(dict(line, arithmetic='AVX512, 1 thread'))
-    assert alike(line) != alike(dict(line, versions=dict(versions, torch='2.14.0')))
-    # Before arithmetic was written down, a machine is like itself alone.
+    same = [dict(device='another'), dict(versions=dict(versions, mmkd='2', python='4'))]
+    other = [dict(arithmetic='AVX512, 1 thread'), dict(versions=dict(versions, torch='2.14.0'))]
+    for changes in same:
+        assert conditions_of(line | changes) == conditions_of(line)
+    for changes in other:
+        assert conditions_of(line | changes) != conditions_of(line)
+    # Without recorded arithmetic, the device is part of the conditions.
     old = dict(versions=versions, device='one')
-    assert alike(old) not in (alike(line), alike(dict(old, device='another')))
+    assert conditions_of(old) not in (
+        conditions_of(line),
+        conditions_of(dict(old, device='another')),
+    )
 
 
 def test_what_was_read_is_known_by_its_content(tmp_path):
@@ -72,7 +83,7 @@ def test_what_was_read_is_known_by_its_content(tmp_path):
 
     def read(**meta):
         torch.save(dict(state_dict=dict(weight=torch.arange(3.0)), meta=meta), teacher)
-        return files_of(Run('kd', 0, config, folder, 'digest'))
+        return file_checksums(Run('kd', 0, config, folder, 'digest'))
 
     first = read(time='noon')
     assert set(first) == {'teacher', 'given.pth', 'train: train.json', 'train: train.json, images'}
@@ -90,12 +101,11 @@ def test_seeds_are_no_pairs():
     runs: dict[tuple, dict[int, float]] = {}
     for line in map(json.loads, LINES.read_text().splitlines()):
         if 'withdrawn' not in line:
-            runs.setdefault((line['study'], alike(line), line['recipe']), {})[line['seed']] = line[
-                'mAP'
-            ]
+            key = line['study'], conditions_of(line), line['recipe']
+            runs.setdefault(key, {})[line['seed']] = line['mAP']
     theirs, ours = [], []
-    for (study, kind, recipe), scores in runs.items():
-        base = runs.get((study, kind, 'baseline'), {})
+    for (study, used, recipe), scores in runs.items():
+        base = runs.get((study, used, 'baseline'), {})
         seeds = scores.keys() & base.keys()
         if recipe != 'baseline' and len(seeds) >= 3:
             for side, found in ((theirs, base), (ours, scores)):

@@ -1,4 +1,4 @@
-"""The table of measured optimisations in docs/benchmarks.md is that of the lines committed with it."""
+"""The table of measured optimisations in docs/recipes/costs.md is that of the lines committed with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_has_the_ratios_of_the_lines():
-    page = (ROOT / 'docs/benchmarks.md').read_text()
+    page = (ROOT / 'docs/recipes/costs.md').read_text()
     rows = [row for row in page.splitlines() if row.startswith('| ')]
     lines = [json.loads(line) for line in open(ROOT / 'benchmarks/optimisations.jsonl')]
     timed = [line for line in lines if 'ratio' in line]

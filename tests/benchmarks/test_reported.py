@@ -52,7 +52,7 @@ def test_reported_figures_stand_apart_from_measured_ones(scored):
     # What tells other classes apart is no measurement of the reported thing.
     text = reported_table(match_reported(rows, {'vitdet': str(scored / 'teacher')}))
     assert reported_lines(text)[REPORTED['vitdet'].title, 'mAP'] == ['50', '–', '–']
-    assert 'teacher tells 2 classes apart, the reported one 20' in text
+    assert 'teacher has 2 classes, the reported detector 20' in text
 
 
 def test_a_training_of_another_schedule_is_told(monkeypatch, tmp_path):
@@ -67,7 +67,7 @@ def test_a_training_of_another_schedule_is_told(monkeypatch, tmp_path):
         {'train_dataloader.dataset.indices': 4, 'train_cfg.max_epochs': 1}
     )
     said = reported_table({'mobilenetv2': row}).splitlines()[-1]
-    assert f'mine was not trained as {name} says' in said
+    assert f'mine was not trained with {name}: ' in said
     assert 'train_dataloader.dataset.indices is not set, here 4' in said
     assert 'train_cfg.max_epochs is 10, here 1' in said
 
@@ -80,7 +80,7 @@ def test_a_training_is_known_by_its_configs_name(runs, tmp_path):
     assert match_reported(rows) == {'mobilenetv2': rows[0]}
     other = copied(runs, 'short', tmp_path / 'other')
     (other / 'short.py').rename(other / f'{name}.py')
-    with pytest.raises(ConfigError, match='mine, other: each could stand beside mobilenetv2'):
+    with pytest.raises(ConfigError, match='--as mobilenetv2: matches mine, other; choose one'):
         match_reported(read_rows([folder, other]))
     with pytest.raises(ConfigError, match='no such figure; near: vitdet'):
         match_reported(rows, {'vitdat': str(folder)})

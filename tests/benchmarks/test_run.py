@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
+from contextlib import redirect_stdout
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
-from conditions import environment, observed
+from conditions import environment, observe_process
 from mmengine.config import Config
 from scipy import stats
 from tiny_models import CLASSES, ROI_LOSSES, faster_rcnn, save_teacher
@@ -21,33 +24,35 @@ from mmkd.checkpoints import read_checkpoint
 SCRIPT = Path(__file__).parents[2] / 'benchmarks' / 'run.py'
 
 
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """``run(*arguments)`` runs the script in tmp_path; returns its exit code."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', [str(SCRIPT), *map(str, arguments)])
+def run_script(folder, *arguments):
+    """Run the script in a folder; returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, 'argv', [str(SCRIPT), *map(str, arguments)])
         try:
             runpy.run_path(str(SCRIPT), run_name='__main__')
         except SystemExit as stop:
             return int(stop.code or 0)
-        return 0
-
-    return run
+    return 0
 
 
 @pytest.fixture
-def study(tmp_path):
-    """The file of a study: a teacher, a baseline and a distilled student."""
-    data = write_coco(tmp_path / 'data')
-    plain = training_config(faster_rcnn(), data, tmp_path, iters=2)
+def run(monkeypatch, tmp_path):
+    """``run(*arguments)`` runs the script in tmp_path; returns its exit code."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: run_script(tmp_path, *arguments)
+
+
+def write_study(folder):
+    """The file of a study in ``folder``: a teacher, a baseline and a distilled student."""
+    data = write_coco(folder / 'data')
+    plain = training_config(faster_rcnn(), data, folder, iters=2)
     plain.data_root = f'{data}/'
     plain.train_cfg.val_interval = 2
     plain.log_level = 'INFO'
     for key in ('work_dir', 'experiment_name', 'visualizer'):
         plain.pop(key)
-    plain.dump(str(tmp_path / 'plain.py'))
+    plain.dump(str(folder / 'plain.py'))
     distilled = Config(plain.to_dict())
     distilled.model = dict(
         type='Distiller',
@@ -55,20 +60,50 @@ def study(tmp_path):
         teacher=dict(config='', checkpoint=''),
         losses=ROI_LOSSES,
     )
-    distilled.dump(str(tmp_path / 'distilled.py'))
-    path = tmp_path / 'tiny.py'
+    distilled.dump(str(folder / 'distilled.py'))
+    path = folder / 'tiny.py'
     path.write_text(
         f"""
-teacher = dict(config='{tmp_path}/plain.py', seed=99)
+teacher = dict(config='{folder}/plain.py', seed=99)
 data_root = '{data}/'
 seeds = (0, 1)
 recipes = dict(
-    baseline=dict(config='{tmp_path}/plain.py'),
-    kd=dict(config='{tmp_path}/distilled.py', options={{'model.losses.loss_kd_cls.tau': 3.0}}),
+    baseline=dict(config='{folder}/plain.py'),
+    kd=dict(config='{folder}/distilled.py', options={{'model.losses.loss_kd_cls.tau': 3.0}}),
 )
 """
     )
     return path
+
+
+@pytest.fixture
+def study(tmp_path):
+    """The file of a study that nothing is trained of."""
+    return write_study(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def trained_once(tmp_path_factory):
+    """A folder with a study of which seed 0 is trained, and what that printed."""
+    folder = tmp_path_factory.mktemp('trained')
+    path = write_study(folder)
+    with redirect_stdout(StringIO()) as printed:
+        code = run_script(
+            folder, path, '--results', folder / 'results.jsonl', '--device', 'cpu', '--seeds', 0
+        )
+    assert code == 0
+    return folder, printed.getvalue()
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """A copy of it, at another path: the study's file. Its runs are known by what they are, not where."""
+    folder, _ = trained_once
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for name in ('plain.py', 'distilled.py', 'tiny.py'):
+        file = tmp_path / name
+        file.write_text(file.read_text().replace(str(folder), str(tmp_path)))
+    return tmp_path / 'tiny.py'
 
 
 @pytest.fixture
@@ -77,7 +112,7 @@ def written(monkeypatch):
 
     def write(path, given):
         module = module_of(monkeypatch)
-        where = observed('cpu', environment()) | dict(arithmetic='AVX2, 1 thread')
+        origin = observe_process('cpu', environment()) | dict(arithmetic='AVX2, 1 thread')
         loaded = module['Study'](path, Path('work_dirs/benchmarks'))
         teacher = [loaded.teacher()] if 'teacher' in given else []
         runs = loaded.runs(
@@ -89,7 +124,7 @@ def written(monkeypatch):
             if index < len(given[one.recipe]):
                 value = dict.fromkeys(('mAP', 'AP50', 'F1'), given[one.recipe][index])
                 line = dict(study=path.stem, recipe=one.recipe, seed=one.seed, **value)
-                found.append(line | dict(config_hash=one.digest, files=dict(weights='1'), **where))
+                found.append(line | dict(config_hash=one.digest, files=dict(weights='1'), **origin))
         return found
 
     return write
@@ -111,10 +146,9 @@ def rows_of(table):
     return [[cell.strip() for cell in row.strip('|').split('|')] for row in rows]
 
 
-def test_trains_what_is_missing_and_nothing_twice(run, study, tmp_path, capsys):
-    results = tmp_path / 'results.jsonl'
+def test_trains_what_is_missing_and_nothing_twice(run, trained, trained_once, tmp_path, capsys):
+    study, results = trained, tmp_path / 'results.jsonl'
     common = (study, '--results', results, '--device', 'cpu')
-    assert run(*common, '--seeds', 0) == 0
     found = lines(results)
     assert [(line['recipe'], line['seed']) for line in found] == [
         ('teacher', 99),
@@ -128,8 +162,7 @@ def test_trains_what_is_missing_and_nothing_twice(run, study, tmp_path, capsys):
         }
         assert line['study'] == 'tiny' and line['seconds'] > 0 and line['versions']['mmkd']
         assert line['arithmetic'].endswith(', 1 thread') and line['resumed'] is False
-    table = capsys.readouterr().out
-    assert [row[:2] for row in rows_of(table)[1:]] == [
+    assert [row[:2] for row in rows_of(trained_once[1])[1:]] == [
         ['teacher', '1'],
         ['baseline', '1'],
         ['kd', '1'],
@@ -142,7 +175,7 @@ def test_trains_what_is_missing_and_nothing_twice(run, study, tmp_path, capsys):
 
     assert run(*common, '--seeds', 0) == 0
     assert lines(results) == found
-    assert '2 of 2 runs are there' in capsys.readouterr().out
+    assert '2 of 2 runs are finished' in capsys.readouterr().out
     # Another temperature is another experiment, of this recipe alone.
     study.write_text(study.read_text().replace('3.0', '4.0'))
     assert run(*common, '--seeds', 0, '--recipes', 'kd') == 0
@@ -151,11 +184,10 @@ def test_trains_what_is_missing_and_nothing_twice(run, study, tmp_path, capsys):
     assert more[3]['config_hash'] != found[2]['config_hash']
 
 
-def test_the_step_of_a_recipe_is_measured_and_shown(run, study, tmp_path, capsys):
-    results = tmp_path / 'results.jsonl'
+def test_the_step_of_a_recipe_is_measured_and_shown(run, trained, trained_once, tmp_path, capsys):
+    study, results = trained, tmp_path / 'results.jsonl'
     common = (study, '--results', results, '--device', 'cpu', '--seeds', 0)
-    assert run(*common) == 0
-    assert 'step' not in rows_of(capsys.readouterr().out)[0]
+    assert 'step' not in rows_of(trained_once[1])[0]
     assert run(*common, '--step-cost') == 0
     (line,) = lines(tmp_path / 'steps.jsonl')
     assert line['recipe'] == 'kd' and set(line['losses_s']) == set(ROI_LOSSES)
@@ -174,10 +206,9 @@ def test_the_step_of_a_recipe_is_measured_and_shown(run, study, tmp_path, capsys
     assert ['baseline', '1'] in [row[:2] for row in rows_of(capsys.readouterr().out)]
 
 
-def test_a_withdrawn_line_counts_as_not_there(run, study, tmp_path, capsys):
+def test_a_withdrawn_line_counts_as_not_there(run, trained, tmp_path, capsys):
     results = tmp_path / 'results.jsonl'
-    common = (study, '--results', results, '--device', 'cpu', '--seeds', 0)
-    assert run(*common) == 0
+    common = (trained, '--results', results, '--device', 'cpu', '--seeds', 0)
     every = lines(results)
     every[-1]['withdrawn'] = 'a reason'
     results.write_text(''.join(json.dumps(line) + '\n' for line in every))
@@ -187,14 +218,13 @@ def test_a_withdrawn_line_counts_as_not_there(run, study, tmp_path, capsys):
     assert found == ['recipe', 'teacher', 'baseline']
 
 
-def test_an_interrupted_run_starts_again_and_ends_the_same(run, study, tmp_path, monkeypatch):
-    """Whatever lies in its folder, and with other threads and another number of jobs too."""
+def test_an_interrupted_run_starts_again_and_ends_the_same(run, trained, tmp_path, monkeypatch):
+    """Whatever is in its folder, and with other threads and another number of jobs too."""
     results = tmp_path / 'results.jsonl'
-    common = (study, '--results', results, '--device', 'cpu', '--seeds', 0, '--recipes', 'kd')
-    assert run(*common) == 0
+    common = (trained, '--results', results, '--device', 'cpu', '--seeds', 0, '--recipes', 'kd')
     (folder,) = (tmp_path / 'work_dirs/benchmarks/tiny').glob('kd_seed0_*')
     weights = read_checkpoint(str(folder / 'iter_2.pth'), '')['state_dict']
-    teacher, first = results.read_text().splitlines()
+    teacher, _, first = results.read_text().splitlines()
     results.write_text(teacher + '\n')
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     monkeypatch.setenv('ATEN_CPU_CAPABILITY', 'default')
@@ -207,10 +237,9 @@ def test_an_interrupted_run_starts_again_and_ends_the_same(run, study, tmp_path,
     assert {key: ours[key] for key in same} == {key: theirs[key] for key in same}
 
 
-def test_a_line_says_which_files_were_read(run, study, tmp_path):
+def test_a_line_says_which_files_were_read(run, trained, tmp_path):
     results = tmp_path / 'results.jsonl'
-    common = (study, '--results', results, '--device', 'cpu', '--seeds', 0)
-    assert run(*common) == 0
+    common = (trained, '--results', results, '--device', 'cpu', '--seeds', 0)
     teacher, baseline, kd = (line['files'] for line in lines(results))
     assert teacher == baseline and set(kd) - set(baseline) == {'teacher'}
     source = Config.fromfile(tmp_path / 'plain.py').train_dataloader.dataset
@@ -253,13 +282,12 @@ def test_unlike_lines_are_not_compared(run, study, tmp_path, capsys, written):
     results.write_text(''.join(json.dumps(line) + '\n' for line in ours))
     assert run(study, '--results', results, '--table') == 2
     error = capsys.readouterr().err
-    assert 'runs of tiny have read different files by the name of weights' in error
+    assert 'runs of tiny have read different files named weights and cannot be compared' in error
 
 
-def test_verify_trains_again_and_compares(run, study, tmp_path, capsys, monkeypatch):
-    results = tmp_path / 'results.jsonl'
+def test_verify_trains_again_and_compares(run, trained, tmp_path, capsys, monkeypatch):
+    study, results = trained, tmp_path / 'results.jsonl'
     common = (study, '--results', results, '--device', 'cpu')
-    assert run(*common, '--seeds', 0) == 0
     before = results.read_text()
     capsys.readouterr()
     assert run(*common, '--verify', 2) == 0
@@ -398,15 +426,15 @@ def test_other_conditions_have_baselines_of_their_own(run, study, tmp_path, caps
 def test_mistakes_are_one_line(run, study, capsys):
     assert run('nothing') == 2
     error = capsys.readouterr().err
-    assert 'no study nothing; there are ' in error and ' detr,' in error
+    assert 'STUDY: must be ' in error and ' detr,' in error and 'got nothing' in error
     assert run(study, '--recipes', 'kq', '--table') == 2
-    assert "has no recipe 'kq'; near: kd" in capsys.readouterr().err
+    assert f"{study}: no recipe 'kq'; near: kd" in capsys.readouterr().err
     for option in ('--jobs', '--threads'):
         assert run(study, option, 0) == 2
         assert f'{option}: must be at least 1, got 0' in capsys.readouterr().err
     study.write_text('seeds = (0,)\nrecipes = dict(a=1)\n')
     assert run(study, '--table') == 2
-    assert 'teacher not given' in capsys.readouterr().err
+    assert 'missing: teacher' in capsys.readouterr().err
 
 
 def test_shipped_studies_are_of_shipped_configs():
@@ -422,7 +450,7 @@ def test_the_page_shows_what_the_results_give(monkeypatch, tmp_path):
     """Every shipped study's table, made anew from the results that are committed with it."""
     monkeypatch.chdir(SCRIPT.parents[1])
     module = module_of(monkeypatch)
-    page = (SCRIPT.parents[1] / 'docs/results.md').read_text()
+    page = (SCRIPT.parents[1] / 'docs/recipes/results.md').read_text()
     for path in (SCRIPT.parent / 'studies').glob('*.py'):
         study = module['Study'](path, Path('work_dirs/benchmarks'))
         results = module['Results'](SCRIPT.parent / 'results.jsonl', path.stem)
@@ -519,10 +547,11 @@ def test_another_teacher_than_the_studys_is_refused(run, given, tmp_path, capsys
     path = tmp_path / 'given.pth'
     path.write_bytes(path.read_bytes() + b'.')
     assert run(*common) == 2
-    assert f'{path} is not the one of {given} (teacher.sha256)' in capsys.readouterr().err
+    assert f'{given}: teacher.sha256: {path} has another checksum' in capsys.readouterr().err
     path.unlink()
     assert run(*common) == 2
-    assert f'there is no {path}; set MMKD_WEIGHTS' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f'{given}: teacher.checkpoint: no file {path}; set MMKD_WEIGHTS' in error
     assert not (tmp_path / 'results.jsonl').exists()
 
 

@@ -52,4 +52,4 @@ def test_each_way_to_run_the_teacher_is_a_row(run, capsys):
 
 def test_one_teacher_is_measured(run, capsys):
     assert run(model(teachers=dict(second=model()['teacher']))) == 2
-    assert 'has not one teacher' in capsys.readouterr().err
+    assert 'must have exactly one teacher' in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_images_of_animals_are_scaled_with_their_boxes(run, voc, tmp_path):
 
 def test_mistakes_leave_what_is_there_as_it_is(run, voc, tmp_path, capsys):
     assert run(tmp_path / 'nowhere', tmp_path / 'small') == 2
-    assert 'holds no Pascal VOC 2012' in capsys.readouterr().err
+    assert 'must contain Pascal VOC 2012' in capsys.readouterr().err
     assert not (tmp_path / 'small').exists()
     assert run(voc, voc) == 2
-    assert 'is there already; name an empty folder' in capsys.readouterr().err
+    assert 'already exists; choose an empty folder' in capsys.readouterr().err

@@ -92,7 +92,7 @@ def test_nothing_in_it_can_run(tmp_path):
 def test_an_unfinished_cache_is_refused_and_can_be_continued(tmp_path, size):
     folder = write(tmp_path / 'cache', NAMES[:3], size, finish=False)
     if size <= 3:
-        with pytest.raises(ConfigError, match='was not finished.*goes on where it stopped'):
+        with pytest.raises(ConfigError, match='is incomplete.*continues it'):
             CacheReader(folder)
     writer = CacheWriter(folder, IDENTITY, size)
     assert writer.done == set(NAMES[: 3 // size * size])  # full shards alone are on disk
@@ -152,11 +152,11 @@ def test_a_cache_of_something_else_is_not_continued(tmp_path):
 
 def test_other_peoples_files_are_left_alone(tmp_path):
     (tmp_path / 'precious.txt').write_text('text')
-    with pytest.raises(ConfigError, match='is not empty and holds no cache'):
+    with pytest.raises(ConfigError, match='is not empty and not a cache'):
         CacheWriter(tmp_path, IDENTITY)
-    with pytest.raises(ConfigError, match=r'precious\.txt is a file, no folder'):
+    with pytest.raises(ConfigError, match=r'precious\.txt is a file, not a folder'):
         CacheWriter(tmp_path / 'precious.txt', IDENTITY)
-    with pytest.raises(MissingFileError, match='there is no cache of a teacher'):
+    with pytest.raises(MissingFileError, match='has no cache of a teacher'):
         CacheReader(tmp_path)
     assert os.listdir(tmp_path) == ['precious.txt']
 
@@ -181,7 +181,7 @@ def test_each_byte_of_the_numbers_is_checked_when_it_is_read(tmp_path):
     assert len(damaged) == 1
     with pytest.raises(CheckpointError, match=f'damaged at image {damaged[0]}'):
         verify(folder)
-    with pytest.raises(ConfigError, match='nothing of image nobody'):
+    with pytest.raises(ConfigError, match='does not contain image nobody'):
         reader['nobody']
 
 
@@ -214,10 +214,10 @@ def test_each_byte_of_the_manifest_is_checked(tmp_path):
             read_manifest(folder)
     for text in ('[]', '3', '{"format": 1}', '\xff'):
         path.write_text(text, encoding='latin-1')
-        with pytest.raises(CheckpointError, match='is damaged, or no cache of mmkd'):
+        with pytest.raises(CheckpointError, match='is damaged, or not a cache of mmkd'):
             read_manifest(folder)
     path.write_text('{"format": 99, "shards": [], "complete": true, "identity": {}}')
-    with pytest.raises(CheckpointError, match='is of format 99, this mmkd reads 1'):
+    with pytest.raises(CheckpointError, match='must have format 1, got 99'):
         read_manifest(folder)
 
 
@@ -228,7 +228,7 @@ def test_a_missing_or_truncated_shard_is_told(tmp_path):
     for size in (0, 4, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         for use in (CacheReader, verify, lambda at: CacheWriter(at, IDENTITY)):
-            with pytest.raises(CheckpointError, match=f'{size} bytes in place of {len(whole)}'):
+            with pytest.raises(CheckpointError, match=f'must have {len(whole)} bytes, got {size}'):
                 use(folder)
     path.unlink()
     for use in (CacheReader, verify, lambda at: CacheWriter(at, IDENTITY)):

@@ -212,7 +212,7 @@ def test_maps_that_are_resized_for_the_student(tmp_path):
 
 
 def test_other_factors_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r'losses\.loss_neck: maps of images 1\.5 times as large'):
+    with pytest.raises(ConfigError, match=r'losses\.loss_neck: maps can be stored .*got 1\.5'):
         both(
             tmp_path,
             faster_rcnn(),
@@ -242,7 +242,7 @@ def test_what_is_no_map_is_refused(tmp_path):
     content = MapContent(live.teacher.detector, live.teacher.family, [Source('backbone')])
     with pytest.raises(
         ConfigError,
-        match=r"'backbone' cannot be kept.*feature maps \(N, C, H, W\), got shape \(1, 5, 8\)",
+        match=r"'backbone' cannot be stored.*feature maps \(N, C, H, W\), got shape \(1, 5, 8\)",
     ):
         content.extract(
             lambda _: torch.zeros(1, 5, 8), dict(padded=(32, 32)), 0, View((1, 1), (0, 0), (32, 32))

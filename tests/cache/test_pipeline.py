@@ -14,13 +14,13 @@ from tiny_models import CLASSES
 from tiny_training import write_coco
 
 from mmkd.cache.pipeline import (
-    CANNOT,
     CHECKED_VIEWS,
     META_KEYS,
-    RECOLOURS,
-    dataset_as_tested,
+    PHOTOMETRIC,
+    UNSUPPORTED,
+    dataset_with_test_pipeline,
     image_names,
-    pipeline_of_view,
+    pipeline_for_view,
     record_views,
     replace_pipeline,
     transforms_of,
@@ -62,7 +62,7 @@ def test_samples_tell_their_view(coco):
     record_views(dataset, 'teacher', photometric=False)
     sample = dataset[0]['data_samples']
     assert {*META_KEYS, 'img_shape', 'flip'} <= {*sample.metainfo}
-    assert View.of(sample).scale[0] < 0
+    assert View.from_sample(sample).scale[0] < 0
     pack = list(transforms_of(dataset))[-1]
     before = pack.meta_keys
     record_views(dataset, 'teacher', photometric=False)  # once more, of another teacher
@@ -90,10 +90,10 @@ class Unheard(BaseTransform):
         return results
 
 
-HERE = [name for name in RECOLOURS if TRANSFORMS.get(name)]
+HERE = [name for name in PHOTOMETRIC if TRANSFORMS.get(name)]
 
 
-@pytest.mark.parametrize('name', CANNOT)
+@pytest.mark.parametrize('name', UNSUPPORTED)
 def test_what_cannot_be_followed_names_itself(name):
     assert TRANSFORMS.get(name), 'mmdet has none of that name'
     transform = dict(type=name, **ARGUMENTS.get(name, {}))
@@ -152,7 +152,7 @@ def test_what_is_not_known_is_refused(transform):
     ids=lambda each: each['type'],
 )
 def test_transforms_of_mmcv_do_not_tell_what_they_did(transform):
-    with pytest.raises(ConfigError, match=r"mmcv's (RandomFlip|Resize), .*name mmdet's, 'mmdet\."):
+    with pytest.raises(ConfigError, match=r"mmcv's (RandomFlip|Resize), .*use mmdet's, 'mmdet\."):
         record_views(empty(transform), 'teacher', photometric=False)
 
 
@@ -167,7 +167,7 @@ def test_pipelines_of_published_detectors(coco):
         pipeline = get_config(name).train_dataloader.dataset.pipeline
         dataset = DATASETS.build(dict(coco, pipeline=pipeline))
         record_views(dataset, 'teacher', photometric=False)
-        View.of(dataset[0]['data_samples'])
+        View.from_sample(dataset[0]['data_samples'])
     wrapped = get_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py').train_dataloader.dataset
     wrapped.dataset.update({key: coco[key] for key in ('data_root', 'ann_file', 'data_prefix')})
     dataset = DATASETS.build(wrapped)
@@ -198,7 +198,7 @@ def test_data_sets_in_data_sets(coco):
         assert len(names) == len(dataset) == images
         for index in range(images):
             sample = dataset[index]['data_samples']
-            View.of(sample)
+            View.from_sample(sample)
             assert names[index] == f'{sample.img_id} {sample.img_id}.png'
         bad = replace_in(config, dict(type='Rotate'))
         with pytest.raises(ConfigError, match='has Rotate'):
@@ -229,7 +229,7 @@ def test_the_teacher_sees_training_images_as_they_are_tested(coco):
             cfg = Config(
                 {'train_dataloader': dict(dataset=wrap(train)), loader: dict(dataset=other)}
             )
-            assert dataset_as_tested(cfg).to_dict() == dict(train, pipeline=tested)
+            assert dataset_with_test_pipeline(cfg).to_dict() == dict(train, pipeline=tested)
             assert cfg.train_dataloader.dataset.to_dict() == wrap(train)  # not changed
     wrapped = dict(type='ConcatDataset', datasets=[train, train])
     cfg = Config(
@@ -238,25 +238,25 @@ def test_the_teacher_sees_training_images_as_they_are_tested(coco):
             test_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[other])),
         )
     )
-    assert [each.pipeline for each in dataset_as_tested(cfg).datasets] == [tested, tested]
-    with pytest.raises(ConfigError, match='no test_dataloader'):
-        dataset_as_tested(Config(dict(train_dataloader=dict(dataset=train))))
+    assert [each.pipeline for each in dataset_with_test_pipeline(cfg).datasets] == [tested, tested]
+    with pytest.raises(ConfigError, match='test_dataloader: not given'):
+        dataset_with_test_pipeline(Config(dict(train_dataloader=dict(dataset=train))))
 
 
 def test_views_that_are_checked_are_of_the_image_as_tested(coco):
     tested = [LOAD[0], RESIZE, *PACK]
     for name, view in CHECKED_VIEWS.items():
         dataset = DATASETS.build(
-            dict(coco, pipeline=pipeline_of_view(tested, view), test_mode=True)
+            dict(coco, pipeline=pipeline_for_view(tested, view), test_mode=True)
         )
         sample = dataset[0]['data_samples']
-        told = View.of(sample)
+        told = View.from_sample(sample)
         assert (told.scale[0] < 0) == (name == 'flipped')
         assert set(META_KEYS[:3]) <= set(sample.metainfo)
         record_views(dataset, 'teacher', photometric=True)
     assert tested == [LOAD[0], RESIZE, *PACK]
-    with pytest.raises(ConfigError, match='does not end in PackDetInputs'):
-        pipeline_of_view(tested[:-1], [])
+    with pytest.raises(ConfigError, match='must end with PackDetInputs'):
+        pipeline_for_view(tested[:-1], [])
 
 
 def test_replace_pipeline_changes_every_pipeline(coco):

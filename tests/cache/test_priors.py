@@ -19,7 +19,7 @@ from mmkd.cache.priors import RPN, DenseContent
 from mmkd.cache.views import View, ViewTransform
 from mmkd.distillers import Distiller
 from mmkd.families.class_scores import uses_softmax
-from mmkd.families.dense_heads import boxes_of, class_logits, dense_head, prediction_scores
+from mmkd.families.dense_heads import class_logits, dense_head, predicted_boxes, prediction_scores
 
 RAW = batch((128, 160))
 # Of 128 k + 1 pixels all strides are symmetrical; the second image would be padded.
@@ -121,7 +121,7 @@ def expected(model: Distiller, name: str, raw: dict) -> dict[tuple, tuple[Tensor
     """
     head, fields = model.teacher.detector.bbox_head, model.teacher.reader[name]
     generator, (sample,) = head.prior_generator, raw['data_samples']
-    old, new = View.from_numbers(fields['view'].tolist()), View.of(sample)
+    old, new = View.from_values(fields['view'].tolist()), View.from_sample(sample)
     strides = [s if isinstance(s, (int, float)) else s[0] for s in generator.strides]
     grown = abs(new.scale[0] / old.scale[0] * new.scale[1] / old.scale[1]) ** 0.5
     transform = ViewTransform.between([old], [new])
@@ -157,7 +157,7 @@ def decoded(head, level: int, place: tuple[int, int, int], values: Tensor) -> Te
     (row, column, kind), kinds = place, head.prior_generator.num_base_priors[level]
     whole = torch.zeros(1, kinds, len(values), row + 1, column + 1)
     whole[0, kind, :, row, column] = values
-    boxes = boxes_of(head, level, whole.flatten(1, 2))[0]
+    boxes = predicted_boxes(head, level, whole.flatten(1, 2))[0]
     return boxes[(row * (column + 1) + column) * kinds + kind]
 
 
@@ -311,7 +311,7 @@ def test_flips_agree_with_a_teacher_that_is_symmetrical(tmp_path, kind):
     for number, (part, other) in enumerate(zip(said[HEAD], wanted, strict=True)):
         for level, (values, truth) in enumerate(zip(part, other, strict=True)):
             if number == 1:
-                values, truth = (boxes_of(head, level, each) for each in (values, truth))
+                values, truth = (predicted_boxes(head, level, each) for each in (values, truth))
                 truth = truth + PIXEL
             # Distributions that are wide lose a little at their last bins.
             close(values, truth, atol=0.002 if number != 1 else 0.5 if kind == 'GFL' else 0.02)
@@ -484,7 +484,7 @@ def test_flips_of_a_symmetrical_rpn(tmp_path):
         close(level, truth)
     head = cached.teacher.detector.rpn_head
     for index, levels in enumerate(zip(said[RPN[1]], wanted[RPN[1]], strict=True)):
-        boxes, truth = (boxes_of(head, index, level) for level in levels)
+        boxes, truth = (predicted_boxes(head, index, level) for level in levels)
         close(boxes, truth + PIXEL, atol=0.02)
 
 
@@ -617,4 +617,4 @@ def test_batch_is_as_its_fields_say():
     assert made.stack('a').dtype == torch.float32
     assert made.concatenate('a').shape == (4, 3)
     assert made.concatenate('b').dtype == torch.int16
-    assert made.enlarged_padded == (128, 160)
+    assert made.scaled_padded == (128, 160)

@@ -58,7 +58,9 @@ def decoded(model: Distiller, rois: Tensor, deltas: Tensor, path: str = HEAD) ->
 
 def brought(rois: Tensor, boxes: Tensor, raw: dict) -> tuple[Tensor, Tensor]:
     """Boxes (n, …, 4) of the proposals' images in another view, and the share of each that is left."""
-    old, new = ([View.of(sample) for sample in each['data_samples']] for each in (RAW, raw))
+    old, new = (
+        [View.from_sample(sample) for sample in each['data_samples']] for each in (RAW, raw)
+    )
     return ViewTransform.between(old, new).rows(rois[:, 0].long()).boxes(boxes)
 
 

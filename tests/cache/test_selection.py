@@ -42,7 +42,7 @@ def keeper(
 
 def kept(keeper: TeacherOutputs) -> tuple[set[str], int]:
     """Names of what is kept of an image, and its bytes."""
-    (fields,) = keeper.of_batch(single(RAW)[0]).values()
+    (fields,) = keeper.extract_batch(single(RAW)[0]).values()
     return set(fields) - {'view', 'file'}, sum(value.nbytes for value in fields.values())
 
 
@@ -78,7 +78,7 @@ def test_layers_and_embeddings_are_those_of_the_losses(tmp_path):
     )
     made = keeper(tmp_path, config, losses)
     assert kept(made)[0] == {'queries.scores', 'queries.boxes', 'queries.embeddings'}
-    (fields,) = made.of_batch(single(RAW)[0]).values()
+    (fields,) = made.extract_batch(single(RAW)[0]).values()
     assert {len(value) for name, value in fields.items() if name[:7] == 'queries'} == {2}
 
 
@@ -120,7 +120,7 @@ def test_of_a_dense_head(tmp_path):
         names, _ = kept(made)
         assert names >= {'dense.places', *(f'dense.part{number}' for number in range(parts))}
         assert f'dense.part{parts}' not in names
-        (fields,) = made.of_batch(single(RAW)[0]).values()
+        (fields,) = made.extract_batch(single(RAW)[0]).values()
         assert len(fields['dense.places']) == NUM_PRIORS
     made = TeacherOutputs(
         distiller(
@@ -131,7 +131,7 @@ def test_of_a_dense_head(tmp_path):
         'teacher',
         num_priors=7,
     )
-    (fields,) = made.of_batch(single(RAW)[0]).values()
+    (fields,) = made.extract_batch(single(RAW)[0]).values()
     assert len(fields['dense.places']) == 7
 
 
@@ -145,7 +145,7 @@ def test_a_part_of_a_head_by_its_module(tmp_path):
     tower = 'bbox_head.cls_convs.0'
     entry = dict(type='MSE', student=tower, teacher=tower)
     made = keeper(tmp_path, single_stage('RetinaNet'), dict(loss_kd=dense(), loss_tower=entry))
-    with pytest.raises(ConfigError, match='none of the outputs of bbox_head; record bbox_head'):
+    with pytest.raises(ConfigError, match='not one of the outputs of bbox_head; record bbox_head'):
         kept(made)
 
 
@@ -157,19 +157,19 @@ REFUSED = {
             student=dict(module='bbox_head.cls_convs.0.gn', copy=True),
         ),
         {},
-        'runs the teacher.s head',
+        'needs the weights of the teacher.s head',
     ),
     'shared queries': (
         transformer('DETR'),
         dict(queries(type='SharedQueryAlignment')),
         {},
-        'answers to random queries',
+        'outputs for random queries',
     ),
     'index queries': (
         transformer('DETR'),
         dict(queries(type='IndexQueryAlignment')),
         {},
-        'a query of one index looks at one part of the view',
+        'a query of one index detects objects in one part of the view',
     ),
     'encoder memory': (
         transformer('DETR'),
@@ -180,7 +180,7 @@ REFUSED = {
             align=dict(type='EncoderMemoryAlignment'),
         ),
         {},
-        "cannot hold an encoder's output",
+        "cannot store an encoder's output",
     ),
     'student proposals': (
         faster_rcnn(),
@@ -206,7 +206,7 @@ REFUSED = {
             teacher='roi_head.bbox_roi_extractor',
         ),
         OWN,
-        "'roi_head.bbox_roi_extractor' of a FasterRCNN cannot be kept in a cache",
+        "'roi_head.bbox_roi_extractor' of a FasterRCNN cannot be stored in a cache",
     ),
     'a decoder': (
         transformer('DETR'),
@@ -216,7 +216,7 @@ REFUSED = {
             teacher=dict(module='decoder', index=0),
         ),
         {},
-        'of a DETR cannot be kept in a cache',
+        'of a DETR cannot be stored in a cache',
     ),
     'an input': (
         faster_rcnn(),
@@ -226,7 +226,7 @@ REFUSED = {
             teacher=dict(module='neck', capture='input', index=0),
         ),
         {},
-        'cannot be kept in a cache',
+        'cannot be stored in a cache',
     ),
 }
 

@@ -14,7 +14,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 
 from mmkd.cache.pipeline import META_KEYS
-from mmkd.cache.views import View, ViewTransform, view_key
+from mmkd.cache.views import View, ViewTransform, image_key
 from mmkd.errors import ConfigError
 
 BOXES = torch.tensor(
@@ -104,7 +104,7 @@ def shown(transforms: list[dict], boxes: torch.Tensor = BOXES, seed: int = 0) ->
 def test_boxes_come_to_where_mmdet_puts_them(old, new):
     for seed in range(3):
         before, after = shown(old), shown(new, seed=seed)
-        transform = ViewTransform.between([View.of(before)], [View.of(after)])
+        transform = ViewTransform.between([View.from_sample(before)], [View.from_sample(after)])
         moved, share = transform.boxes(before.gt_instances.bboxes.tensor[None])
         labels = after.gt_instances.labels
         wanted = after.gt_instances.bboxes.tensor
@@ -127,20 +127,20 @@ def test_boxes_come_to_where_mmdet_puts_them(old, new):
 
 
 def test_the_same_view_is_told():
-    views = [View.of(shown(each)) for each in OLD.values()]
+    views = [View.from_sample(shown(each)) for each in OLD.values()]
     assert ViewTransform.between(views, views).is_identity
     for name in ('horizontal', 'crop', 'resize'):
-        others = [*views[:-1], View.of(shown(CASES[name]))]
+        others = [*views[:-1], View.from_sample(shown(CASES[name]))]
         assert not ViewTransform.between(views, others).is_identity
     # An image shown twice, once from each side.
     flips = CASES['horizontal'] * 2
-    assert ViewTransform.between(views[:1], [View.of(shown(flips))]).is_identity
+    assert ViewTransform.between(views[:1], [View.from_sample(shown(flips))]).is_identity
 
 
 def test_a_batch_brings_each_image_its_own_way():
     names = ['crop', 'vertical', 'everything']
-    old = [View.of(shown([]))] * 3
-    new = [View.of(shown(CASES[name])) for name in names]
+    old = [View.from_sample(shown([]))] * 3
+    new = [View.from_sample(shown(CASES[name])) for name in names]
     together = ViewTransform.between(old, new)
     boxes = torch.stack([BOXES] * 3)
     for index, view in enumerate(new):
@@ -185,32 +185,32 @@ def test_what_turns_images_is_refused():
         dict(type='ShearY', prob=1.0, level=3),
     ):
         with pytest.raises(ConfigError, match='image 7 was rotated, sheared or warped'):
-            View.of(shown([transform]))
+            View.from_sample(shown([transform]))
     matrix = np.eye(3)
     matrix[2, 0] = 0.01
     sample = DetDataSample(metainfo=dict(img_shape=(2, 2), img_id=7, homography_matrix=matrix))
     with pytest.raises(ConfigError, match='warped'):
-        View.of(sample)
+        View.from_sample(sample)
     # A quarter turn has no straight part at all.
     sample.set_metainfo(dict(homography_matrix=np.array([[0.0, -1, 5], [1, 0, 0], [0, 0, 1]])))
     with pytest.raises(ConfigError, match='rotated'):
-        View.of(sample)
+        View.from_sample(sample)
 
 
 def test_a_view_that_was_not_recorded_is_refused():
     for changes in (dict(ori_shape=(60, 100)), dict(flip=True)):
         meta = dict(dict(img_shape=(120, 200), ori_shape=(120, 200), img_id=7), **changes)
         with pytest.raises(ConfigError, match="add 'homography_matrix' to meta_keys"):
-            View.of(DetDataSample(metainfo=meta))
+            View.from_sample(DetDataSample(metainfo=meta))
     meta = dict(img_shape=(120, 200), ori_shape=(120, 200), flip=False)
-    assert View.of(DetDataSample(metainfo=meta)).size == (200, 120)
+    assert View.from_sample(DetDataSample(metainfo=meta)).size == (200, 120)
 
 
 def test_numbers_and_pixels():
-    view = View.of(shown(CASES['everything']))
-    again = View.from_numbers(view.numbers().tolist())
+    view = View.from_sample(shown(CASES['everything']))
+    again = View.from_values(view.values().tolist())
     assert again == view
-    twice = view.enlarged((2.0, 2.0))
+    twice = view.scaled((2.0, 2.0))
     assert twice.size == tuple(2 * length for length in view.size)
     point = torch.tensor([[[30.0, 40.0]]])
     file = View((1, 1), (0, 0), (200, 120))
@@ -223,7 +223,7 @@ def test_numbers_and_pixels():
 
 def test_what_an_image_is_called():
     def called(**meta) -> str:
-        return view_key(DetDataSample(metainfo=meta))
+        return image_key(DetDataSample(metainfo=meta))
 
     assert called(img_id=3, img_path='a/b/c.jpg') == '3 c.jpg'
     assert called(img_id='2008_01', img_path=None) == called(img_id='2008_01') == '2008_01'

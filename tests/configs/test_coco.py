@@ -36,7 +36,7 @@ def test_the_table_of_parameters_is_what_is_counted():
                 size = sum(parameter.numel() for parameter in part.parameters())
                 if size:
                     counted.setdefault(name, {})[column] = f'{size / 1e6:.3f}'
-    page = (ROOT / 'docs/benchmarks.md').read_text()
+    page = (ROOT / 'docs/recipes/costs.md').read_text()
     table = page.split('## Parameters of the DETR pair')[1].split('\n## ')[0]
     rows = re.findall(r'^\| (\w+) \| (\d.*) \|$', table, re.M)
     written = {name: dict(enumerate(cells.split(' | '))) for name, cells in rows}

@@ -15,7 +15,7 @@ from mmengine.config import Config
 ROOT = Path(__file__).parents[2]
 METHODS = ROOT / 'configs' / 'methods'
 RECIPES = sorted(METHODS.rglob('*.py'))
-PAGE = ROOT / 'docs' / 'methods.md'
+PAGE = ROOT / 'docs' / 'recipes' / 'methods.md'
 every_recipe = pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 
 
@@ -32,7 +32,7 @@ def entries():
 
 def test_every_recipe_is_listed_once():
     assert set(entries()) == {path.relative_to(ROOT).as_posix() for path in RECIPES}
-    linked = re.findall(r'\]\(\.\./(configs/methods/[^)]*\.py)\)', PAGE.read_text())
+    linked = re.findall(r'\]\(\.\./\.\./(configs/methods/[^)]*\.py)\)', PAGE.read_text())
     assert set(linked) == set(entries())
 
 

@@ -43,7 +43,7 @@ def test_rows_have_the_parameters_that_the_page_says(name):
     reported, counted = ROWS[name]
     total = sum(parts_of(name).values())
     assert total == pytest.approx(counted, abs=5e-4)
-    page = (CONFIGS.parent / 'docs/benchmarks.md').read_text()
+    page = (CONFIGS.parent / 'docs/recipes/costs.md').read_text()
     assert f'| {counted:.1f} | {reported} |' in page
     if 'cls-repeat' not in name:  # the page says why it differs
         assert total == pytest.approx(reported, rel=0.03)

@@ -99,7 +99,7 @@ def test_positions_are_those_of_the_patches(mae):
         (dict(num_registers=2), '1 missing: register_tokens'),
         (dict(layer_scale=1.0), '6 missing: layers.0.attn.gamma1.weight'),
         (dict(arch=ARCH | dict(num_layers=4)), '12 missing: layers.3.ln1.weight'),
-        (dict(arch=ARCH | dict(num_layers=2)), '12 left over: layers.2.ln1.weight'),
+        (dict(arch=ARCH | dict(num_layers=2)), '12 unexpected: layers.2.ln1.weight'),
         (
             dict(patch_size=5),
             r'patch_embed.projection.weight is \(16, 3, 4, 4\) in the file and \(16, 3, 5, 5\) in',
@@ -141,7 +141,7 @@ def test_a_detector_starts_with_backbone_and_neck(vitdet):
 
     del model.neck
     model.is_init = False
-    with pytest.raises(CheckpointError, match='left over: neck'):
+    with pytest.raises(CheckpointError, match='unexpected: neck'):
         model.init_weights()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import mmcv
 import pytest
@@ -42,6 +43,14 @@ def test_images_are_drawn_and_results_are_those_of_the_detector(given, tool, tmp
         assert [x, y, x + width, y + height] == pytest.approx(box, abs=0.02)
         assert found['score'] == pytest.approx(score, abs=1e-4)
         assert found['category'] == detector.dataset_meta['classes'][label]
+
+
+def test_nothing_warns_of_what_is_not_used(given, tool):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        assert tool('predict', *given, 'data/images/0.png', '--out', 'found', *CPU) == 0
+    texts = [str(each.message) for each in found]
+    assert not [text for text in texts if 'palette' in text or 'Failed to add' in text]
 
 
 def test_ids_are_those_of_an_annotation_file(given, tool, tmp_path):

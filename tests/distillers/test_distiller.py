@@ -187,7 +187,7 @@ def test_neither_teacher_nor_checkpoint_is_needed_to_predict(make):
 def test_a_teacher_that_does_not_fit_is_refused_when_training_starts(make, tmp_path):
     other = save_teacher(tmp_path / 'other.pth', faster_rcnn(channels=16))
     distiller = make(teacher=dict(checkpoint=str(other)))
-    with pytest.raises(CheckpointError, match=r'of another shape: neck\.lateral_convs\.0'):
+    with pytest.raises(CheckpointError, match=r'with another shape: neck\.lateral_convs\.0'):
         distiller.init_weights()
 
 
@@ -400,10 +400,11 @@ def entry(**changes):
     'losses, error, message',
     [
         (entry(student='roi_head.bbox_head.fc_clss'), PathError, r'losses\.loss_kd_cls: the student \(FasterRCNN\) has no module .*fc_clss.*near: roi_head.bbox_head.fc_cls'),
-        (entry(teacher='bbox_head.fc_cls'), ConfigError, r"'bbox_head.fc_cls' cannot be recorded: of a FasterRCNN .* backbone, neck, rpn_head, roi_head"),
+        (entry(teacher='bbox_head.fc_cls'), ConfigError, r"'bbox_head.fc_cls' cannot be recorded: mmkd runs only backbone, neck, rpn_head, roi_head"),
         (entry(teacher='roi_head.fc_cls'), PathError, r'losses\.loss_kd_cls: the teacher .*near: roi_head.bbox_head.fc_cls'),
-        (entry(activation='sigmoid'), ConfigError, r"losses\.loss_kd_cls: .*set activation='softmax'"),
-        (dict(loss_kd_neck=dict(feature_loss(), connector=None)), ConfigError, r'losses\.loss_kd_neck: level 0: student \(2, 16, 24, 32\) and teacher \(2, 24, 24, 32\) differ in shape; .*in_channels=16, out_channels=24'),
+        (entry(activation='sigmoid'), ConfigError, r"losses\.loss_kd_cls: activation must be 'softmax', .*got 'sigmoid'"),
+        (dict(loss_kd_neck=feature_loss(out_channels=8)), ConfigError, r'losses\.loss_kd_neck: level 0: .*; channels differ: set out_channels=24 of its connector$'),
+        (dict(loss_kd_neck=dict(feature_loss(), connector=None)), ConfigError, r'losses\.loss_kd_neck: level 0: .* got \(2, 16, 24, 32\) and \(2, 24, 24, 32\); .*in_channels=16, out_channels=24'),
         (entry(student='roi_head.bbox_head.loss_bbox', teacher='roi_head.bbox_head.loss_bbox'), (PathError, ConfigError), r'losses\.loss_kd_cls: '),
     ],
 )  # fmt: skip
@@ -422,7 +423,7 @@ def test_mistakes_in_an_entry_are_blamed_on_it(make, losses, error, message):
         (entry(temperature=3), ConfigError, "losses.loss_kd_cls: KLDivergence: .*'temperature'"),
         (entry(align=dict(type='RoIClassAlignment', choose='all')), ConfigError, "losses.loss_kd_cls.align: RoIClassAlignment: .*'choose'"),
         (entry(schedule=dict(stop=3)), ConfigError, "losses.loss_kd_cls.schedule: got an unexpected .*'stop'"),
-        (dict(loss_kd=dict(type='MSE')), ConfigError, "losses.loss_kd.student: not given; FeatureAlignment has no default, name .* 'neck'"),
+        (dict(loss_kd=dict(type='MSE')), ConfigError, "losses.loss_kd.student: not given, and FeatureAlignment has no default; name .* 'neck'"),
         (entry(type='Shared2FCBBoxHead', tau=None), ConfigError, 'losses.loss_kd_cls: '),
     ],
 )  # fmt: skip
@@ -437,7 +438,7 @@ def test_classes_are_checked_before_the_first_iteration(make):
     with pytest.raises(ConfigError, match='no class for unicorn'):
         distiller.prepare()
     distiller = make(classes=('cat', 'dog'))
-    with pytest.raises(ConfigError, match='student was built for 3 classes, but its data has 2'):
+    with pytest.raises(ConfigError, match='student: num_classes must be 2, .*, got 3'):
         distiller.prepare()
     distiller = make(classes=None)
     with pytest.raises(ConfigError, match='set model.classes'):
@@ -454,22 +455,22 @@ def test_a_name_the_student_uses_itself_is_refused(make):
     distiller = make(losses=dict(loss_cls=ROI_LOSSES['loss_kd_cls']))
     distiller.init_weights()
     with pytest.raises(
-        ConfigError, match="losses.loss_cls: the student has a loss 'loss_cls' of its own"
+        ConfigError, match="losses.loss_cls: the student has its own loss 'loss_cls'"
     ):
         step(distiller)
 
 
 def test_teacher_options_that_do_not_exist_are_named(make):
-    with pytest.raises(ConfigError, match='takes no option proposal'):
+    with pytest.raises(ConfigError, match='has no option proposal'):
         make(teacher=dict(proposal='teacher')).init_weights()
     with pytest.raises(
         ConfigError, match="teacher: .*missing 1 required .* argument: 'checkpoint'"
     ):
         config = dict(type='Distiller', student=faster_rcnn(), losses=entry())
         MODELS.build(dict(config, teacher=dict(config='x.py'))).init_weights()
-    with pytest.raises(ConfigError, match="teacher.proposals='both'"):
+    with pytest.raises(ConfigError, match="teacher.proposals: must be .*, got 'both'"):
         make(teacher=dict(proposals='both')).init_weights()
-    with pytest.raises(ConfigError, match='losses are declared, but no teacher'):
+    with pytest.raises(ConfigError, match='teacher: not given, but losses need one'):
         MODELS.build(dict(type='Distiller', student=faster_rcnn(), losses=entry()))
     with pytest.raises(
         ConfigError, match='model.loss: a Distiller has no such option; near: losses'
@@ -566,7 +567,9 @@ def test_connectors_may_follow_one_another(make):
 
 def test_a_loss_that_needs_labels_says_which_alignment_has_them(make):
     losses = dict(loss_kd=dict(type='DKD', **feature_loss_sources()))
-    with pytest.raises(ConfigError, match='losses.loss_kd: DKD needs the labelled class.*RoIClass'):
+    with pytest.raises(
+        ConfigError, match='losses.loss_kd.align: must provide the labelled class .* DKD.*RoIClass'
+    ):
         step(make(losses=losses).train())
 
 
@@ -590,7 +593,9 @@ def test_a_loss_that_needs_labels_says_which_alignment_has_them(make):
 def test_labels_of_another_kind_do_not_do(make, loss, align, message):
     layer = 'roi_head.bbox_head.' + ('fc_cls' if align == 'RoIClassAlignment' else 'fc_reg')
     entry = dict(type=loss, student=layer, teacher=layer, align=dict(type=align))
-    with pytest.raises(ConfigError, match=f'losses.loss_kd: {loss} needs the {message}'):
+    with pytest.raises(
+        ConfigError, match=f'losses.loss_kd.align: must provide the (?=.*for {loss},){message}'
+    ):
         make(losses=dict(loss_kd=entry)).prepare()
 
 
@@ -600,7 +605,10 @@ def test_the_teachers_proposals_have_no_labels(make, loss):
     layer = f'roi_head.bbox_head.{layer}'
     entry = dict(type=loss, student=layer, teacher=layer, align=dict(type=f'RoI{align}Alignment'))
     distiller = make(losses=dict(loss_kd=entry), teacher=dict(proposals='teacher'))
-    with pytest.raises(ConfigError, match=f"losses.loss_kd: {loss} needs .* student's proposals"):
+    with pytest.raises(
+        ConfigError,
+        match=f"losses.loss_kd.align: must provide .* for {loss}, .* student's proposals",
+    ):
         step(distiller.train())
 
 

@@ -137,29 +137,29 @@ def test_a_schedule_weakens_it(make):
 def fed(ratio, pairs):
     for own, task in pairs:
         ratio.seen += 1
-        ratio.add(own, task)
+        ratio.update(own, task)
     return ratio
 
 
 def test_it_is_the_geometric_mean():
     ratio = fed(GradientRatio(ratio=0.5, steps=2), [(1.0, 4.0), (4.0, 1.0)])
     assert ratio.weight == pytest.approx(0.5)
-    assert not ratio.is_due()
+    assert not ratio.should_measure()
 
 
 @pytest.mark.parametrize('nothing', [(0.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (1.0, math.inf)])
 def test_steps_without_a_gradient_do_not_count(nothing):
     ratio = fed(GradientRatio(ratio=0.5, steps=2), [nothing, (2.0, 1.0), nothing])
-    assert ratio.weight == pytest.approx(0.25) and ratio.is_due()
+    assert ratio.weight == pytest.approx(0.25) and ratio.should_measure()
 
 
 def test_it_can_follow():
     ratio = fed(GradientRatio(ratio=1.0, steps=1, every=3, momentum=0.5), [(1.0, 1.0)])
     due = []
     for _ in range(6):
-        due.append(ratio.is_due())
+        due.append(ratio.should_measure())
         if due[-1]:
-            ratio.add(16.0, 1.0)
+            ratio.update(16.0, 1.0)
         ratio.seen += 1
     assert due == [False, False, True, False, False, True]
     assert ratio.weight == pytest.approx(1 / 16**0.75)  # half of the way, twice
@@ -199,7 +199,7 @@ def test_wrong_values(make, weight, message):
             "loss_weight.modules: 'nekc' is not in the student; near: neck",
         ),
         (dict(weight=dict(modules=['backbone.maxpool'])), 'has no trained weights'),
-        (dict(weight='auto', task_losses=False), 'task_losses=False; give a number'),
+        (dict(weight='auto', task_losses=False), 'must be a number with task_losses=False'),
         (
             dict(weight=dict(modules=['roi_head']), losses=dict(loss_kd_neck=feature_loss())),
             None,  # no gradient of the loss there, so it is never measured

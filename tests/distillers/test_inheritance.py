@@ -35,7 +35,7 @@ def pair(student, teacher):
 def test_a_student_of_the_same_shape_takes_everything(kind):
     student, teacher = pair(transformer(kind), transformer(kind))
     report = inherit(student, teacher, EVERYTHING, ClassMap(CLASSES, CLASSES))
-    assert not report.left and 'all that were asked for' in str(report)
+    assert not report.not_copied and 'all that init_student.from_teacher names' in str(report)
     for name in EVERYTHING:
         theirs = getattr(teacher, name).state_dict()
         for key, value in getattr(student, name).state_dict().items():
@@ -64,8 +64,10 @@ def test_rows_of_classes_the_teacher_lacks_are_reported():
     student, teacher = pair(transformer('DETR', classes=3), transformer('DETR', classes=3))
     classes = ClassMap(('dog', 'unicorn', 'person'), CLASSES, exclude=['unicorn'])
     report = inherit(student, teacher, ['bbox_head.fc_cls'], classes)
-    assert report.numbers == 3 * (32 + 1)  # two classes and no-object
-    assert report.left['1 rows of bbox_head.fc_cls.weight'] == 'classes the teacher lacks'
+    assert report.num_weights == 3 * (32 + 1)  # two classes and no-object
+    assert (
+        report.not_copied['1 rows of bbox_head.fc_cls.weight'] == 'classes that the teacher lacks'
+    )
 
 
 def test_labels_to_denoise_are_embedded_as_the_teachers():
@@ -101,8 +103,10 @@ def test_what_does_not_fit_is_left_and_reported():
     before = student.query_embedding.weight.clone()
     report = inherit(student, teacher, ['query_embedding', 'decoder'], ClassMap(CLASSES, CLASSES))
     assert torch.equal(student.query_embedding.weight, before)
-    assert report.left == {'query_embedding.weight': 'shapes differ: (5, 32), the teacher (8, 32)'}
-    assert '1 left as they were: query_embedding.weight (shapes differ' in str(report)
+    assert report.not_copied == {
+        'query_embedding.weight': 'shapes differ: student (5, 32), teacher (8, 32)'
+    }
+    assert '1 not copied: query_embedding.weight (shapes differ' in str(report)
 
 
 def test_a_sigmoid_head_takes_no_rows_of_a_softmax_head():
@@ -110,14 +114,14 @@ def test_a_sigmoid_head_takes_no_rows_of_a_softmax_head():
         transformer('ConditionalDETR', width=256), transformer('DETR', width=256)
     )
     report = inherit(student, teacher, ['bbox_head'], ClassMap(CLASSES, CLASSES))
-    assert set(report.left) == {'bbox_head.fc_cls.weight', 'bbox_head.fc_cls.bias'}
-    assert 'one head is a softmax and the other a sigmoid' in str(report)
+    assert set(report.not_copied) == {'bbox_head.fc_cls.weight', 'bbox_head.fc_cls.bias'}
+    assert 'one head uses a softmax and the other sigmoids' in str(report)
 
 
 def test_other_detectors_inherit_too():
     student, teacher = pair(faster_rcnn(), faster_rcnn())
     report = inherit(student, teacher, ['rpn_head'])
-    assert not report.left
+    assert not report.not_copied
     assert torch.equal(student.rpn_head.rpn_cls.weight, teacher.rpn_head.rpn_cls.weight)
     report = inherit(student, teacher, ['roi_head'], ClassMap(('person', 'dog', 'cat'), CLASSES))
     ours, theirs = student.roi_head.bbox_head.fc_cls, teacher.roi_head.bbox_head.fc_cls
@@ -128,7 +132,7 @@ def test_boxes_and_masks_of_an_roi_head_follow_the_classes():
     order, classes = [2, 0], ClassMap(('person', 'cat'), CLASSES)
     student, teacher = pair(mask_rcnn(classes=2), mask_rcnn(classes=3))
     report = inherit(student, teacher, ['roi_head'], classes)
-    assert not report.left
+    assert not report.not_copied
     ours, theirs = (model.roi_head for model in (student, teacher))
     for tensor in ('weight', 'bias'):
         a, b = (
@@ -146,8 +150,8 @@ def test_rows_of_boxes_the_teacher_lacks_are_reported():
     classes = ClassMap(('dog', 'unicorn', 'person'), CLASSES, exclude=['unicorn'])
     own = student.roi_head.bbox_head.fc_reg.weight.clone()
     report = inherit(student, teacher, ['roi_head.bbox_head.fc_reg'], classes)
-    assert report.numbers == 2 * 4 * (32 + 1)
-    assert '4 rows of roi_head.bbox_head.fc_reg.weight' in report.left
+    assert report.num_weights == 2 * 4 * (32 + 1)
+    assert '4 rows of roi_head.bbox_head.fc_reg.weight' in report.not_copied
     assert torch.equal(student.roi_head.bbox_head.fc_reg.weight[4:8], own[4:8])
 
 
@@ -164,13 +168,13 @@ def test_each_stage_of_a_cascade_takes_that_of_its_number():
         assert torch.equal(a.fc_reg.weight, b.fc_reg.weight) == (stage == 1)
     # A single head has no counterpart, and one that is agnostic of classes none that is not.
     single = pair(cascade_rcnn(), faster_rcnn())
-    with pytest.raises(ConfigError, match='the teacher has none such'):
+    with pytest.raises(ConfigError, match='not in the teacher'):
         inherit(*single, ['roi_head'], ClassMap(CLASSES, CLASSES))
     agnostic = dict(roi_head=dict(bbox_head=dict(reg_class_agnostic=True)))
     report = inherit(
         *pair(faster_rcnn(), faster_rcnn(**agnostic)), ['roi_head'], ClassMap(CLASSES, CLASSES)
     )
-    assert set(report.left) == {f'roi_head.bbox_head.fc_reg.{t}' for t in ('weight', 'bias')}
+    assert set(report.not_copied) == {f'roi_head.bbox_head.fc_reg.{t}' for t in ('weight', 'bias')}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,7 @@ def test_dense_classifiers_have_their_rows_chosen_for_each_prior(kind, classifie
     student, teacher = pair(single_stage(kind, classes=2), single_stage(kind, classes=3))
     classes = ClassMap(('person', 'cat'), CLASSES)
     report = inherit(student, teacher, ['bbox_head'], classes)
-    assert not report.left
+    assert not report.not_copied
     ours, theirs = (model.bbox_head.get_submodule(classifier) for model in (student, teacher))
     for tensor in ('weight', 'bias'):
         a, b = (getattr(layer, tensor).unflatten(0, (priors, -1)) for layer in (ours, theirs))
@@ -262,7 +266,7 @@ def test_what_was_copied_is_told(config, monkeypatch):
     model = MODELS.build(dict(config.model, classes=('cat', 'person')))
     model.init_weights()
     (line,) = [text for text in said if text.startswith('init_student')]
-    assert 'M weights) copied, all that were asked for' in line
+    assert 'M weights) copied, all that init_student.from_teacher names' in line
     assert model.teacher is None
     losses = model(**model.data_preprocessor(batch_of_two(), True), mode='loss')
     assert not any('kd' in name for name in losses)
@@ -277,7 +281,7 @@ def test_classes_need_not_be_the_teachers_where_no_classifier_is_inherited(confi
         theirs = torch.load(config.model.teacher.checkpoint)['state_dict']
         assert torch.equal(model.query_embedding.weight, theirs['query_embedding.weight'])
     model = MODELS.build(config.model)
-    with pytest.raises(ConfigError, match="student's class names are not known; set model.classes"):
+    with pytest.raises(ConfigError, match="must be the student's class names, .*set model.classes"):
         model.init_weights()
 
 
@@ -293,12 +297,12 @@ def batch_of_two():
     [
         (
             dict(init_student=dict(from_techer=['encoder'])),
-            'init_student.from_techer: unknown; near',
+            'init_student.from_techer: init_student has no such option; near',
         ),
         (dict(init_student=dict(from_teacher='encoder')), 'must be a list'),
         (
             dict(init_student=dict(from_teacher=['encoder']), teacher=None),
-            'init_student is declared, but no teacher',
+            'teacher: not given, but init_student needs one',
         ),
     ],
 )

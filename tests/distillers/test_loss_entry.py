@@ -123,7 +123,7 @@ def test_a_given_path_replaces_the_default_of_that_model_alone(tmp_path):
 @pytest.mark.parametrize(
     ('config', 'error', 'message'),
     [
-        (dict(type='MSE'), ConfigError, r"^losses\.loss_kd\.student: not given; FeatureAlignment has no default, name a module such as 'neck'$"),
+        (dict(type='MSE'), ConfigError, r"^losses\.loss_kd\.student: not given, and FeatureAlignment has no default; name a module such as 'neck'$"),
         (dict(student='neck'), ConfigError, r"^losses\.loss_kd\.type: not given; name a loss such as 'KLDivergence'$"),
         (dict(type='MSE', align='RoIClassAlignmen'), PathError, r"^losses\.loss_kd\.align\.type: 'RoIClassAlignmen' is not registered; near: RoIClassAlignment"),
         (dict(type='MSE', align=3), ConfigError, r'^losses\.loss_kd\.align: must be a name or a dict with a type, got 3$'),

@@ -114,13 +114,13 @@ def test_a_teacher_that_no_loss_names_is_not_loaded(files):
 @pytest.mark.parametrize(
     ('losses', 'options', 'message'),
     [
-        (of(CLASS, 'secnd'), {}, "losses.loss_kd.teacher_name='secnd': no such teacher .*, but teacher, second"),
-        (of(CLASS, dict(teacher=0.5, second=0)), {}, 'a weight above 0'),
+        (of(CLASS, 'secnd'), {}, "losses.loss_kd.teacher_name: must be one of the declared teachers teacher, second, got 'secnd'"),
+        (of(CLASS, dict(teacher=0.5, second=0)), {}, 'a dict of weights above 0'),
         (of(CLASS, []), {}, 'teacher_name: must be the name of a teacher'),
-        (of(dict(BOX, align=dict(type='RoIBoxAlignment', select='teacher')), dict(teacher=1, second=1)), {}, 'teacher_name: the rows that RoIBoxAlignment compares here depend'),
-        (of(dict(feature_loss(), teacher_connector=feature_loss()['connector']), dict(teacher=1, second=1)), {}, 'teacher_connector: belongs to one'),
+        (of(dict(BOX, align=dict(type='RoIBoxAlignment', select='teacher')), dict(teacher=1, second=1)), {}, 'teacher_name: must name one teacher, because the rows of this RoIBoxAlignment depend'),
+        (of(dict(feature_loss(), teacher_connector=feature_loss()['connector']), dict(teacher=1, second=1)), {}, 'teacher_connector: supports one teacher'),
         (CLASS, dict(teachers=dict(teacher=dict())), None),
-        (CLASS, dict(init_student=dict(from_teacher=['neck'], teacher_name='x')), "init_student.teacher_name='x'"),
+        (CLASS, dict(init_student=dict(from_teacher=['neck'], teacher_name='x')), "init_student.teacher_name: must be one of .*, got 'x'"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_says_why(files, losses, options, message):
@@ -202,20 +202,22 @@ def test_the_average_is_saved_beside_the_student_and_resumed(tmp_path):
 
 def test_a_resume_without_the_average_is_refused(tmp_path):
     model = make(dict(loss_kd=CLASS), AVERAGE)
-    with pytest.raises(ConfigError, match=r"holds the averages \[\].*declare \['teacher'\]"):
+    with pytest.raises(
+        ConfigError, match=r"has the averaged teachers \[\].*declares \['teacher'\]"
+    ):
         model.teachers.load_average_state({})
     plain = make(dict(loss_kd=CLASS), dict(config=dict(model=faster_rcnn()), checkpoint='x'))
     plain.teachers.load_average_state({})
-    with pytest.raises(ConfigError, match=r"holds the averages \['teacher'\]"):
+    with pytest.raises(ConfigError, match=r"has the averaged teachers \['teacher'\]"):
         plain.teachers.load_average_state(dict(teacher={}))
 
 
 @pytest.mark.parametrize(
     ('ema', 'message'),
     [
-        (dict(type='ExponentialMovingAverag'), 'teacher.ema=.*ExponentialMovingAverag'),
-        (dict(momentun=0.1), 'teacher.ema=.*momentun'),
-        (dict(momentum=2.0), 'teacher.ema=.*momentum'),
+        (dict(type='ExponentialMovingAverag'), 'teacher.ema: .*ExponentialMovingAverag'),
+        (dict(momentun=0.1), 'teacher.ema: .*momentun'),
+        (dict(momentum=2.0), 'teacher.ema: .*momentum'),
     ],
 )
 def test_a_wrong_average_says_why(ema, message):
@@ -224,5 +226,5 @@ def test_a_wrong_average_says_why(ema, message):
 
 
 def test_nothing_can_be_inherited_from_the_average():
-    with pytest.raises(ConfigError, match='nothing to hand down'):
+    with pytest.raises(ConfigError, match='got the moving average of the student'):
         make(dict(loss_kd=CLASS), AVERAGE, init_student=dict(from_teacher=['neck']))

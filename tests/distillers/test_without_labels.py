@@ -129,13 +129,15 @@ def test_the_losses_are_those_beside_the_students_own(tmp_path):
 def test_what_needs_labels_says_so(tmp_path):
     same = (faster_rcnn(), faster_rcnn())
     with pytest.raises(
-        ConfigError, match="losses.loss_kd_cls: .*draws no proposals.*teacher.proposals='teacher'"
+        ConfigError, match="losses.loss_kd_cls: .*samples no proposals.*teacher.proposals='teacher'"
     ):
         step(make(tmp_path, *same, ROI_LOSSES))
-    with pytest.raises(ConfigError, match='task_losses=False, but no losses'):
+    with pytest.raises(
+        ConfigError, match='task_losses: False needs at least one distillation loss'
+    ):
         make(tmp_path, *same, {})
     late = dict(feature_loss(16, 16), schedule=dict(begin=3, unit='iter'))
-    with pytest.raises(ConfigError, match='no distillation loss is active in this iteration'):
+    with pytest.raises(ConfigError, match='an active distillation loss in every iteration'):
         step(make(tmp_path, *same, dict(loss_kd=late)))
     labels = dict(DENSE['loss_kd'], align=dict(type='DenseClassAlignment', select='labels'))
     message = r"losses.loss_kd: .*bbox_head.loss_cls.* belongs to the student's own losses"

@@ -18,9 +18,9 @@ from mmkd.errors import ConfigError
 from mmkd.families.class_scores import uses_softmax
 from mmkd.families.dense_heads import (
     DENSE_HEADS,
-    boxes_of,
     dense_head,
     label_sources,
+    predicted_boxes,
     prediction_scores,
 )
 
@@ -210,7 +210,9 @@ def test_other_heads_are_refused_by_name_but_their_features_are_not(config, head
         classes=CLASSES,
     )
     losses = dict(loss_kd=dict(type='KLDivergence', align='DenseClassAlignment'))
-    with pytest.raises(ConfigError, match=f'losses.loss_kd: .* a {head} .*RetinaHead') as raised:
+    with pytest.raises(
+        ConfigError, match=f'losses.loss_kd: .* one of RetinaHead, .*, got {head};'
+    ) as raised:
         MODELS.build(dict(config, losses=losses)).prepare()
     assert '\n' not in str(raised.value)
     MODELS.build(dict(config, losses=dict(loss_kd=dict(type='MSE', student='neck')))).prepare()
@@ -237,7 +239,7 @@ def test_a_subclass_counts_as_its_parent_unless_it_gives_other_outputs():
         assert not label_sources(kind(**options))  # which its own loss may assign in another way
     assert label_sources(RetinaHead(**options))
     assert dense_head(MODELS.build(single_stage('GFL')).bbox_head) is DENSE_HEADS['GFLHead']
-    with pytest.raises(ConfigError, match='outputs of a OtherOutput are not known'):
+    with pytest.raises(ConfigError, match='a dense head must be one of .*, got OtherOutput;'):
         dense_head(OtherOutput(**options))
 
 
@@ -248,7 +250,7 @@ def test_fcos_gives_strides_while_training_and_pixels_afterwards():
     boxes = {}
     for mode in (True, False):
         head.train(mode)
-        boxes[mode] = [boxes_of(head, i, level) for i, level in enumerate(head(features)[1])]
+        boxes[mode] = [predicted_boxes(head, i, level) for i, level in enumerate(head(features)[1])]
     for training, testing in zip(boxes[True], boxes[False], strict=True):
         assert torch.allclose(training, testing, atol=1e-4)
         assert (training[..., 2:] - training[..., :2]).any()

@@ -96,5 +96,5 @@ def test_a_cascade_teaches_its_rpn(cascade, tmp_path):
 
 
 def test_what_is_no_detector_is_refused_by_name():
-    with pytest.raises(ConfigError, match='a Linear has no method extract_feat'):
+    with pytest.raises(ConfigError, match='must have a method extract_feat, but a Linear has none'):
         family_of(torch.nn.Linear(1, 1))

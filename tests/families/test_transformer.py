@@ -338,17 +338,17 @@ def test_which_detectors_are_of_the_family():
         model.backbone.init_cfg = None
         family = family_of(MODELS.build(model))
         assert type(family) is Family
-        with pytest.raises(ConfigError, match='of a DDQDETR mmkd runs only backbone, neck'):
+        with pytest.raises(ConfigError, match='mmkd runs only backbone, neck of a DDQDETR'):
             family.part_of(Source('bbox_head'))
 
 
 def test_options_are_checked(tmp_path):
     losses = dict(loss_kd=entry('SharedQueryAlignment', activation='softmax'))
-    with pytest.raises(ConfigError, match='random_queries=-1 is below 0'):
+    with pytest.raises(ConfigError, match='teacher.random_queries: must be at least 0, got -1'):
         build(
             transformer(), transformer(), losses, tmp_path, teacher_options=dict(random_queries=-1)
         )
-    with pytest.raises(ConfigError, match='a FasterRCNN has no decoder queries'):
+    with pytest.raises(ConfigError, match='decoder queries to share, but a FasterRCNN has none'):
         faster = family_of(MODELS.build(faster_rcnn()))
         faster.joint_part_of(Source('neck'))
 

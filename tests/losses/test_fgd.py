@@ -136,7 +136,7 @@ def test_is_finite_in_half_precision(dtype):
 
 
 def test_what_it_cannot_compare_is_refused():
-    with pytest.raises(ConfigError, match=r'FGD compares feature maps.*got \(7, 5\)'):
+    with pytest.raises(ConfigError, match=r'FGD: values must be feature maps.*got \(7, 5\)'):
         FGD()(torch.zeros(7, 5), torch.zeros(7, 5), target=target())
     with pytest.raises(ConfigError, match='tau must be above 0, got 0'):
         FGD(tau=0)

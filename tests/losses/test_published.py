@@ -361,10 +361,10 @@ def test_magnitudes_of_channels_do_not_matter_to_pkd():
 @pytest.mark.parametrize(
     ('loss', 'message'),
     [
-        (PKD(), 'PKD compares feature maps'),
-        (CWD(), 'CWD compares feature maps'),
-        (AttentionTransfer(), 'AttentionTransfer compares feature maps'),
-        (CIoU(), 'CIoU compares boxes'),
+        (PKD(), 'PKD: values must be feature maps'),
+        (CWD(), 'CWD: values must be feature maps'),
+        (AttentionTransfer(), 'AttentionTransfer: values must be feature maps'),
+        (CIoU(), 'CIoU: values must be boxes'),
     ],
 )
 def test_other_shapes_are_refused(loss, message):
@@ -378,7 +378,7 @@ def test_options_are_checked():
         (lambda: DIST(tau=-1), 'tau must be above 0, got -1'),
         (lambda: AttentionTransfer(p=0), 'p must be above 0, got 0'),
         (lambda: DIST()(maps(1.0), maps(2.0)), r'shape \(N, C\)'),
-        (lambda: RKDDistance()(rows(1.0), rows(2.0)[:3]), '7 rows, the teacher 3'),
+        (lambda: RKDDistance()(rows(1.0), rows(2.0)[:3]), 'the same number of rows, got 7 and 3'),
     ):
         with pytest.raises(ConfigError, match=message):
             make()

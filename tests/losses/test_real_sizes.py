@@ -276,7 +276,7 @@ def classes_of(teacher):
     return torch.arange(len(teacher)) % teacher.shape[1]
 
 
-def boxes_of(teacher):
+def predicted_boxes(teacher):
     return teacher.sign() * 2
 
 
@@ -299,7 +299,7 @@ LOSSES = {
     'MSE sum': (MSE('sum'), lambda s, t: (s - t).square().sum() / len(s), ROWS | MAPS, True),
     'L1': (L1(), lambda s, t: (s - t).abs().mean(), ROWS | MAPS, True),
     'SmoothL1': (SmoothL1(0.5), lambda s, t: smooth(s - t, 0.5), ROWS | MAPS, True),
-    'BoundedRegression': (*labelled(boxes_of, BoundedRegression(), bounded), ROWS, True),
+    'BoundedRegression': (*labelled(predicted_boxes, BoundedRegression(), bounded), ROWS, True),
     'Contrastive': (Contrastive(), contrastive, ROWS | MANY, False),
     'RKDDistance': (RKDDistance(), distances, RELATIONS | MANY, True),
     'RKDAngle': (RKDAngle(), angles, RELATIONS, True),

@@ -75,6 +75,14 @@ def test_missing_coco_data_names_its_download():
         check_files(cfg, ['val'])
 
 
+def test_own_data_is_not_taken_for_a_public_data_set():
+    cfg = Config(dict(val_cfg=dict(), val_dataloader=dict()))
+    for root, names in (('data/my_coco/', 'val.json'), ('data/my_VOC/', 'ImageSets/val.txt')):
+        cfg.val_dataloader = dict(dataset=dict(type='CocoDataset', data_root=root, ann_file=names))
+        with pytest.raises(MissingFileError, match=f'{root}.*put the data there'):
+            check_files(cfg, ['val'])
+
+
 def test_what_will_not_run_is_not_checked(tmp_path):
     cfg = voc_config(str(tmp_path / 'absent'))
     check_files(cfg, ['val', 'test'])

@@ -238,7 +238,7 @@ def test_a_normalization_over_processes_waits_for_its_launcher(tmp_path: Path):
     case.config.model.backbone.norm_cfg = dict(type='MMSyncBN')
     alone = examine(PlannedRun(case.config, ('train', 'val')))
     found = [str(error) for it in alone for error in it.errors]
-    assert [each for each in found if 'add --launcher, or write BN' in each] == found[:1] == found
+    assert [each for each in found if 'add --launcher, or use BN' in each] == found[:1] == found
     case.config.launcher = 'pytorch'
     several = examine(PlannedRun(case.config, ('train', 'val')))
     assert not [str(error) for it in several for error in it.errors]

@@ -22,7 +22,7 @@ from tiny_transformers import transformer
 from torch import Tensor, nn
 
 from mmkd.cache.files import MANIFEST
-from mmkd.cache.pipeline import dataset_as_tested, pipeline_of_view, replace_pipeline
+from mmkd.cache.pipeline import dataset_with_test_pipeline, pipeline_for_view, replace_pipeline
 from mmkd.cache.writing import write_cache
 from mmkd.distillers.teacher_outputs import TeacherOutputs
 from mmkd.errors import CheckpointError, ConfigError, MissingFileError
@@ -52,7 +52,9 @@ def write_for(cfg: Config, folder: Path, **options):
     model['teacher'].pop('cache', None)
     keeper = TeacherOutputs(MODELS.build(dict(model, classes=CLASSES)), 'teacher', num_priors=16)
     cfg.test_dataloader.dataset.pipeline.pop(-2)  # no flip
-    dataset = replace_pipeline(dataset_as_tested(cfg), lambda old: pipeline_of_view(old, []))
+    dataset = replace_pipeline(
+        dataset_with_test_pipeline(cfg), lambda old: pipeline_for_view(old, [])
+    )
     dataset = DATASETS.build(dataset)
     return write_cache(keeper, model['teacher'], dataset, folder, **options)
 
@@ -223,16 +225,15 @@ def test_another_teacher_is_refused(cache, teacher, tmp_path):
     other = teacher_of(tmp_path / 'other.pth', faster_rcnn(channels=24), symmetric=True)
     refused(
         cache,
-        r"^teacher\.cache=.* was written by other weights \(teacher\.pth\) than teacher\.checkpoint='.*"
-        r"other\.pth'; write it again",
+        r'^teacher\.checkpoint: must be teacher\.pth, .*, got other weights .*other\.pth\); write the cache',
         checkpoint=other['checkpoint'],
     )
     # Another file under the same name; one that is not there, by its name.
     (tmp_path / 'more').mkdir()
     shutil.copy(other['checkpoint'], tmp_path / 'more' / 'teacher.pth')
-    refused(cache, 'was written by other weights', checkpoint=str(tmp_path / 'more/teacher.pth'))
-    refused(cache, 'was written by other weights', checkpoint='gone/best.pth')
-    refused(cache, 'was written by other weights', checkpoint='https://example.org/a/best.pth')
+    refused(cache, 'got other weights', checkpoint=str(tmp_path / 'more/teacher.pth'))
+    refused(cache, 'got other weights', checkpoint='gone/best.pth')
+    refused(cache, 'got other weights', checkpoint='https://example.org/a/best.pth')
     distiller(faster_rcnn(), dict(cache=str(cache), checkpoint='gone/teacher.pth'), LOSSES)
     # The same weights under another name.
     shutil.copy(teacher['checkpoint'], tmp_path / 'renamed.pth')
@@ -241,11 +242,11 @@ def test_another_teacher_is_refused(cache, teacher, tmp_path):
     )
     refused(
         cache,
-        r'was written by another detector than teacher\.config says',
+        r'^teacher\.config: differs from the config with which the cache .* was written',
         config=dict(model=faster_rcnn(channels=16)),
     )
-    refused(cache, r'teacher\.classes are not those of the cache', classes=['cat', 'dog', 'cow'])
-    refused(cache, r'teacher\.classes are not those of the cache', classes=CLASSES[::-1])
+    refused(cache, r'teacher\.classes: must be those of the cache', classes=['cat', 'dog', 'cow'])
+    refused(cache, r'teacher\.classes: must be those of the cache', classes=CLASSES[::-1])
 
 
 def test_other_options_are_refused(cache):
@@ -257,7 +258,9 @@ def test_other_options_are_refused(cache):
         ('min_visibel', 0.5),
     ):
         refused(
-            cache, rf'^teacher\.{option}=.*, but the cache .* was written with', **{option: value}
+            cache,
+            rf'^teacher\.{option}: must be .*, with which the cache .* was written',
+            **{option: value},
         )
     distiller(faster_rcnn(), dict(cache=str(cache), **OPTIONS), LOSSES)
     # What was meant anyway may be said.
@@ -270,12 +273,12 @@ def test_what_it_does_not_hold_is_refused(cache, teacher, data, tmp_path):
     cfg = training_config(model_of(teacher, entries(RPN_LOSSES)), data, tmp_path / 'unused')
     write_for(cfg, tmp_path / 'cache')
     folder = tmp_path / 'cache'
-    refused(folder, 'does not hold maps, which the losses read', dict(loss_kd=feature_loss()))
-    refused(folder, 'does not hold proposals', ROI_LOSSES)
+    refused(folder, 'does not contain maps, which the losses read', dict(loss_kd=feature_loss()))
+    refused(folder, 'does not contain proposals', ROI_LOSSES)
     distiller(faster_rcnn(), dict(cache=str(folder)), dict(loss=RPN_LOSSES['loss_kd_rpn_cls']))
     refused(
         cache,
-        'does not hold backbone.layer2, which',
+        'does not contain backbone.layer2, which',
         dict(loss_kd=dict(type='MSE', student='backbone.layer2', teacher='backbone.layer2')),
     )
     detr = transformer('DETR', layers=(1, 3))
@@ -286,7 +289,7 @@ def test_what_it_does_not_hold_is_refused(cache, teacher, data, tmp_path):
     folder = tmp_path / 'detr/cache'
     every = copy.deepcopy(query)
     every['align'].pop('layers')
-    refused(folder, 'does not hold decoder layer 0, 1, which', dict(loss_kd=every), detr)
+    refused(folder, 'does not contain decoder layer 0, 1, which', dict(loss_kd=every), detr)
 
 
 def test_other_classes_of_a_student_are_refused(tmp_path):
@@ -297,9 +300,7 @@ def test_other_classes_of_a_student_are_refused(tmp_path):
     both(tmp_path, single_stage('FCOS'), single_stage('FCOS'), losses, RAW)
     cache = dict(cache=str(tmp_path / 'cache'))
     student = single_stage('FCOS', classes=2)
-    with pytest.raises(
-        ConfigError, match='the priors likeliest to show the classes of this student'
-    ):
+    with pytest.raises(ConfigError, match='the top-scoring priors of the classes of this student'):
         distiller(student, cache, losses, ('cat', 'dog'))
     with pytest.raises(ConfigError, match='the teacher has no class for cow'):
         distiller(student, cache, losses, ('cat', 'cow'))
@@ -311,7 +312,7 @@ def test_other_data_are_refused(cache, tmp_path):
     more = write_coco(tmp_path / 'more', images=7)
     cfg = training_config(config, more, tmp_path / 'work')
     with pytest.raises(
-        ConfigError, match=r'^teacher\.cache=.* has nothing of 2 images .*, among them 5 5\.png;'
+        ConfigError, match=r'^teacher\.cache: .* lacks 2 images .*, such as 5 5\.png;'
     ):
         train(cfg)
     from PIL import Image
@@ -322,7 +323,9 @@ def test_other_data_are_refused(cache, tmp_path):
     annotations = other / 'annotations.json'
     annotations.write_text(annotations.read_text().replace('"height": 96', '"height": 90'))
     cfg = training_config(config, other, tmp_path / 'work')
-    with pytest.raises(ConfigError, match=r'has 90 x 128 pixels, but where the cache .* 96 x 128'):
+    with pytest.raises(
+        ConfigError, match=r'another data set: image .* had 96 x 128 pixels .* now has 90 x 128'
+    ):
         train(cfg)
 
 
@@ -346,12 +349,12 @@ def test_without_the_hook_views_are_not_known(data, cache, tmp_path):
     cfg.default_hooks.pop('distillation')
     cfg.train_dataloader.dataset.pipeline[-2].prob = 1.0
     cfg.model.classes = CLASSES
-    with pytest.raises(ConfigError, match='train with DistillationHook, which does so'):
+    with pytest.raises(ConfigError, match='train with DistillationHook, which adds it'):
         train(cfg)
 
 
 def test_a_cache_that_is_absent_unfinished_or_damaged(cache, tmp_path):
-    with pytest.raises(MissingFileError, match='there is no cache of a teacher in'):
+    with pytest.raises(MissingFileError, match='has no cache of a teacher'):
         distiller(faster_rcnn(), dict(cache=str(tmp_path / 'gone')), LOSSES)
     copied = shutil.copytree(cache, tmp_path / 'cache')
     (copied / '00001.safetensors').unlink()
@@ -400,7 +403,7 @@ def test_what_a_student_starts_with_is_in_no_cache(cache, teacher, tmp_path):
         (dict(config=teacher['config']), '.checkpoint'),
     ):
         with pytest.raises(
-            ConfigError, match=f'init_student takes weights, which .* set teacher{absent}'
+            ConfigError, match=f'init_student: needs weights, .* set teacher{absent}'
         ):
             distiller(faster_rcnn(), dict(options, cache=str(cache)), LOSSES, **more)
 
@@ -433,11 +436,11 @@ def test_two_caches_together(tmp_path):
         keeper = TeacherOutputs(live, name, num_priors=100_000)
         kept = {}
         for one in single(RAW):
-            kept.update(keeper.of_batch(one))
+            kept.update(keeper.extract_batch(one))
         from mmkd.cache.files import CacheWriter
-        from mmkd.cache.writing import identity_of
+        from mmkd.cache.writing import cache_identity
 
-        writer = CacheWriter(tmp_path / name, identity_of(keeper, teacher, list(kept)))
+        writer = CacheWriter(tmp_path / name, cache_identity(keeper, teacher, list(kept)))
         for image, fields in kept.items():
             writer.add(image, fields)
         writer.finish()
@@ -489,7 +492,7 @@ def test_what_is_read_is_let_go(cache):
     model(**model.data_preprocessor(raw, True), mode='loss')
     assert model.teacher.outputs == {}
     raw['data_samples'][0].set_metainfo(dict(img_id=99))
-    with pytest.raises(ConfigError, match=r'has nothing of image 99 0\.png'):
+    with pytest.raises(ConfigError, match=r'does not contain image 99 0\.png'):
         model(**model.data_preprocessor(raw, True), mode='loss')
     assert model.teacher.outputs == {}
 
@@ -520,4 +523,4 @@ def test_a_config_survives_json(tmp_path):
     cached = distiller(faster_rcnn(), dict(teacher, cache=str(folder)), RPN_LOSSES)
     assert cached.teacher.detector.backbone.out_indices == (0, 1, 2, 3)
     model['backbone']['out_indices'] = [0, 1, 2, 3]
-    refused(folder, 'another detector', RPN_LOSSES, config=dict(model=model))
+    refused(folder, 'teacher.config: differs', RPN_LOSSES, config=dict(model=model))

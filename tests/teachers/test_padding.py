@@ -113,7 +113,7 @@ def test_necks_that_need_multiples_teach_students_that_do_not_pad(distil, kind):
     sizes = [(13, 17), (7, 9), (4, 5)]
     assert [tuple(level.shape[2:]) for level in record.student[Source('neck')]] == sizes
     for source, whole in ((Source('neck'), neck), (Source('bbox_head', index=0), head[0])):
-        found = teacher_pass.record_of(source)[source]
+        found = teacher_pass.recorder_of(source)[source]
         assert [tuple(level.shape[2:]) for level in found] == sizes
         for level, padded, (height, width) in zip(found, whole, sizes, strict=True):
             torch.testing.assert_close(level, padded[:, :, :height, :width], rtol=1e-4, atol=1e-5)

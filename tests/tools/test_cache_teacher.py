@@ -87,7 +87,7 @@ def test_the_folder_may_be_named_on_the_command_line(tool, make, capsys):
     # Other numbers are another cache.
     line = refused(tool, capsys, config, '--out', 'here')
     assert (
-        'its contents.rpn.num_priors is 20, not 1024; delete the folder or choose another' in line
+        'its contents.rpn.num_priors is 20, not 1024; delete the folder, or choose another' in line
     )
 
 
@@ -115,7 +115,7 @@ def test_maps_are_asked_for(tool, make, capsys, monkeypatch):
 
 def test_an_interrupt_loses_nothing(tool, make, capsys, monkeypatch):
     config = make(RPN_LOSSES, cache='cache')
-    keep, calls = TeacherOutputs.of_batch, []
+    keep, calls = TeacherOutputs.extract_batch, []
 
     def interrupted(self, raw):
         calls.append(raw)
@@ -123,14 +123,14 @@ def test_an_interrupt_loses_nothing(tool, make, capsys, monkeypatch):
             raise KeyboardInterrupt
         return keep(self, raw)
 
-    monkeypatch.setattr(TeacherOutputs, 'of_batch', interrupted)
+    monkeypatch.setattr(TeacherOutputs, 'extract_batch', interrupted)
     arguments = (config, '--device', 'cpu', '--num-workers', 0)
     assert tool('cache_teacher', *arguments) == 130
     assert 'mmkd: interrupted' in capsys.readouterr().err
     assert not json.loads(Path('cache', MANIFEST).read_text())['complete']
-    assert 'was not finished; run the same' in refused(tool, capsys, config, '--verify')
+    assert 'is incomplete; run the same' in refused(tool, capsys, config, '--verify')
     assert tool('train', config, '--gpus', 0) == 2
-    assert 'was not finished; run the same' in capsys.readouterr().err
+    assert 'is incomplete; run the same' in capsys.readouterr().err
     said = run(tool, capsys, config)
     assert '3 images, about' in said
     assert 'cache: 6 images (3 new)' in said
@@ -169,7 +169,7 @@ def test_damage_is_found(tool, make, capsys):
 def test_agreement_is_printed_view_by_view(tool, make, capsys):
     losses = dict(RPN_LOSSES, loss_kd_neck=feature_loss())
     config = make(losses, cache='cache')
-    assert 'there is no cache of a teacher in cache' in refused(tool, capsys, config, '--check', 2)
+    assert 'cache has no cache of a teacher' in refused(tool, capsys, config, '--check', 2)
     run(tool, capsys, config, '--yes')
     lines = run(tool, capsys, config, '--check', 2).splitlines()
     head, rows = lines[0], lines[1:]
@@ -183,7 +183,7 @@ def test_agreement_is_printed_view_by_view(tool, make, capsys):
         dict(losses, loss_kd=dict(type='MSE', student='backbone', teacher='backbone')),
         cache='cache',
     )
-    assert 'does not hold backbone, which the losses read' in refused(
+    assert 'does not contain backbone, which the losses read' in refused(
         tool, capsys, config, '--check', 2
     )
 
@@ -225,9 +225,9 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(tool, make, capsys
         (('--cfg-options', 'data_root=elsewhere/'), 'elsewhere'),
         (('--cfg-options', 'model.teacher.ema.momentum=0.1'), 'the average of the student'),
         (('--cfg-options', 'model.losses.loss_kd_rpn_cls.align.type=RPNAlign'), 'RPNAlign'),
-        (('--out', 'data'), 'data is not empty and holds no cache'),
-        (('--out', 'tiny.py'), 'tiny.py is a file, no folder'),
-        (('--verify',), 'there is no cache of a teacher in cache'),
+        (('--out', 'data'), 'data is not empty and not a cache'),
+        (('--out', 'tiny.py'), 'tiny.py is a file, not a folder'),
+        (('--verify',), 'cache has no cache of a teacher'),
     ):
         assert message in refused(tool, capsys, config, *options), options
     assert not Path('cache').exists()
@@ -260,7 +260,7 @@ def test_the_same_images_twice_are_refused(tool, make, capsys):
     dataset = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
     cfg.dump(str(config))
-    assert 'two images called 0 0.png' in refused(tool, capsys, config)
+    assert 'two images with id and file name 0 0.png' in refused(tool, capsys, config)
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=3, dataset=dataset)
     cfg.dump(str(config))
     assert '6 images (6 new)' in run(tool, capsys, config)

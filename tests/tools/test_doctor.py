@@ -61,6 +61,16 @@ def test_a_student_with_weights_is_tested_too(tool, config, tmp_path):
     }
 
 
+@pytest.mark.parametrize(('classes', 'tested'), [(3, True), (4, False)])
+def test_load_from_may_be_of_other_classes(tool, config, tmp_path, classes, tested):
+    """As a training run loads it: the classifier starts anew, and such a student is worth no test."""
+    save_teacher(tmp_path / 'start.pth', faster_rcnn(classes), seed=3)
+    options = ('--json', 'found.json', '--cfg-options', f'load_from={tmp_path / "start.pth"}')
+    assert tool('doctor', config, *QUICK, *options) == 2
+    scores = json.loads((tmp_path / 'found.json').read_text())['scores']
+    assert ('student' in scores) == tested
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

@@ -70,7 +70,11 @@ def test_a_checkpoint_takes_the_place_of_the_first_weights(tool, config, tmp_pat
     assert tool('gradients', config, *QUICK) == 0
     before = found(tmp_path)[TASK]['value']
     assert tool('gradients', config, *QUICK, '--checkpoint', 'student.pth') == 0
-    assert found(tmp_path)[TASK]['value'] > before + 3
+    value = found(tmp_path)[TASK]['value']
+    assert value > before + 3
+    option = f'load_from={tmp_path / "student.pth"}'
+    assert tool('gradients', config, *QUICK, '--cfg-options', option) == 0
+    assert found(tmp_path)[TASK]['value'] == value
 
 
 def test_connectors_come_from_a_checkpoint_of_the_same_losses(tool, config, tmp_path, capsys):

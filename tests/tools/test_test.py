@@ -6,6 +6,7 @@ import json
 import pickle
 
 import pytest
+import torch
 from mmengine.config import Config
 from tiny_models import faster_rcnn, save_teacher
 
@@ -55,6 +56,35 @@ def test_test_time_augmentation_merges_both_views(tool, config, checkpoint, tmp_
     predictions = pickle.loads((tmp_path / 'tta.pkl').read_bytes())
     assert len(predictions) == 8
     assert max(len(one['pred_instances']['scores']) for one in predictions) <= 100
+
+
+def test_where_training_starts_from_is_not_needed(tool, config, checkpoint, tmp_path):
+    option = f'load_from={tmp_path / "absent.pth"}'
+    assert tool('test', config, checkpoint, '--device', 'cpu', '--cfg-options', option) == 0
+
+
+@pytest.mark.parametrize(
+    ('other', 'message'),
+    [
+        (faster_rcnn(classes=4), 'of another shape: roi_head.bbox_head.fc_cls.weight'),
+        (dict(faster_rcnn(), roi_head=None), 'missing: roi_head.'),
+    ],
+    ids=['classes', 'entries'],
+)
+def test_a_checkpoint_of_another_detector_is_refused(
+    tool, config, tmp_path, capsys, other, message
+):
+    weights = save_teacher(tmp_path / 'other.pth', other)
+    assert tool('test', config, weights, '--device', 'cpu') == 2
+    line = capsys.readouterr().err
+    assert 'other.pth does not belong to this FasterRCNN' in line and message in line
+
+
+def test_entries_that_the_detector_lacks_are_left_out(tool, config, checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    content['state_dict']['backbone.fc.weight'] = torch.zeros(3)
+    torch.save(content, checkpoint)
+    assert tool('test', config, checkpoint, '--device', 'cpu') == 0
 
 
 def test_missing_checkpoint_names_those_that_are_there(tool, config, checkpoint, capsys):

@@ -31,6 +31,16 @@ def test_trains_into_a_work_dir_named_after_the_config_and_resumes(tool, config,
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
+def test_options_of_each_parameter_are_in_the_log_file_alone(tool, config, tmp_path, capsys):
+    options = ('log_level=INFO', 'optim_wrapper.paramwise_cfg.norm_decay_mult=0')
+    assert tool('train', config, '--gpus', 0, '--cfg-options', *options) == 0
+    printed = capsys.readouterr()
+    assert 'Checkpoints will be saved to' in printed.out + printed.err
+    assert 'paramwise_options' not in printed.out + printed.err
+    (log,) = tmp_path.glob('work_dirs/tiny/*/*.log')
+    assert 'paramwise_options -- backbone.bn1.weight:weight_decay=0' in log.read_text()
+
+
 def test_cpu_is_chosen_before_anything_can_pick_a_gpu(tool, config):
     tool('train', config, '--device', 'cpu', '--resume', 'absent.pth')
     assert os.environ['CUDA_VISIBLE_DEVICES'] == '-1'

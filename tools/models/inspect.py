@@ -90,7 +90,8 @@ def main(args: argparse.Namespace) -> None:
     suggestion = None
     if args.suggest:
         known = (config_classes(cfg), config_classes(theirs))
-        suggestion = suggest(Pair(student, teacher, (config, theirs.model), known))
+        class_map = cfg.model.get('class_map') if distils else None
+        suggestion = suggest(Pair(student, teacher, (config, theirs.model), known, class_map))
         for group, why in suggestion.refused.items():
             print(f'# No loss on {group}: {" ".join(why.split())}')
         if not suggestion.losses:

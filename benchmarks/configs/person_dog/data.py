@@ -1,16 +1,15 @@
-# Photographs of Pascal VOC 2012 (see ../voc/data.py) on which there is a person or a dog, at 320 px, for a
-# detector of these two classes; and the schedule of its trainings. Plain MMDetection.
+# Data and schedule of the person_dog study: photographs of Pascal VOC 2012 (see ../voc/data.py) that show a
+# person or a dog, at 320 px, with these two classes. Plain MMDetection.
 _base_ = '../voc/data.py'
 
 metainfo = dict(classes=('dog', 'person'))  # in the order of the annotations
-size = (320, 320)  # the pictures' own; YOLOX-nano was tested at 416
+size = (320, 320)  # the size of the image files; YOLOX-nano was tested at 416 px
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=size, keep_ratio=True),
-    dict(
-        type='RandomFlip', prob=0.5
-    ),  # of YOLOX's augmentations this one alone: trainings are short
+    # The only one of YOLOX's augmentations: training runs are short.
+    dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
@@ -34,8 +33,8 @@ param_scheduler = [
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
-    # Of 0.0007, 0.002, 0.005 and 0.01 the best for labels alone on held-out images (tuning.jsonl)
-    optimizer=dict(type='AdamW', lr=0.005, weight_decay=0.05),  # decay: RTMDet's
-    paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),  # YOLOX, RTMDet
+    # lr: the best of 0.0007, 0.002, 0.005 and 0.01 for labels alone, on held-out images (tuning.jsonl).
+    optimizer=dict(type='AdamW', lr=0.005, weight_decay=0.05),  # weight_decay: RTMDet's
+    paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),  # as YOLOX and RTMDet
 )
 default_hooks = dict(checkpoint=dict(interval=8))

@@ -1,12 +1,12 @@
-# Labels, and what the teacher of 80 classes says at each place of the two: which class, whether there is an
-# object, and its box.
+# Labels, and the outputs of the 80-class teacher for the two classes at every position: class scores,
+# objectness and box.
 _base_ = './labels.py'
 
 model = dict(
     losses=dict(
         loss_kd_cls=dict(
             type='SoftLabelBCE',
-            beta=0.0,  # as YOLOX's own classification loss
+            beta=0.0,  # plain cross-entropy, as YOLOX's own classification loss
             loss_weight=1.0,
             student='bbox_head',
             teacher='bbox_head',
@@ -14,7 +14,8 @@ model = dict(
         ),
         loss_kd_obj=dict(
             type='SoftLabelBCE',
-            beta=2.0,  # CrossKD's: most places are empty, and soon known to be
+            # CrossKD's loss: most positions show no object, and the student soon agrees on them.
+            beta=2.0,
             loss_weight=1.0,
             student='bbox_head',
             teacher='bbox_head',
@@ -22,7 +23,7 @@ model = dict(
         ),
         loss_kd_bbox=dict(
             type='GIoU',
-            loss_weight=5.0,  # as YOLOX's own loss of boxes
+            loss_weight=5.0,  # the weight of YOLOX's own box loss
             student='bbox_head',
             teacher='bbox_head',
             align=dict(type='DenseBoxAlignment', normalizer='confidence'),

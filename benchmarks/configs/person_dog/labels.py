@@ -1,4 +1,4 @@
-# The baseline: the student starts with the teacher's backbone and learns from labels alone.
+# The baseline: the student starts with the teacher's backbone and trains on labels alone.
 _base_ = ['./student.py', '../../../configs/_base_/distillation.py']
 
 model = dict(

@@ -1,9 +1,9 @@
-# A smaller detector on YOLOX-nano's backbone, which stays as it is: a plain pyramid of 32 channels in place
-# of YOLOX's, and a head of half the channels with one layer a tower. Plain MMDetection.
+# A smaller detector on YOLOX-nano's frozen backbone: an FPN of 32 channels instead of YOLOX's neck, and a
+# head with half the channels and one layer per tower. Plain MMDetection.
 _base_ = './yolox-nano.py'
 
 model = dict(
-    backbone=dict(frozen_stages=4, norm_eval=True),  # all of it
+    backbone=dict(frozen_stages=4, norm_eval=True),  # freezes the whole backbone
     neck=dict(
         _delete_=True,
         type='FPN',

@@ -1,4 +1,4 @@
-# YOLOX-nano as in mmdet's yolox_nano_8xb8-300e_coco.py, for two classes. Plain MMDetection.
+# mmdet's yolox_nano_8xb8-300e_coco.py for two classes. Plain MMDetection.
 _base_ = './data.py'
 
 norm_cfg = dict(type='BN', momentum=0.03, eps=0.001)

@@ -1,20 +1,20 @@
-# Real photographs: the images of Pascal VOC 2012 that show animals, six classes, 320 px (see
-# benchmarks/README.md for which they are), read at 224 px so that a training takes minutes on two cores.
-# Everything the trainings of these studies share: images, sizes, schedule. Plain MMDetection.
+# Data and schedule of the studies on photographs: the images of Pascal VOC 2012 that show animals
+# (benchmarks/README.md lists them), six classes, 320 px. They are resized to 224 px, so a training run takes
+# minutes on two cores. Plain MMDetection.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 dataset_type = 'CocoDataset'
-# The folder that holds VOC2012/, with annotations in COCO's form.
+# The folder that contains VOC2012/, with annotations in COCO format.
 data_root = '{{$MMKD_VOC:data/VOCdevkit/}}'
-# The classes with enough objects to learn, 340 to 770 in train.
+# The classes with enough objects: 340 to 770 in the training images.
 metainfo = dict(classes=('cat', 'cow', 'dog', 'horse', 'person', 'sheep'))
-size = (224, 224)  # the longest side; 1000 in mmdet's VOC configs, chosen for the time there is
+size = (224, 224)  # the longest side; 1000 in mmdet's VOC configs, smaller here to save time
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=size, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),  # as mmdet's configs for VOC
+    dict(type='RandomFlip', prob=0.5),  # as in mmdet's configs for VOC
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
@@ -28,7 +28,7 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=8,  # as configs/_base_/voc2012.py
-    num_workers=0,  # a worker would take a core
+    num_workers=0,  # a worker process would occupy a core
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=dict(type='AspectRatioBatchSampler'),
@@ -38,7 +38,7 @@ train_dataloader = dict(
         metainfo=metainfo,
         ann_file='VOC2012/annotations/instances_train.json',
         data_prefix=dict(img='VOC2012/JPEGImages/'),
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),  # mmdet's
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),  # mmdet's values
         pipeline=train_pipeline,
     ),
 )
@@ -67,22 +67,23 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-# 4 epochs are about 800 steps; mmdet's VOC config makes about 16,500 of 2 images an epoch.
+# 4 epochs are about 800 steps; mmdet's VOC config has about 16,500 steps of 2 images per epoch.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4, val_interval=4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
-    # Shorter than mmdet's 500 steps, as the training is.
+    # Shorter than mmdet's 500 steps, because the training run is shorter.
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=100),
-    # One cosine over the whole training in place of mmdet's steps at 2/3 and 11/12 of twelve epochs.
+    # Cosine decay over the whole run instead of mmdet's decays after 2/3 and 11/12 of twelve epochs.
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=4, convert_to_iter_based=True),
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
-    # mmdet's VOC config has it for 16 images; of 0.01, 0.02 and 0.03 the best for labels alone on held-out
-    # images (tuning.jsonl)
+    # lr: the best of 0.01, 0.02 and 0.03 for labels alone, on held-out images (tuning.jsonl). mmdet's VOC
+    # config uses 0.01 for 16 images.
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001),
-    # Twice what labels alone give: distillation weighed too much once stopped a training (tuning.jsonl).
+    # Twice the gradient norm with labels alone. Too large a distillation weight once stopped a training run
+    # (tuning.jsonl).
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 default_hooks = dict(

@@ -1,4 +1,4 @@
-# The teacher: Faster R-CNN with ImageNet's MobileNetV2 and a pyramid of 128 channels, plain MMDetection.
+# The teacher: Faster R-CNN with ImageNet's MobileNetV2 and an FPN of 128 channels. Plain MMDetection.
 _base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', './data.py']
 
 model = dict(
@@ -7,7 +7,7 @@ model = dict(
         type='MobileNetV2',
         out_indices=(1, 2, 4, 7),  # strides 4 to 32
         act_cfg=dict(type='ReLU6'),  # as the weights were trained
-        norm_eval=True,  # as mmdet's ResNets: eight images are too few for statistics
+        norm_eval=True,  # as mmdet's ResNets: eight images are too few for batch statistics
     ),
     neck=dict(in_channels=[24, 32, 96, 1280], out_channels=128),
     rpn_head=dict(in_channels=128, feat_channels=128),

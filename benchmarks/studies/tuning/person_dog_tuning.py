@@ -1,6 +1,5 @@
-# The student's learning rate, for benchmarks/studies/person_dog.py, on a fifth of its training images,
-# held out, with labels alone; then whether the losses' weights hold. Single trainings; nothing of this is
-# a result.
+# Tuning for benchmarks/studies/person_dog.py on a fifth of its training images, held out: the student's
+# learning rate with labels alone, then a check of the loss weights. These are single runs, not results.
 _base_ = '../person_dog.py'
 
 held_out = 0.2

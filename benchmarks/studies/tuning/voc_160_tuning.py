@@ -1,7 +1,7 @@
-# Which weight, and which published method on classes, for benchmarks/studies/voc_160.py: on a fifth of its
-# training images, held out. Single runs, so nothing here is a result, the less as the given teacher was
-# trained on the held-out images too. Its lines are in benchmarks/tuning.jsonl. DKD is not among them: it
-# needs the labelled class of each proposal, and a cached teacher's proposals have none.
+# Tuning for benchmarks/studies/voc_160.py on a fifth of its training images, held out: the loss weights,
+# and a published method on classes. The lines are in benchmarks/tuning.jsonl. These are single runs, not
+# results; and the teacher was trained on the held-out images too. DKD was not tried: it needs the labelled
+# class of each proposal, and the proposals of a cached teacher have none.
 _base_ = '../voc_160.py'
 
 held_out = 0.2
@@ -19,12 +19,13 @@ student = {
 backbone = {'model.init_student': dict(from_teacher=['backbone'])}
 
 
-def weights(weight):
+def loss_weights(weight):
+    """Options that set the weight of both losses."""
     return {f'model.losses.loss_kd_{name}.loss_weight': weight for name in ('cls', 'bbox')}
 
 
-def classes(type, weight, **arguments):
-    """Another loss on the classes of the RoI heads, in place of the KL divergence; MSE on boxes stays."""
+def class_loss(type, weight, **arguments):
+    """Options that replace the KL divergence on the classes of the RoI heads; MSE on boxes stays."""
     loss = dict(
         _delete_=True,
         type=type,
@@ -38,25 +39,41 @@ def classes(type, weight, **arguments):
 
 
 recipes = {
-    'kl-mse-0.3': dict(config=distilled, options={**student, **weights(0.3)}, cached=True),
-    'kl-mse-3': dict(config=distilled, options={**student, **weights(3.0)}, cached=True),
+    'kl-mse-0.3': dict(config=distilled, options={**student, **loss_weights(0.3)}, cached=True),
+    'kl-mse-3': dict(config=distilled, options={**student, **loss_weights(3.0)}, cached=True),
     'inherit-kl-mse-0.3': dict(
-        config=distilled, options={**student, **backbone, **weights(0.3)}, cached=True
+        config=distilled, options={**student, **backbone, **loss_weights(0.3)}, cached=True
     ),
     'inherit-dist-0.3': dict(
-        config=distilled, options={**student, **backbone, **classes('DIST', 0.3)}, cached=True
+        config=distilled, options={**student, **backbone, **class_loss('DIST', 0.3)}, cached=True
     ),
     'inherit-dist-1': dict(
-        config=distilled, options={**student, **backbone, **classes('DIST', 1.0)}, cached=True
+        config=distilled, options={**student, **backbone, **class_loss('DIST', 1.0)}, cached=True
     ),
     'kl-mse-auto-0.3': dict(
         config=distilled,
-        options={**student, **weights(dict(_delete_=True, ratio=0.3))},
+        options={**student, **loss_weights(dict(_delete_=True, ratio=0.3))},
         cached=True,
     ),
     'kl-mse-auto-1': dict(
         config=distilled,
-        options={**student, **weights(dict(_delete_=True, ratio=1.0))},
+        options={**student, **loss_weights(dict(_delete_=True, ratio=1.0))},
+        cached=True,
+    ),
+    'kl-mse-auto-2': dict(
+        config=distilled,
+        options={**student, **loss_weights(dict(_delete_=True, ratio=2.0))},
+        cached=True,
+    ),
+    'kl-mse-auto-3': dict(
+        config=distilled,
+        options={**student, **loss_weights(dict(_delete_=True, ratio=3.0))},
+        cached=True,
+    ),
+    # The weight follows the gradients for the whole run.
+    'kl-mse-auto-1-every-10': dict(
+        config=distilled,
+        options={**student, **loss_weights(dict(_delete_=True, ratio=1.0, every=10))},
         cached=True,
     ),
 }

@@ -1,9 +1,9 @@
-# The maps of the pyramids too, beside what benchmarks/studies/voc.py has: one whole training, to see whether
-# they add to it. Run with `--seeds 0 --results benchmarks/tuning.jsonl`.
+# Do FPN features improve the recipes of benchmarks/studies/voc.py? One training run of full length. Run with
+# `--seeds 0 --results benchmarks/tuning.jsonl`.
 _base_ = '../voc.py'
 
 backbone = {'model.init_student': dict(from_teacher=['backbone'])}
-# The pyramids' maps; with the live teacher, as a cache brings maps over to flipped images only roughly.
+# FPN features of a live teacher: a cache can flip stored maps only approximately.
 levels = 5
 maps = {
     'model.losses.loss_kd_neck': dict(
@@ -11,7 +11,8 @@ maps = {
         student='neck',
         teacher='neck',
         connector=dict(type='ConvConnector', in_channels=[64] * levels, out_channels=128),
-        loss_weight=1.0 * levels,  # of 1 and 6, PKD's for Faster R-CNN, the better (tuning.jsonl)
+        # 1 per level: better than 6, PKD's weight for Faster R-CNN (tuning.jsonl).
+        loss_weight=1.0 * levels,
     )
 }
 recipes = {

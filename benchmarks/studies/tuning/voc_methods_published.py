@@ -1,8 +1,9 @@
-# Whether CWD in benchmarks/studies/voc_methods.py wants more than a hundredth of its published weight: one
-# whole training with the published one. Run with `--seeds 0 --results benchmarks/tuning.jsonl`.
+# Is CWD better with its published weight than with the hundredth of it in benchmarks/studies/voc_methods.py?
+# One training run of full length with the published weight. Run with
+# `--seeds 0 --results benchmarks/tuning.jsonl`.
 _base_ = '../voc_methods.py'
 
-# mmrazor 1.0, cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py: 10 a level; five levels
+# mmrazor 1.0, cwd_fpn_frcnn_r101_frcnn_r50_1x_coco.py: 10 per level, five levels.
 weight = 10.0 * 5
 recipes = {
     'cwd-published': dict(

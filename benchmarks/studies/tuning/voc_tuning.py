@@ -1,7 +1,7 @@
-# Which losses and weights for benchmarks/studies/voc.py: on a fifth of its training images, held out, with
-# half its epochs. Single trainings; nothing of this is a result, the less as the given teacher was trained on
-# the held-out images too. Run with
-# `--results benchmarks/tuning.jsonl`, where the trainings are written down.
+# Tuning for benchmarks/studies/voc.py on a fifth of its training images, held out, with half its epochs:
+# losses and their weights. The lines are in benchmarks/tuning.jsonl; run with `--results
+# benchmarks/tuning.jsonl`. These are single runs, not results; and the teacher was trained on the held-out
+# images too.
 _base_ = '../voc.py'
 
 held_out = 0.2
@@ -16,7 +16,8 @@ distilled = 'benchmarks/configs/voc/distilled.py'
 levels = 5
 
 
-def maps(type, weight):
+def neck_loss(type, weight):
+    """Options that add a loss on the feature maps of the necks."""
     return {
         'model.losses.loss_kd_neck': dict(
             type=type,
@@ -39,7 +40,8 @@ objectness = {
 }
 
 
-def weights(cls, bbox):
+def loss_weights(cls, bbox):
+    """Options that set the weights of the class loss and the box loss."""
     return {
         'model.losses.loss_kd_cls.loss_weight': cls,
         'model.losses.loss_kd_bbox.loss_weight': bbox,
@@ -52,16 +54,16 @@ plain, rate = 'benchmarks/configs/voc/student.py', 'optim_wrapper.optimizer.lr'
 recipes = {
     'baseline-lr20': dict(config=plain, options={rate: 0.02}),
     'baseline-lr30': dict(config=plain, options={rate: 0.03}),
-    'kl-mse': dict(config=distilled, options=weights(1.0, 1.0), cached=True),
+    'kl-mse': dict(config=distilled, options=loss_weights(1.0, 1.0), cached=True),
     'kl-mse-0.3': dict(config=distilled, cached=True),
-    'pkd-1': dict(config=distilled, options={**only_maps, **maps('PKD', 1.0)}, cached=True),
-    'kl-rpn': dict(config=distilled, options={**weights(0.5, 0.0), **objectness}, cached=True),
+    'pkd-1': dict(config=distilled, options={**only_maps, **neck_loss('PKD', 1.0)}, cached=True),
+    'kl-rpn': dict(config=distilled, options={**loss_weights(0.5, 0.0), **objectness}, cached=True),
     'inherit': dict(config=distilled, options={**backbone, **only_maps}),
     'inherit-kl-mse-0.3': dict(config=distilled, options=backbone, cached=True),
     'inherit-kl-mse-1': dict(
-        config=distilled, options={**backbone, **weights(1.0, 1.0)}, cached=True
+        config=distilled, options={**backbone, **loss_weights(1.0, 1.0)}, cached=True
     ),
-    # With the maps of the live teacher: a cache brings them over to flipped images only roughly.
-    'inherit-kl-mse-pkd-1': dict(config=distilled, options={**backbone, **maps('PKD', 1.0)}),
-    'inherit-kl-mse-cwd-10': dict(config=distilled, options={**backbone, **maps('CWD', 10.0)}),
+    # A live teacher: a cache can flip stored maps only approximately.
+    'inherit-kl-mse-pkd-1': dict(config=distilled, options={**backbone, **neck_loss('PKD', 1.0)}),
+    'inherit-kl-mse-cwd-10': dict(config=distilled, options={**backbone, **neck_loss('CWD', 10.0)}),
 }

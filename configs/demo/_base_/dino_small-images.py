@@ -1,13 +1,13 @@
-# mmdet's DINO, sized for pictures of 160 px, for training from random weights and for a CPU.
-# Backbone widths and the schedule's length are the child's. What "tuned for the demo" means is told in
-# drawn_scenes.py: chosen on other pictures than those that are reported on.
+# mmdet's DINO for images of 160 px, trained from random weights on a CPU. Child configs set the backbone's
+# width and the length of the schedule. "tuned for the demo" means: chosen on other images than those of the
+# reported scores (see drawn_scenes.py).
 _base_ = ['./drawn_scenes.py']
 
-# tuned for the demo; 256 in mmdet's dino-4scale_r50_8xb2-12e_coco.py, and the only width that DINO can have
-# in mmdet 3.3.0, which needs onedl-mmdetection for this config.
+# tuned for the demo; 256 in mmdet's dino-4scale_r50_8xb2-12e_coco.py. mmdet 3.3.0 supports no other width
+# than 256 for DINO, so this config needs onedl-mmdetection.
 width = 96
 levels = 3
-# As faster-rcnn_small-images.py: normalised throughout, for training from random weights.
+# As in faster-rcnn_small-images.py: batch norm in every part, for training from random weights.
 norm_cfg = dict(type='BN')
 ffn_cfg = dict(embed_dims=width, feedforward_channels=256, ffn_drop=0.0)
 self_attn_cfg = dict(embed_dims=width, num_heads=4, dropout=0.0)
@@ -15,7 +15,7 @@ deformable_cfg = dict(embed_dims=width, num_heads=4, num_levels=levels, dropout=
 
 model = dict(
     type='DINO',
-    num_queries=40,  # tuned for the demo: a picture holds at most nine objects
+    num_queries=40,  # tuned for the demo: an image has at most nine objects
     with_box_refine=True,
     as_two_stage=True,
     num_feature_levels=levels,
@@ -30,7 +30,7 @@ model = dict(
         type='ResNet',
         depth=18,
         num_stages=4,
-        out_indices=(1, 2, 3),  # strides 8, 16, 32, as dino-4scale without its fourth
+        out_indices=(1, 2, 3),  # strides 8, 16, 32: dino-4scale without its fourth level
         frozen_stages=-1,
         norm_cfg=norm_cfg,
         norm_eval=False,
@@ -44,7 +44,7 @@ model = dict(
         norm_cfg=dict(type='GN', num_groups=16),
         num_outs=levels,
     ),
-    # tuned for the demo: two layers and three instead of six and six
+    # tuned for the demo: two encoder and three decoder layers instead of six and six
     encoder=dict(num_layers=2, layer_cfg=dict(self_attn_cfg=deformable_cfg, ffn_cfg=ffn_cfg)),
     decoder=dict(
         num_layers=3,
@@ -52,7 +52,7 @@ model = dict(
         layer_cfg=dict(self_attn_cfg=self_attn_cfg, cross_attn_cfg=deformable_cfg, ffn_cfg=ffn_cfg),
         post_norm_cfg=None,
     ),
-    # The rest is dino-4scale_r50_8xb2-12e_coco.py's, but for fewer denoising queries.
+    # The rest is as in dino-4scale_r50_8xb2-12e_coco.py, except for fewer denoising queries.
     positional_encoding=dict(num_feats=width // 2, normalize=True, offset=0.0, temperature=20),
     bbox_head=dict(
         type='DINOHead',

@@ -1,7 +1,7 @@
-# The data, schedule and runtime that the three trainings of the demo share.
-# `python tools/demo.py` draws the data (tools/_synthetic_scenes.py); nothing is downloaded.
-# "tuned for the demo": chosen with `--seed 1`, other pictures than the demo's own, for the time the
-# demo has. What the demo reports is measured on images no choice was made on.
+# Data, schedule and runtime of the demo's three training runs.
+# `python tools/demo.py` generates the images (tools/_synthetic_scenes.py); nothing is downloaded.
+# "tuned for the demo": chosen for the demo's short run time, on the images of `--seed 1`. The demo
+# uses other images, so its scores are not measured on images that settings were chosen on.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 dataset_type = 'CocoDataset'
@@ -28,8 +28,8 @@ metainfo = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(160, 160), keep_ratio=True),  # the pictures' own size
-    dict(type='RandomFlip', prob=0.5),  # as mmdet's configs for COCO and VOC
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),  # the size of the images
+    dict(type='RandomFlip', prob=0.5),  # as in mmdet's configs for COCO and VOC
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
@@ -41,7 +41,7 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-# No worker processes: a picture this small is read in 1 ms, and a worker would take a core.
+# No worker processes: reading an image of this size takes 1 ms, and a worker would occupy a core.
 train_dataloader = dict(
     batch_size=4,  # tuned for the demo: more steps in the same time
     num_workers=0,
@@ -86,14 +86,14 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(
         type='SGD',
-        lr=0.02,  # tuned for the demo; mmdet's schedule_1x.py has it for 16 images a step
+        lr=0.02,  # tuned for the demo; mmdet's schedule_1x.py uses it for 16 images per step
         momentum=0.9,  # schedule_1x.py
         weight_decay=0.0001,  # schedule_1x.py
     ),
-    clip_grad=dict(max_norm=10),  # tuned for the demo: the first steps have outliers
+    clip_grad=dict(max_norm=10),  # tuned for the demo: gradients have outliers in the first steps
 )
 param_scheduler = [
-    # tuned for the demo: as schedule_1x.py, but shorter and with a smooth end
+    # tuned for the demo: as schedule_1x.py, but shorter and with cosine decay
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
     dict(
         type='CosineAnnealingLR',
@@ -107,7 +107,7 @@ param_scheduler = [
 
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=10),
-    # Two, because the older one is deleted before the newer one is written.
+    # Keeps two: mmengine deletes the older checkpoint before it writes the newer one.
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
 )
 randomness = dict(seed=0)

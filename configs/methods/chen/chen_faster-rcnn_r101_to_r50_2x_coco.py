@@ -1,6 +1,6 @@
-# Chen et al.: Learning Efficient Object Detection Models with Knowledge Distillation, NeurIPS 2017:
-# Faster R-CNN R101 teaches R50. Its pair, VGG16 and a factorised AlexNet, is not mmdet's. Where the
-# paper could not be read, values are those that others report of it; what they leave open is marked.
+# Chen et al., Learning Efficient Object Detection Models with Knowledge Distillation, NeurIPS 2017:
+# Faster R-CNN R101 teaches R50. The paper's pair, VGG16 and a factorised AlexNet, is not in mmdet.
+# Values: as other papers report them, since parts of the paper could not be read; unknown ones are marked.
 _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py', '../../_base_/distillation.py']
 
 model = dict(
@@ -14,28 +14,28 @@ model = dict(
     losses=dict(
         loss_kd_cls=dict(
             type='WeightedCrossEntropy',
-            background_weight=1.5,  # w_0, of which others report; on VOC
-            tau=1.0,  # the best temperature, likewise
+            background_weight=1.5,  # w_0, as reported by others; on VOC
+            tau=1.0,  # the best temperature, as reported by others
             student='roi_head.bbox_head.fc_cls',
             teacher='roi_head.bbox_head.fc_cls',
             align=dict(type='RoIClassAlignment'),
-            loss_weight=1.0,  # not known: the share 1 - mu of soft in hard and soft targets
+            loss_weight=1.0,  # not known; the paper weights hard targets with mu, soft ones with 1 - mu
         ),
         loss_kd_bbox=dict(
             type='BoundedRegression',
-            margin=0.0,  # not known; 0 in ports
+            margin=0.0,  # not known; 0 in other implementations
             student='roi_head.bbox_head.fc_reg',
             teacher='roi_head.bbox_head.fc_reg',
             align=dict(type='RoIBoxAlignment', select='labels'),
-            loss_weight=0.5,  # nu, in ports
+            loss_weight=0.5,  # nu, in other implementations
         ),
         loss_kd_hint=dict(
             type='MSE',
             student='neck',
             teacher='neck',
-            # "Adaptation" also where the channels agree.
+            # The paper's "adaptation" layer, used even where teacher and student have equal channels.
             connector=dict(type='ConvConnector', in_channels=256, out_channels=256),
-            loss_weight=0.5,  # gamma, of which others report; which layer is not known
+            loss_weight=0.5,  # gamma, as reported by others; the paper's layer is not known
         ),
     ),
 )

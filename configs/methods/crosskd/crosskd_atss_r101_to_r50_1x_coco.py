@@ -2,7 +2,7 @@
 # Values: github.com/jbwang1997/CrossKD, configs/crosskd/crosskd_r50_atss_r101_fpn_1x_coco.py.
 _base_ = ['mmdet::atss/atss_r50_fpn_1x_coco.py', '../../_base_/distillation.py']
 
-# What the student's own classification loss divides by: the number of priors with an object.
+# The normalizer of the student's own classification loss: the number of positive priors.
 normalizer = dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')
 
 model = dict(
@@ -40,7 +40,7 @@ model = dict(
             loss_weight=1.0,
         ),
         loss_kd_centerness=dict(
-            type='KLDivergence',  # published as cross-entropy, whose gradient is the same
+            type='KLDivergence',  # published as cross-entropy, which has the same gradient
             activation='sigmoid',
             student=dict(module='bbox_head.reg_convs.2.gn', copy=True),
             teacher='bbox_head',

@@ -1,13 +1,13 @@
 # CrossKD (Wang et al., CVPR 2024, arXiv 2306.11369): FCOS R101 teaches R50. Values:
 # github.com/jbwang1997/CrossKD,
-# configs/crosskd/crosskd_r50_fcos_r101-2x-ms_caffe_fpn_gn-head_2x_ms_coco.py. The second of four
-# convolutions of each tower is where the student's maps cross.
+# configs/crosskd/crosskd_r50_fcos_r101-2x-ms_caffe_fpn_gn-head_2x_ms_coco.py.
+# The student's maps enter the teacher's head after the second of four convolutions of each tower.
 _base_ = [
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py',
     '../../_base_/distillation.py',
 ]
 
-# What the student's own box loss divides by: the sum of centredness over priors with an object.
+# The normalizer of the student's own box loss: the sum of centerness over positive priors.
 normalizer = dict(module='bbox_head.loss_bbox', capture='input', index='avg_factor')
 
 model = dict(

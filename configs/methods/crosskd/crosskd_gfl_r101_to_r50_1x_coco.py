@@ -1,9 +1,10 @@
 # CrossKD (Wang et al., CVPR 2024, arXiv 2306.11369): GFL R101 teaches R50.
 # Values: github.com/jbwang1997/CrossKD, configs/crosskd/crosskd_r50_gflv1_r101-2x-ms_fpn_1x_coco.py.
-# The third of four convolutions of each tower, before its activation, is where the student's maps cross.
+# The student's maps enter the teacher's head after the third of four convolutions of each tower, before its
+# activation.
 _base_ = ['mmdet::gfl/gfl_r50_fpn_1x_coco.py', '../../_base_/distillation.py']
 
-# What the student's own classification loss divides by: the number of priors with an object.
+# The normalizer of the student's own classification loss: the number of positive priors.
 normalizer = dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')
 
 model = dict(
@@ -36,7 +37,7 @@ model = dict(
             align=dict(
                 type='DenseDistributionAlignment',
                 crossed='bbox_head.reg_convs.2.gn',
-                confidence=True,  # and divided by the sum of these weights
+                confidence=True,  # the loss is divided by the sum of these weights
             ),
             loss_weight=4.0,
         ),

@@ -2,7 +2,7 @@
 # Values: github.com/jbwang1997/CrossKD, configs/crosskd/crosskd_r50_retinanet_r101_fpn_2x_coco.py.
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../../_base_/distillation.py']
 
-# What the student's own classification loss divides by: the number of priors with an object.
+# The normalizer of the student's own classification loss: the number of positive priors.
 normalizer = dict(module='bbox_head.loss_cls', capture='input', index='avg_factor')
 
 model = dict(

@@ -1,6 +1,6 @@
-# CWD (Shu et al., ICCV 2021, arXiv 2011.13256) of the class scores: GFL R101 teaches R50. Values:
-# mmrazor 0.3.1, configs/distill/cwd/cwd_cls_head_gfl_r101_fpn_gfl_r50_fpn_1x_coco.py, which the
-# published result belongs to; mmrazor 1.0 has another loss under this name, without a result.
+# CWD (Shu et al., ICCV 2021, arXiv 2011.13256) on the class scores: GFL R101 teaches R50. Values:
+# mmrazor 0.3.1, configs/distill/cwd/cwd_cls_head_gfl_r101_fpn_gfl_r50_fpn_1x_coco.py. The published result
+# is for this file; mmrazor 1.0 has a different loss of the same name, without a result.
 _base_ = ['mmdet::gfl/gfl_r50_fpn_1x_coco.py', '../../_base_/distillation.py']
 
 model = dict(
@@ -17,9 +17,10 @@ model = dict(
             tau=1.0,
             student='bbox_head.gfl_cls',
             teacher='bbox_head.gfl_cls',
-            # Padding counts there too: mmrazor's models/losses/cwd.py.
+            # mmrazor counts padding too: models/losses/cwd.py.
             align=dict(type='FeatureAlignment', count_padding=True),
-            loss_weight=5.0 * 5,  # 5 a level; levels are added up there, here the mean is taken
+            # 5 per level: mmrazor sums over the five levels, mmkd takes the mean.
+            loss_weight=5.0 * 5,
         ),
     ),
 )

@@ -1,6 +1,6 @@
 # DIST (Huang et al., NeurIPS 2022, arXiv 2205.10536): a Cascade Mask R-CNN with X101 teaches a Faster
-# R-CNN with R50. Values: the detection code of its author, github.com/hunto/MasKD, mmrazor/ (beta,
-# gamma and the weight are 1, no temperature); the first stage of the cascade judges the student's
+# R-CNN with R50. Values: the author's detection code, github.com/hunto/MasKD, mmrazor/ (beta, gamma and
+# the weight are 1, no temperature). The first stage of the teacher's cascade classifies the student's
 # proposals.
 _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py', '../../_base_/distillation.py']
 

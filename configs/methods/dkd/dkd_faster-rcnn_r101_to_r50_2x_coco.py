@@ -1,6 +1,6 @@
 # DKD (Zhao et al., CVPR 2022, arXiv 2203.08679): Faster R-CNN R101 teaches R50. Values:
-# github.com/megvii-research/mdistiller, detection/model/config.py. Its pair is Detectron2's, trained
-# for 180,000 iterations of 8 images; this is mmdet's nearest.
+# github.com/megvii-research/mdistiller, detection/model/config.py. DKD uses a Detectron2 pair, trained
+# for 180,000 iterations of 8 images; this pair is the closest one in mmdet.
 _base_ = ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py', '../../_base_/distillation.py']
 
 model = dict(

@@ -20,24 +20,24 @@ model = dict(
             tau=0.5,
             student='neck.fpn_convs.*.conv',
             teacher='neck.fpn_convs.*.conv',
-            # Padding counts there too: distillation/losses/fgd.py.
+            # FGD counts padding too: distillation/losses/fgd.py.
             align=dict(type='ForegroundFeatureAlignment', count_padding=True),
-            loss_weight=4,  # levels are added up there, here the mean is taken
+            loss_weight=4,  # FGD sums over the four levels, mmkd takes the mean
         ),
         loss_kd_global=dict(
             type='MSE',
             reduction='sum',
             student='neck.fpn_convs.*.conv',
             teacher='neck.fpn_convs.*.conv',
-            # Padding counts there too: distillation/losses/fgd.py.
+            # FGD counts padding too: distillation/losses/fgd.py.
             align=dict(type='FeatureAlignment', count_padding=True),
             connector=dict(type='GlobalContextConnector', channels=256, levels=4),
             teacher_connector=dict(type='GlobalContextConnector', channels=256, levels=4),
-            loss_weight=5e-7 * 4,  # lambda
+            loss_weight=5e-7 * 4,  # lambda, times four levels as above
         ),
     ),
 )
 
 
-# As published; the student's own schedule does not clip.
+# As published. The student's own schedule does not clip gradients.
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

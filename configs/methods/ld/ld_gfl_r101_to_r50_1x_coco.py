@@ -1,13 +1,16 @@
-# LD (Zheng et al., CVPR 2022, arXiv 2102.12252): GFL R101 teaches R50: edges of boxes where labels
-# see an object and where one is near ("Main LD" and "VLR LD"), classes where labels see one ("Main
-# KD"). Values: github.com/HikariTJU/LD, configs/ld/ld_r50_gflv1_r101_fpn_coco_1x.py, without its
-# feature imitation; mmdet's own mmdet::ld/ld_r50-gflv1-r101_fpn_1x_coco.py has the first of the
-# three. There, weights of the first are the student's class scores and here the teacher's, and means
-# over classes are taken level by level. Its losses of edges are divided by no number of objects, so
-# they grow with the images a GPU sees: made for 2 of them.
+# LD (Zheng et al., CVPR 2022, arXiv 2102.12252): GFL R101 teaches R50. Three losses:
+#   loss_kd_main      box-edge distributions of positive priors ("Main LD")
+#   loss_kd_valuable  box-edge distributions of priors near an object ("VLR LD")
+#   loss_kd_cls       classes of positive priors ("Main KD")
+# Values: github.com/HikariTJU/LD, configs/ld/ld_r50_gflv1_r101_fpn_coco_1x.py, without its feature
+# imitation. mmdet's own mmdet::ld/ld_r50-gflv1-r101_fpn_1x_coco.py has the first loss only.
+#
+# Differences from LD's code: LD weights the first loss by the student's class scores, mmkd by the teacher's.
+# LD takes the mean of the class loss per level. As in LD, the two box-edge losses are not divided by the
+# number of objects, so they grow with the images per GPU; the published weights are for 2 images per GPU.
 _base_ = ['mmdet::gfl/gfl_r50_fpn_1x_coco.py', '../../_base_/distillation.py']
 
-bins = 17  # reg_max + 1; the divergence is the mean over them there, here their sum
+bins = 17  # reg_max + 1; LD takes the mean of the divergence over the bins, mmkd the sum
 num_classes = 80
 
 model = dict(
@@ -27,7 +30,7 @@ model = dict(
             align=dict(
                 type='DenseDistributionAlignment', select='labels', confidence=True, normalizer=1
             ),
-            loss_weight=0.25 / bins,  # the sum over four edges is divided by 4 there as here
+            loss_weight=0.25 / bins,  # LD and mmkd both divide the sum over four edges by 4
         ),
         loss_kd_valuable=dict(
             type='KLDivergence',
@@ -37,7 +40,7 @@ model = dict(
             align=dict(
                 type='DenseDistributionAlignment', select='valuable', confidence=False, normalizer=1
             ),
-            loss_weight=0.25 / bins / 4,  # divided by 16 there
+            loss_weight=0.25 / bins / 4,  # LD divides the sum over four edges by 16, mmkd by 4
         ),
         loss_kd_cls=dict(
             type='KLDivergence',

@@ -17,7 +17,7 @@ model = dict(
             reduction='sum',
             student='neck.fpn_convs.*.conv',
             teacher='neck.fpn_convs.*.conv',
-            # Padding counts there too: distillation/losses/mgd.py.
+            # MGD counts padding too: distillation/losses/mgd.py.
             align=dict(type='FeatureAlignment', count_padding=True),
             connector=dict(
                 type='MaskedGenerationConnector',
@@ -26,11 +26,11 @@ model = dict(
                 levels=4,
                 mask_ratio=0.45,
             ),
-            loss_weight=5e-7 * 4,  # alpha; levels are added up there, here the mean is taken
+            loss_weight=5e-7 * 4,  # alpha; MGD sums over the four levels, mmkd takes the mean
         ),
     ),
 )
 
 
-# As published; the student's own schedule does not clip.
+# As published. The student's own schedule does not clip gradients.
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -1,7 +1,7 @@
 # MGD (Yang et al., ECCV 2022, arXiv 2205.01529): RetinaNet X101 teaches R50. Values:
 # github.com/yzd-v/MGD,
 # det/configs/distillers/mgd/retina_rx101_64x4d_distill_retina_r50_fpn_2x_coco.py. That file names a
-# teacher of 3x (41.6); according to its author (yzd-v/MGD#8) the paper's is this one, of 1x.
+# teacher with a 3x schedule (41.6). According to its author (yzd-v/MGD#8) the paper used this 1x teacher.
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../../_base_/distillation.py']
 
 model = dict(
@@ -12,7 +12,7 @@ model = dict(
         config='mmdet::retinanet/retinanet_x101-64x4d_fpn_1x_coco.py',
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_x101_64x4d_fpn_1x_coco/retinanet_x101_64x4d_fpn_1x_coco_20200130-366f5af1.pth',
     ),
-    # Published with it: the student starts with the teacher's neck and head.
+    # As published: the student starts with the teacher's neck and head.
     init_student=dict(from_teacher=['neck', 'bbox_head']),
     losses=dict(
         loss_kd_neck=dict(
@@ -20,7 +20,7 @@ model = dict(
             reduction='sum',
             student='neck',
             teacher='neck',
-            # Padding counts there too: distillation/losses/mgd.py.
+            # MGD counts padding too: distillation/losses/mgd.py.
             align=dict(type='FeatureAlignment', count_padding=True),
             connector=dict(
                 type='MaskedGenerationConnector',
@@ -29,11 +29,11 @@ model = dict(
                 levels=5,
                 mask_ratio=0.65,
             ),
-            loss_weight=2e-5 * 5,  # alpha; levels are added up there, here the mean is taken
+            loss_weight=2e-5 * 5,  # alpha; MGD sums over the five levels, mmkd takes the mean
         ),
     ),
 )
 
 
-# As published; the student's own schedule does not clip.
+# As published. The student's own schedule does not clip gradients.
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -13,12 +13,13 @@ model = dict(
     losses=dict(
         loss_kd_neck=dict(
             type='PKD',
-            # P2 to P5: the first four of the neck's five maps.
+            # P2 to P5: the first four of the neck's five levels.
             student='neck.fpn_convs.*.conv',
             teacher='neck.fpn_convs.*.conv',
-            # Padding counts there too: mmrazor's models/losses/pkd_loss.py.
+            # mmrazor counts padding too: models/losses/pkd_loss.py.
             align=dict(type='FeatureAlignment', count_padding=True),
-            loss_weight=6.0 * 4,  # 6 a level; levels are added up there, here the mean is taken
+            # 6 per level: mmrazor sums over the four levels, mmkd takes the mean.
+            loss_weight=6.0 * 4,
         ),
     ),
 )

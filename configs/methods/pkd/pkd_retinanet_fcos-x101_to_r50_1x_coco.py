@@ -17,10 +17,11 @@ model = dict(
             teacher='neck',
             align=dict(
                 type='FeatureAlignment',
-                levels=(0, 1, 2, 3),  # P3 to P6: four of five
-                count_padding=True,  # as there: mmrazor's models/losses/pkd_loss.py
+                levels=(0, 1, 2, 3),  # P3 to P6: the first four of five levels
+                count_padding=True,  # as mmrazor: models/losses/pkd_loss.py
             ),
-            loss_weight=10.0 * 4,  # 10 a level; levels are added up there, here the mean is taken
+            # 10 per level: mmrazor sums over the four levels, mmkd takes the mean.
+            loss_weight=10.0 * 4,
         ),
     ),
 )

@@ -1,4 +1,4 @@
-# CWD (Shu et al., ICCV 2021, arXiv 2011.13256) of standardised maps: RTMDet-m teaches RTMDet-s.
+# CWD (Shu et al., ICCV 2021, arXiv 2011.13256) on standardised feature maps: RTMDet-m teaches RTMDet-s.
 # Values: MMYOLO 0.6, configs/rtmdet/distillation/kd_s_rtmdet_m_neck_300e_coco.py.
 _base_ = ['mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py', '../../_base_/distillation.py']
 
@@ -17,7 +17,7 @@ model = dict(
             # The last convolution of each level, before normalisation and activation.
             student='neck.out_convs.*.conv',
             teacher='neck.out_convs.*.conv',
-            # Padding counts there too: mmrazor's models/losses/cwd.py.
+            # mmrazor counts padding too: models/losses/cwd.py.
             align=dict(type='FeatureAlignment', count_padding=True),
             connector=dict(
                 type='ConvConnector',
@@ -27,10 +27,10 @@ model = dict(
                 standardize=True,
             ),
             teacher_connector=dict(type='StandardizeConnector'),
-            schedule=dict(
-                end=280
-            ),  # off for the last 20 epochs, which train without mosaic and mixup
-            loss_weight=1.0 * 3,  # 1 a level; levels are added up there, here the mean is taken
+            # Off for the last 20 epochs, which train without mosaic and mixup.
+            schedule=dict(end=280),
+            # 1 per level: mmrazor sums over the three levels, mmkd takes the mean.
+            loss_weight=1.0 * 3,
         ),
     ),
 )

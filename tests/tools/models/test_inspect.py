@@ -106,7 +106,7 @@ def test_what_does_not_exist_in_a_model_is_told_of_its_loss(tool, pair, capsys, 
     )
     cfg.dump(str(tmp_path / 'distil.py'))
     assert tool(INSPECT, tmp_path / 'distil.py', *SMALL) == 0
-    assert 'losses.loss_kd_cls: RoIClassAlignment pairs the box heads' in capsys.readouterr().out
+    assert 'losses.loss_kd_cls.align: RoIClassAlignment needs RoI heads' in capsys.readouterr().out
 
 
 def test_a_config_alone_is_listed(tool, pair, capsys):
@@ -123,8 +123,8 @@ def test_a_config_alone_is_listed(tool, pair, capsys):
         (('--suggest',), '--suggest: needs a teacher; name its config with --teacher'),
         (('--depth', 0), '--depth: must be at least 1, got 0'),
         (('--size', 8, 8), '--size: must be at least 32 px each'),
-        (('--teacher', 'none.py'), "teacher.config='none.py' does not exist"),
-        (('--teacher', 'mmdet::x/none.py'), "teacher.config='mmdet::x/none.py' is not there"),
+        (('--teacher', 'none.py'), "teacher.config: 'none.py' does not exist"),
+        (('--teacher', 'mmdet::x/none.py'), "teacher.config: 'mmdet::x/none.py' does not exist"),
         (('--json', 'nowhere/found.json'), '--json: no such folder: nowhere'),
     ],
 )
@@ -162,3 +162,18 @@ def test_classes_without_a_counterpart_leave_the_features(tool, pair, capsys, tm
     printed = capsys.readouterr().out
     assert '# No loss on class scores: ' in printed and CLASSES[0] in printed
     assert 'loss_kd_neck=' in printed and 'loss_kd_cls=' not in printed
+
+
+def test_the_class_map_of_the_config_counts(tool, pair, capsys, tmp_path):
+    student, _, teacher = pair(faster_rcnn(), faster_rcnn(2))
+    other = Config.fromfile(str(teacher))
+    other.test_dataloader.dataset.metainfo = dict(classes=('zebra', CLASSES[1]))
+    other.dump(str(teacher))
+    cfg = Config.fromfile(str(student))
+    given = dict(config=str(teacher), checkpoint='teacher.pth')
+    class_map = dict(synonyms={CLASSES[0]: 'zebra'}, exclude=[CLASSES[2]])
+    cfg.model = dict(type='Distiller', student=cfg.pop('model'), teacher=given, class_map=class_map)
+    cfg.dump(str(tmp_path / 'distil.py'))
+    assert tool(INSPECT, tmp_path / 'distil.py', *SMALL, '--suggest') == 0
+    printed = capsys.readouterr().out
+    assert 'loss_kd_cls=' in printed and 'loss_kd_bbox=' in printed and '# No loss' not in printed

@@ -1,4 +1,4 @@
-"""benchmarks/reckoning.py, on files as tools/benchmark.py writes them."""
+"""benchmarks/coco_hours.py, on files as tools/benchmark.py writes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / 'benchmarks' / 'reckoning.py'
+SCRIPT = Path(__file__).parents[2] / 'benchmarks' / 'coco_hours.py'
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def measured(tmp_path: Path):
 
 
 @pytest.fixture
-def reckon(monkeypatch, capsys):
-    """``reckon(*arguments)`` gives the cells of the table's rows, and all that was printed."""
+def estimate(monkeypatch, capsys):
+    """``estimate(*arguments)`` returns the cells of the table and the printed text."""
 
     def run(*arguments: object) -> tuple[list[list[str]], str]:
         monkeypatch.setattr(sys, 'argv', [str(SCRIPT), *map(str, arguments)])
@@ -48,9 +48,9 @@ def reckon(monkeypatch, capsys):
     return run
 
 
-def test_hours_of_coco(measured, reckon):
+def test_hours_of_coco(measured, estimate):
     live = measured('live', 0.1, 0.05, 0.16)
-    rows, text = reckon(live, measured('cached', 0.9, 0.001, 0.11, cached=True))
+    rows, text = estimate(live, measured('cached', 0.9, 0.001, 0.11, cached=True))
     # 7,330 steps of 16 images an epoch; a single device takes 58,633 of two.
     assert rows == [
         ['pair', 'GPU, 800 x 1333', '2']
@@ -61,24 +61,24 @@ def test_hours_of_coco(measured, reckon):
     assert '12 epochs of 117,266 images on 8 devices' in text
 
 
-def test_what_was_measured_otherwise_has_a_row_of_its_own(measured, reckon):
+def test_measurements_of_another_kind_have_their_own_row(measured, estimate):
     files = [
         measured('live', 1.0, 0.5, 1.5),
         measured('larger', 1.0, 0.5, 1.5, cached=True, batch_size=4),
         measured('cpu', 90.0, 9.0, 99.0, device='cpu', threads=2),
     ]
-    rows, _ = reckon(*files, '--devices', 1, '--epochs', 1, '--images', 7)
+    rows, _ = estimate(*files, '--devices', 1, '--epochs', 1, '--images', 7)
     assert [row[2] for row in rows] == ['2', '4', '2']
     assert [row[5] for row in rows] == ['–', '0.0', '–']
     assert rows[1][4] == rows[1][6] == '–'
     assert rows[2][1] == 'cpu, 2 threads, 800 x 1333'
 
 
-def test_other_files_and_twice_the_same_are_refused(measured, reckon, tmp_path):
+def test_other_files_and_repeated_measurements_are_refused(measured, estimate, tmp_path):
     live = measured('live', 1.0, 0.5, 1.5)
-    with pytest.raises(SystemExit, match='measured before'):
-        reckon(live, measured('again', 1.0, 0.5, 1.5))
+    with pytest.raises(SystemExit, match='measures the same'):
+        estimate(live, measured('again', 1.0, 0.5, 1.5))
     other = tmp_path / 'other.json'
     other.write_text('{"student_step_s": 1}')
-    with pytest.raises(SystemExit, match=r'other\.json is not what tools/benchmark\.py'):
-        reckon(other)
+    with pytest.raises(SystemExit, match=r'other\.json: must be a file of tools/benchmark\.py'):
+        estimate(other)
