@@ -220,14 +220,17 @@ def _check_paramwise_cfg(run: PlannedRun, key: str, options: Any) -> Iterator[Ad
         return
     for name in options:
         if name not in PARAMWISE_KEYS:
-            yield Advice(f'{key}.{name}: is not read{did_you_mean(name, PARAMWISE_KEYS)}')
+            yield Advice(
+                f'{key}.{name}: mmengine has no such option{did_you_mean(name, PARAMWISE_KEYS)}; remove it'
+            )
     try:
         names = [name for name, _ in run.detector.named_parameters()]
     except Exception:  # another check reports it
         return
     parts = {part for name in names for part in (name, *name.split('.'))}
     for name in options.get('custom_keys') or ():
-        # Exact misses are no fault: many configs name modules that only some detectors have, such as norms.
+        # Names without a similar parameter are no fault: many configs name modules, such as norms, that only
+        # some detectors have.
         near = difflib.get_close_matches(name, parts, n=1, cutoff=0.8)
         if near and not any(name in each for each in names):
             yield Advice(
