@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,19 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return link[1] if link[1].startswith('`') else f'{link[1]} (`{path}`)'
 
     return LINK.sub(replace, markdown)
+
+
+def on_post_build(config: Any) -> None:
+    """Warn of public classes and functions that no page documents."""
+    packed = (Path(config.site_dir) / 'objects.inv').read_bytes().split(b'zlib.\n', 1)[1]
+    documented = {line.split()[0] for line in zlib.decompress(packed).decode().splitlines()}
+    package = griffe.load('mmkd', search_paths=[ROOT])
+    for module in package.modules.values():
+        for name in module.exports or ():
+            kind = module[str(name)].kind
+            path = f'{module.path}.{name}'
+            if kind in (griffe.Kind.CLASS, griffe.Kind.FUNCTION) and path not in documented:
+                log.warning('%s is public, but on no page of docs/reference/', path)
 
 
 def help_of_commands() -> str:
